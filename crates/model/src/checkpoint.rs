@@ -1,0 +1,66 @@
+//! A checkpoint on disk: a Hugging Face folder or a GGUF file, opened and checked.
+
+use crate::{ModelConfig, Result, TokenId, Weights};
+use std::path::{Path, PathBuf};
+
+/// Where a model's vocabulary is found.
+#[derive(Debug, Clone)]
+pub enum Vocabulary {
+    /// A folder with tokenizer.json, tokenizer_config.json and perhaps chat_template.jinja.
+    Folder(PathBuf),
+    /// The tables inside a GGUF file.
+    Gguf(Box<GgufVocabulary>),
+}
+
+/// The `tokenizer.*` tables of a GGUF file.
+#[derive(Debug, Clone, Default)]
+pub struct GgufVocabulary {
+    /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE) or `llama` (sentencepiece).
+    pub model: String,
+    /// `tokenizer.ggml.pre`: the name of the pre-tokenizer.
+    pub pre: String,
+    /// (vocab_size) the tokens as stored.
+    pub tokens: Vec<String>,
+    /// (vocab_size) 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; empty when absent.
+    pub token_types: Vec<u32>,
+    /// (vocab_size) sentencepiece scores; empty when absent.
+    pub scores: Vec<f32>,
+    /// BPE merges, "left right", best first.
+    pub merges: Vec<String>,
+    /// Put before a prompt when `add_bos`.
+    pub bos: Option<TokenId>,
+    /// Ends an answer.
+    pub eos: Option<TokenId>,
+    /// Ends a turn.
+    pub eot: Option<TokenId>,
+    /// Stands for what cannot be encoded.
+    pub unknown: Option<TokenId>,
+    /// Whether a prompt starts with `bos`.
+    pub add_bos: bool,
+    /// Whether sentencepiece puts a blank before the text.
+    pub add_space_prefix: bool,
+    /// `tokenizer.chat_template`.
+    pub chat_template: Option<String>,
+}
+
+/// A model on disk whose config, tensor shapes and types agree; no weight was read yet.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    /// What was opened.
+    pub path: PathBuf,
+    /// Dimensions and constants.
+    pub config: ModelConfig,
+    /// The tensors.
+    pub weights: Weights,
+    /// Where the tokens are.
+    pub vocabulary: Vocabulary,
+    /// Things worth telling the user that are no errors.
+    pub warnings: Vec<String>,
+}
+
+impl Checkpoint {
+    /// Opens a folder or a `.gguf` file.
+    pub fn open(path: &Path) -> Result<Self> {
+        unreachable!("written together with the readers: {}", path.display())
+    }
+}
