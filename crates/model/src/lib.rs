@@ -11,7 +11,9 @@ mod config;
 mod draw;
 mod error;
 pub mod limits;
+pub mod quant;
 mod signals;
+mod tensor;
 mod weights;
 
 pub use backend::{Backend, BlockCopy, Capacity, StepId};
@@ -20,5 +22,7 @@ pub use checkpoint::{Checkpoint, GgufVocabulary, Vocabulary};
 pub use config::{Architecture, ModelConfig, Rope, RopeLayout};
 pub use draw::{Coin, Draw, Drawn, Edit, Filters, Temperature, TokenMask};
 pub use error::{Class, Error, Result};
+pub use quant::DType;
 pub use signals::{AttentionSignals, Candidate, Candidates, Signals, Status};
-pub use weights::{DType, LayerWeights, Tensor, Weights};
+pub use tensor::Tensor;
+pub use weights::{LayerWeights, Weights};
