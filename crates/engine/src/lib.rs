@@ -1,1 +1,27 @@
-//! In the making.
+//! The judgement of entropix: requests, the blocks of the cache, the scheduler that shares a backend
+//! between them, and the policies that turn a model's uncertainty into decisions.
+//!
+//! Three verbs run everything: [`Engine::submit`], [`Engine::step`], [`Engine::is_idle`]. The engine knows
+//! no text and no device. What a request gets depends on the request, the seed and the backend alone, never
+//! on what else is in the batch.
+#![forbid(unsafe_code)]
+
+mod classes;
+mod engine;
+mod event;
+mod parameters;
+mod philox;
+mod policy;
+mod request;
+mod stats;
+
+pub use classes::{TokenClass, TokenClasses};
+pub use engine::{Engine, EngineOptions};
+pub use event::{Done, Event, FinishReason, Scored, Token, Usage};
+pub use parameters::Parameters;
+pub use policy::{
+    Decision, DecisionKind, Encode, History, Injections, Needs, Phrase, Policy, PolicyFile, PolicyState,
+    Preset, RegionId, Verdict,
+};
+pub use request::{Generate, Request, RequestId, RequestKey, Watch, Watcher, Work};
+pub use stats::{Stats, StepReport};
