@@ -12,6 +12,7 @@ mod draw;
 mod error;
 pub mod limits;
 pub mod quant;
+pub mod sampling;
 mod signals;
 mod tensor;
 mod weights;
