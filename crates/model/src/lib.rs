@@ -8,11 +8,18 @@ mod backend;
 mod batch;
 mod checkpoint;
 mod config;
+mod demand;
+mod draft;
 mod draw;
 mod error;
+mod folder;
+mod gguf;
 pub mod limits;
 pub mod quant;
+mod rope;
+mod safetensors;
 mod signals;
+mod source;
 mod tensor;
 mod weights;
 
