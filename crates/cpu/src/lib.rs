@@ -1,1 +1,5 @@
-//! In the making.
+//! The CPU backend.
+
+pub mod features;
+pub mod linear;
+pub mod pool;

@@ -1,6 +1,6 @@
 //! A checkpoint on disk: a Hugging Face folder or a GGUF file, opened and checked.
 
-use crate::{ModelConfig, Result, TokenId, Weights};
+use crate::{ModelConfig, Result, TokenId, Weights, folder, gguf};
 use std::path::{Path, PathBuf};
 
 /// Where a model's vocabulary is found.
@@ -56,11 +56,20 @@ pub struct Checkpoint {
     pub vocabulary: Vocabulary,
     /// Things worth telling the user that are no errors.
     pub warnings: Vec<String>,
+    /// Every file that was read: config first, then weights in the order of their names.
+    pub files: Vec<PathBuf>,
 }
 
 impl Checkpoint {
-    /// Opens a folder or a `.gguf` file.
+    /// Opens a folder of Hugging Face files or a `.gguf` file. Everything is checked and no weight is read.
+    ///
+    /// # Errors
+    /// `NoInput` for what is not there or is no file, `Model` for what is damaged, `Unsupported` for what is
+    /// valid and not computed here. The message lists everything found wrong.
     pub fn open(path: &Path) -> Result<Self> {
-        unreachable!("written together with the readers: {}", path.display())
+        match path.is_dir() {
+            true => folder::open(path),
+            false => gguf::open(path),
+        }
     }
 }

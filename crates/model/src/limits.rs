@@ -1,6 +1,33 @@
 //! Every limit on untrusted input, one named constant each.
 
-/// Bytes of a safetensors header.
+/// Bytes of a safetensors header; the safetensors crate has the same limit.
 pub const SAFETENSORS_HEADER_BYTES: u64 = 100_000_000;
-/// Bytes of a config.json, generation_config.json or an index.
-pub const CONFIG_BYTES: u64 = 64 << 20;
+/// Bytes of a config.json or generation_config.json.
+pub const CONFIG_BYTES: u64 = 1 << 20;
+/// Bytes of a model.safetensors.index.json.
+pub const INDEX_BYTES: u64 = 64 << 20;
+/// Bytes of the metadata and tensor table of a GGUF file.
+pub const GGUF_HEADER_BYTES: u64 = 256 << 20;
+/// Bytes of a GGUF key or tensor name.
+pub const GGUF_NAME_BYTES: u64 = 64 << 10;
+/// Bytes of one GGUF string value; chat templates are the longest.
+pub const GGUF_STRING_BYTES: u64 = 16 << 20;
+/// Keys of a GGUF file.
+pub const GGUF_KEYS: u64 = 1 << 16;
+/// Largest alignment of tensor data in a GGUF file.
+pub const GGUF_ALIGNMENT: u32 = 1 << 20;
+
+/// Transformer layers.
+pub const LAYERS: u64 = 1024;
+/// Width of the residual stream.
+pub const HIDDEN_SIZE: u64 = 1 << 17;
+/// Width of the feed-forward layer.
+pub const INTERMEDIATE_SIZE: u64 = 1 << 20;
+/// Query heads.
+pub const HEADS: u64 = 4096;
+/// Components a head.
+pub const HEAD_DIM: u64 = 4096;
+/// Tokens of a vocabulary.
+pub const VOCAB_SIZE: u64 = 1 << 24;
+/// Positions of a sequence; a model that claims more is cut to it with a warning.
+pub const CONTEXT: u64 = 1 << 24;

@@ -103,7 +103,7 @@ impl std::fmt::Display for DType {
 pub fn dequantise(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     let (block_values, block_bytes) = dtype.block();
     assert!(
-        bytes.len() % block_bytes == 0 && bytes.len() / block_bytes * block_values == out.len(),
+        bytes.len().is_multiple_of(block_bytes) && bytes.len() / block_bytes * block_values == out.len(),
         "{} bytes of {dtype} are not {} values",
         bytes.len(),
         out.len()

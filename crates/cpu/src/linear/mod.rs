@@ -1,0 +1,22 @@
+//! Matrix products: activations (n_tokens, n_cols) times a weight matrix (n_rows, n_cols), transposed.
+
+mod activations;
+mod matrix;
+
+pub use activations::{Activations, Forms};
+pub use matrix::{Matrix, Part};
+
+/// Rows of a matrix that are computed together: ranges of rows start and end at multiples of it.
+pub const ROW_GROUP: usize = 16;
+
+/// What the activations are rounded to before they meet the weights. Weights are always used as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Activations stay f32.
+    Exact,
+    /// Activations are rounded to bf16; products and sums are f32.
+    Bf16,
+    /// Activations are rounded to 8 bits in blocks of 32 with one f32 scale, for quantised weights. Weights
+    /// that are not quantised keep bf16 (BF16 weights) or f32 (F16, F32) activations.
+    Int8,
+}
