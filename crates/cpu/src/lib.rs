@@ -3,3 +3,4 @@
 pub mod features;
 pub mod linear;
 pub mod pool;
+pub mod reference;
