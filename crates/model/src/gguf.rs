@@ -3,6 +3,7 @@
 mod cursor;
 mod header;
 mod keys;
+mod types;
 mod vocabulary;
 
 use crate::checkpoint::{Checkpoint, Vocabulary};
