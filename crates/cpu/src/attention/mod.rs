@@ -36,6 +36,8 @@ pub(crate) struct Span<'a> {
     pub(crate) position: usize,
     /// Which row of the queries the first token has.
     pub(crate) first: usize,
+    /// Which row of the results.
+    pub(crate) out: usize,
     pub(crate) n_tokens: usize,
 }
 
@@ -336,7 +338,7 @@ impl<'a> Queries<'a> {
         let width = g.value_vectors() * LANES;
         for i in 0..tile.n_queries() {
             let (token, head) = (i / tile.group, i % tile.group + tile.kv_head * tile.group);
-            let first = ((span.first + token) * self.n_heads + head) * g.head_dim;
+            let first = ((span.out + token) * self.n_heads + head) * g.head_dim;
             // SAFETY: promised by the caller.
             let out = unsafe { self.out.part(first..first + g.head_dim) };
             let scale = 1.0 / sums.softmax[i].sum;
