@@ -109,7 +109,7 @@ fn bare_weights(folder: &Path) -> PathBuf {
 fn mode_000(folder: &Path, part: &str) -> Option<PathBuf> {
     good(folder);
     let path = folder.join(part);
-    fs::set_permissions(&path, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
     if fs::File::open(&path).is_ok() {
         println!("17 mode 000 of {part}: skipped, this user may read everything");
         return None;

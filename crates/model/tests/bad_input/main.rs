@@ -4,6 +4,7 @@
 mod config;
 mod files;
 mod gguf;
+mod gguf_file;
 mod measure;
 mod mutations;
 mod safetensors;
@@ -22,11 +23,13 @@ pub(crate) enum Expect {
     Opens(&'static [&'static str]),
 }
 
+type Make = Box<dyn Fn(&Path) -> Option<PathBuf>>;
+
 /// One entry: the number in the catalogue, what is done to a good model in the folder, and the outcome.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// Writes the model into an empty folder and gives the path to open; none skips the case.
-    pub(crate) make: Box<dyn Fn(&Path) -> Option<PathBuf>>,
+    pub(crate) make: Make,
     pub(crate) expect: Expect,
     /// Done with what was opened, in the same thread.
     pub(crate) then: fn(Checkpoint) -> Result<Checkpoint, Error>,

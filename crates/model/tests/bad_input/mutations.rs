@@ -1,7 +1,7 @@
 //! A small good model of each format, cut at every byte and with every bit flipped: an error, or the same
 //! shapes; never a panic.
 
-use crate::gguf::{self, Gguf};
+use crate::gguf_file::{self, Gguf};
 use crate::{measure, safetensors};
 use entropix_model::{Checkpoint, Tensor};
 use std::fs::File;
@@ -58,7 +58,7 @@ fn mutate(model: &Path, file: &Path, n_flipped: usize) -> (usize, usize) {
 fn gguf_cut_and_flipped() {
     let folder = tempfile::tempdir().unwrap();
     let good = Gguf::good();
-    let path = gguf::write(folder.path(), &good.bytes());
+    let path = gguf_file::write(folder.path(), &good.bytes());
     // The header and the first weights; the other weights are as good with any bit as with another.
     let (cuts, flips) = mutate(&path, &path, good.head().len() + 64);
     assert_eq!(cuts, 0, "a file cut short must be refused");
