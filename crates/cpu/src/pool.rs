@@ -262,10 +262,11 @@ fn work(shared: &Shared, thread: usize) {
             give_up(shared);
             shared.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
         }
-        if shared.busy.0.fetch_sub(1, Ordering::SeqCst) == 1 && shared.caller_parked.load(Ordering::SeqCst) {
-            if let Some(caller) = &*shared.caller.lock().unwrap_or_else(PoisonError::into_inner) {
-                caller.unpark();
-            }
+        if shared.busy.0.fetch_sub(1, Ordering::SeqCst) == 1
+            && shared.caller_parked.load(Ordering::SeqCst)
+            && let Some(caller) = &*shared.caller.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            caller.unpark();
         }
     }
 }

@@ -1,1 +1,4 @@
-//! In the making.
+//! The door of entropix: text, jobs, and a session that ties a checkpoint to an engine.
+#![forbid(unsafe_code)]
+
+pub mod jobs;

@@ -90,6 +90,8 @@ enum Shape {
 /// Looks tensors up and gathers everything that is wrong with them.
 struct Demand<'a> {
     stored: &'a HashMap<String, Stored>,
+    /// Layers that have any tensor at all.
+    layers: HashSet<usize>,
     used: HashSet<String>,
     missing: Vec<String>,
     misshapen: Vec<String>,
@@ -134,6 +136,10 @@ impl Demand<'_> {
 
     fn layer(&mut self, names: &Names, config: &ModelConfig, i: usize) -> Option<LayerWeights> {
         use Shape::{Matrix, Vector};
+        if !self.layers.contains(&i) {
+            self.missing.push(format!("all of {}.{i}", names.layer));
+            return None;
+        }
         let hidden = config.hidden_size;
         let (q_size, kv_size) = (config.q_size(), config.kv_size());
         let name = |part: &str, kind: &str| format!("{}.{i}.{part}.{kind}", names.layer);
@@ -190,8 +196,9 @@ pub(crate) fn demand(
     warnings: &mut Vec<String>,
 ) -> Result<Weights> {
     use Shape::{Matrix, Vector};
+    let layers = stored.keys().filter_map(|name| layer_of(names, name)).collect();
     let mut demand =
-        Demand { stored, used: HashSet::new(), missing: vec![], misshapen: vec![], mistyped: vec![] };
+        Demand { stored, layers, used: HashSet::new(), missing: vec![], misshapen: vec![], mistyped: vec![] };
     let table = Matrix(config.vocab_size, config.hidden_size);
     let embedding = demand.tensor(format!("{}.weight", names.embedding), table);
     let final_norm = demand.tensor(format!("{}.weight", names.final_norm), Vector(config.hidden_size));
@@ -226,6 +233,11 @@ pub(crate) fn demand(
     }
 }
 
+/// The layer a tensor belongs to.
+fn layer_of(names: &Names, tensor: &str) -> Option<usize> {
+    tensor.strip_prefix(names.layer)?.strip_prefix('.')?.split('.').next()?.parse().ok()
+}
+
 fn report_extras(
     path: &Path,
     names: &Names,
@@ -242,11 +254,12 @@ fn report_extras(
         .map(String::as_str)
         .collect();
     extras.sort_unstable();
-    let in_layer = |name: &str| name.strip_prefix(names.layer).is_some_and(|rest| rest.starts_with('.'));
     let counts: Vec<&str> = extras
         .iter()
         .copied()
-        .filter(|name| in_layer(name) && (name.ends_with(".bias") || name.contains("_norm.")))
+        .filter(|name| {
+            layer_of(names, name).is_some() && (name.ends_with(".bias") || name.contains("_norm."))
+        })
         .collect();
     if !counts.is_empty() {
         return Err(Error::unsupported(

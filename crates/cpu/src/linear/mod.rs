@@ -1,7 +1,22 @@
 //! Matrix products: activations (n_tokens, n_cols) times a weight matrix (n_rows, n_cols), transposed.
+//!
+//! One set of kernels serves a single token and a whole prompt: a tile of up to twelve tokens lives in
+//! registers while the weights of sixteen rows stream by, and what happens to one output (the order of its
+//! additions, every rounding) is the same in a tile of one and of twelve. So a product has the same bits
+//! whatever the batch, the tiling and the number of threads, and no kernel is chosen by the shape.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod kernels;
+mod layout;
 mod matrix;
+mod memory;
+mod portable;
+#[cfg(test)]
+mod tests;
 
 pub use activations::{Activations, Forms};
 pub use matrix::{Matrix, Part};

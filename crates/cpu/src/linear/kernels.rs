@@ -1,0 +1,90 @@
+//! What every kernel family offers: one function for each stored type and form of activations.
+
+use super::activations::{Form, PANEL};
+use super::{Precision, ROW_GROUP};
+use crate::features::{KernelPath, has_bf16_dot};
+use entropix_model::DType;
+use std::ops::Range;
+
+use super::layout::GroupLayout;
+
+/// A rectangle of products: some tokens times whole groups of rows of one tensor.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    /// The first group.
+    pub(crate) groups: *const u8,
+    /// How many.
+    pub(crate) n_groups: usize,
+    /// What each looks like.
+    pub(crate) layout: GroupLayout,
+    /// Panel 0 of the activations.
+    pub(crate) panels: *const u8,
+    /// From one panel to the next.
+    pub(crate) panel_stride: usize,
+    /// Rows of the activations.
+    pub(crate) tokens: Range<usize>,
+    /// Where the product of the first token and the first row goes.
+    pub(crate) out: *mut f32,
+    /// From one token of `out` to the next.
+    pub(crate) stride: usize,
+}
+
+impl Job {
+    /// Cuts the tokens into tiles of at most `most` (a multiple of [`PANEL`]) that start on a panel or stay
+    /// within one; calls `f(panel pointer moved to the first token, tokens, offset into out)`.
+    #[inline(always)]
+    pub(crate) fn for_each_tile(&self, form: Form, most: usize, mut f: impl FnMut(*const u8, usize, usize)) {
+        let mut token = self.tokens.start;
+        while token < self.tokens.end {
+            let within = token % PANEL;
+            let most = if within == 0 { most } else { PANEL - within };
+            let n = most.min(self.tokens.end - token);
+            let panel =
+                self.panels.wrapping_add(token / PANEL * self.panel_stride + within * form.token_bytes());
+            f(panel, n, (token - self.tokens.start) * self.stride);
+            token += n;
+        }
+    }
+
+    /// Where group `i` starts, and where its products go.
+    #[inline(always)]
+    pub(crate) fn group(&self, i: usize) -> (*const u8, *mut f32) {
+        (self.groups.wrapping_add(i * self.layout.n_bytes), self.out.wrapping_add(i * ROW_GROUP))
+    }
+}
+
+/// Computes a job.
+///
+/// # Safety
+/// The machine must have the family's instructions. `groups` must hold `n_groups` groups of the type and
+/// `panels` the tokens in the form the kernel was chosen for; `out[t * stride + r]` must be writable for every
+/// token t and row r of the job, and nobody else may touch it.
+pub(crate) type Kernel = unsafe fn(&Job);
+
+/// The form of activations that a stored type reads.
+pub(crate) fn form(path: KernelPath, precision: Precision, dtype: DType) -> Form {
+    let bf16 = || {
+        let dots = path == KernelPath::Avx512 && has_bf16_dot();
+        if dots && !matches!(dtype, DType::F32 | DType::F16) { Form::Bf16 } else { Form::Rounded }
+    };
+    match precision {
+        Precision::Exact => Form::F32,
+        Precision::Bf16 => bf16(),
+        Precision::Int8 if dtype.is_quantised() => Form::Int8,
+        Precision::Int8 if dtype == DType::BF16 => bf16(),
+        Precision::Int8 => Form::F32,
+    }
+}
+
+/// The kernel of a family for a stored type and a form.
+pub(crate) fn select(path: KernelPath, dtype: DType, form: Form) -> Kernel {
+    match path {
+        KernelPath::Portable => super::portable::select(dtype, form),
+        #[cfg(target_arch = "x86_64")]
+        KernelPath::Avx2 => super::avx2::select(dtype, form),
+        #[cfg(target_arch = "x86_64")]
+        KernelPath::Avx512 => super::avx512::select(dtype, form),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => super::portable::select(dtype, form),
+    }
+}

@@ -1,0 +1,110 @@
+//! The command line: one file a verb's flags, one meaning a flag everywhere. Names are the majority's of
+//! llama.cpp, vLLM and Hugging Face; the others' are accepted as hidden aliases.
+
+mod batch;
+mod bench;
+mod model;
+mod output;
+mod run;
+mod sampling;
+mod score;
+pub(crate) mod values;
+
+pub(crate) use batch::BatchArgs;
+pub(crate) use bench::BenchArgs;
+pub(crate) use model::ModelArgs;
+pub(crate) use output::{Color, OutputArgs, ProgressArg, SignalsArg, SpecialArg};
+pub(crate) use run::RunArgs;
+pub(crate) use sampling::SamplingArgs;
+pub(crate) use score::ScoreArgs;
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// An LLM inference engine whose sampler listens to the model's own uncertainty.
+///
+/// Every token comes with the exact entropy and varentropy of the whole next-token distribution, and a policy
+/// turns them into decisions. Answers and results go to standard output or the file named with -o; everything
+/// else goes to standard error.
+#[derive(Debug, Parser)]
+#[command(name = "entropix", version, max_term_width = 110, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// How to say it.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Answer one prompt, or chat on a terminal.
+    Run(Box<RunArgs>),
+    /// Answer a file of prompts, each token with its signals.
+    Batch(Box<BatchArgs>),
+    /// Say how likely given texts are, token by token.
+    Score(Box<ScoreArgs>),
+    /// Measure the speed of prompt and generation, and what the signals cost.
+    Bench(Box<BenchArgs>),
+    /// List, show and check policies.
+    #[command(subcommand)]
+    Policy(PolicyVerb),
+    /// Put a model into the cache.
+    Pull(PullArgs),
+    /// Say what this machine offers and what is missing.
+    Doctor(DoctorArgs),
+    /// Print shell completions.
+    Completions(CompletionsArgs),
+    /// Print the manual page.
+    Man,
+}
+
+/// What to do with policies.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyVerb {
+    /// List the built-in policies.
+    List,
+    /// Print a policy's file.
+    Show(PolicyArgs),
+    /// Check a policy file without a model.
+    Check(PolicyArgs),
+}
+
+/// Which policy.
+#[derive(Debug, Args)]
+pub(crate) struct PolicyArgs {
+    /// A built-in policy's name, or a TOML file.
+    #[arg(value_name = "NAME|FILE")]
+    pub policy: String,
+    /// Change one parameter of the policy, e.g. --set temperature.base=0.7; repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Which model.
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// An alias (smollm2-135m) or a Hugging Face id ORG/NAME[@REV].
+    #[arg(value_name = "MODEL", default_value = super::DEFAULT_MODEL)]
+    pub model: String,
+}
+
+/// What doctor prints.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// One JSON object instead of text, for bug reports.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which shell.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// A path, or `-`.
+pub(crate) type FileArg = PathBuf;

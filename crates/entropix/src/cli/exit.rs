@@ -1,0 +1,59 @@
+//! How the program ends: the exit codes of sysexits.h, and one message.
+
+use entropix_model::{Class, Error};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Some rows failed, the rest are done.
+pub(super) const FAILED_ROWS: u8 = 3;
+
+/// Help and version are no failure; anything else on the command line is 64.
+pub(super) fn usage(error: &clap::Error) -> ExitCode {
+    // A closed pipe is no reason to fail over a message.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(Class::Usage.exit_code()) } else { ExitCode::SUCCESS }
+}
+
+/// Tells the whole chain once and ends with the code of its class.
+pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
+    if is_closed_pipe(error) {
+        // Whoever read standard output has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    ExitCode::from(code(error))
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    let class = error.chain().find_map(|cause| {
+        if let Some(error) = cause.downcast_ref::<Error>() {
+            Some(error.class)
+        } else {
+            cause.downcast_ref::<std::io::Error>().map(|_| Class::Io)
+        }
+    });
+    class.unwrap_or(Class::Internal).exit_code()
+}
+
+/// Standard output was closed by its reader. Failures of files are [`Error`]s and never get here.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::{Context, anyhow};
+
+    #[test]
+    fn the_code_is_that_of_the_cause() {
+        let error = Error::new(Class::Config, "Policy", "bad");
+        assert_eq!(code(&anyhow!(error).context("reading the policy")), 78);
+        let io: Result<(), _> = Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
+        assert_eq!(code(&io.context("writing").unwrap_err()), 74);
+        assert_eq!(code(&anyhow!("what?")), 70);
+    }
+}

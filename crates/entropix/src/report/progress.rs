@@ -1,0 +1,140 @@
+//! How far a job has come: a bar on a terminal, a plain line every ten seconds elsewhere, or nothing.
+
+use crate::cli::args::{OutputArgs, ProgressArg};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Progress of something whose size is known.
+pub(crate) struct Progress {
+    shown: Shown,
+    unit: Unit,
+    total: u64,
+    done: u64,
+}
+
+enum Shown {
+    Bar(ProgressBar),
+    Plain { what: String, last: Instant, started: Instant },
+    Nothing,
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Anything by the piece.
+    Pieces,
+}
+
+impl Progress {
+    /// Progress of `what`, `total` of `unit`, shown as the flags say.
+    pub(crate) fn new(output: &OutputArgs, what: &str, total: u64, unit: Unit) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let shown = match output.progress {
+            _ if output.quiet => Shown::Nothing,
+            ProgressArg::None => Shown::Nothing,
+            ProgressArg::Auto if terminal => Shown::Bar(bar(what, total, unit)),
+            ProgressArg::Auto | ProgressArg::Plain => {
+                let now = Instant::now();
+                Shown::Plain { what: what.to_owned(), last: now, started: now }
+            }
+        };
+        Self { shown, unit, total, done: 0 }
+    }
+
+    /// `done` of the total are done; `note` says what else is known (speed, failures).
+    pub(crate) fn set(&mut self, done: u64, note: impl FnOnce() -> String) {
+        self.done = done;
+        match &mut self.shown {
+            Shown::Bar(bar) => {
+                bar.set_position(done);
+                bar.set_message(note());
+            }
+            Shown::Plain { what, last, started } => {
+                if last.elapsed() < PLAIN_EVERY {
+                    return;
+                }
+                *last = Instant::now();
+                let share = if self.total == 0 { 1.0 } else { done as f64 / self.total as f64 };
+                let (done, total) = (amount(done, self.unit), amount(self.total, self.unit));
+                let left = match share {
+                    s if s > 0.0 => {
+                        format!(", {} left", duration(started.elapsed().mul_f64((1.0 - s).max(0.0) / s)))
+                    }
+                    _ => String::new(),
+                };
+                eprintln!("{what}: {done} of {total} ({:.0} %){left}  {}", share * 100.0, note());
+            }
+            Shown::Nothing => {}
+        }
+    }
+
+    /// The total turned out to be `total`.
+    pub(crate) fn set_total(&mut self, total: u64) {
+        self.total = total;
+        if let Shown::Bar(bar) = &self.shown {
+            bar.set_length(total);
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(self) {
+        if let Shown::Bar(bar) = self.shown {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar(what: &str, total: u64, unit: Unit) -> ProgressBar {
+    let counts = match unit {
+        Unit::Bytes => "{bytes}/{total_bytes} {bytes_per_sec}",
+        Unit::Pieces => "{pos}/{len}",
+    };
+    let template = format!("{{prefix}} {{wide_bar:.cyan/dim}} {counts} {{eta}} {{msg}}");
+    let style = ProgressStyle::with_template(&template).expect("the template is well-formed");
+    let bar = ProgressBar::new(total).with_style(style.progress_chars("━╸─")).with_prefix(what.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// A number of bytes or pieces as a person reads it.
+pub(crate) fn amount(n: u64, unit: Unit) -> String {
+    match unit {
+        Unit::Pieces => n.to_string(),
+        Unit::Bytes if n < 1000 => format!("{n} B"),
+        Unit::Bytes if n < 1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
+        Unit::Bytes if n < 1_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
+        Unit::Bytes => format!("{:.2} GB", n as f64 / 1e9),
+    }
+}
+
+/// A time as a person reads it.
+pub(crate) fn duration(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    match seconds {
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 99.5 => format!("{s:.0} s"),
+        s if s < 3600.0 => format!("{:.0} min {:02.0} s", (s / 60.0).floor(), (s % 60.0).floor()),
+        s => format!("{:.0} h {:02.0} min", (s / 3600.0).floor(), (s % 3600.0 / 60.0).floor()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_read_well() {
+        assert_eq!(amount(999, Unit::Bytes), "999 B");
+        assert_eq!(amount(98_362_432, Unit::Bytes), "98.4 MB");
+        assert_eq!(amount(98_362_432, Unit::Pieces), "98362432");
+        assert_eq!(duration(Duration::from_millis(1250)), "1.2 s");
+        assert_eq!(duration(Duration::from_secs(61)), "61 s");
+        assert_eq!(duration(Duration::from_secs(3599)), "59 min 59 s");
+        assert_eq!(duration(Duration::from_secs(7265)), "2 h 01 min");
+    }
+}
