@@ -45,7 +45,8 @@ pub(crate) fn rms_norm(family: Family, x: &[f32], weight: &[f32], eps: f32, out:
     dispatch(family, RmsNorm { x, weight, eps, out });
 }
 
-/// What becomes of the heads of one token between their projection and attention.
+/// What becomes of the heads of one token between their projection and attention: bias, norm of each head,
+/// rotary embedding.
 pub(crate) struct Heads<'a> {
     /// (n_heads, head_dim), in place.
     pub(crate) heads: &'a mut [f32],
@@ -87,11 +88,6 @@ impl Kernel for Heads<'_> {
             }
         }
     }
-}
-
-/// Bias, norm of each head, rotary embedding.
-pub(crate) fn prepare_heads(family: Family, heads: Heads<'_>) {
-    dispatch(family, heads);
 }
 
 struct SwiGlu<'a> {
@@ -202,7 +198,7 @@ mod tests {
                     scale: 0.125,
                     head_dim,
                 };
-                prepare_heads(Family::of(path), ready);
+                dispatch(Family::of(path), ready);
                 assert_near(&heads, &want, "heads");
             }
         }

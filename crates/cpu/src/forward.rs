@@ -201,7 +201,6 @@ impl Step<'_> {
                 }
             }
         });
-        drop(parts);
         for &(span, slot) in &on.apart {
             let plan = &on.spans[span];
             // SAFETY: the region is over; nobody else is here.

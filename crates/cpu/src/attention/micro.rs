@@ -33,10 +33,10 @@ pub(super) unsafe fn scores<L: Lanes, E: Element, const Q: usize, const W: usize
             }
         }
     }
-    for i in 0..Q {
-        for w in 0..W {
+    for (sums, out) in sums.iter().zip(out) {
+        for (w, sum) in sums.iter().enumerate() {
             // SAFETY: promised by the caller.
-            sums[i][w].store(unsafe { &mut *out[i].add(w * PANEL).cast() });
+            sum.store(unsafe { &mut *out.add(w * PANEL).cast() });
         }
     }
 }
@@ -80,9 +80,9 @@ pub(super) unsafe fn weigh<'a, L: Lanes, E: Element, const Q: usize, const W: us
         }
         position = end;
     }
-    for i in 0..Q {
-        for w in 0..W {
-            sums[i][w].store(at(i, w));
+    for (i, sums) in sums.iter().enumerate() {
+        for (w, sum) in sums.iter().enumerate() {
+            sum.store(at(i, w));
         }
     }
 }
