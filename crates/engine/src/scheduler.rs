@@ -278,6 +278,7 @@ impl Scheduler {
     }
 
     /// What must hold between steps; for tests and debug builds.
+    #[cfg(any(test, debug_assertions))]
     pub(crate) fn check(&self) {
         let mut in_tables = vec![0; self.pool.n_blocks()];
         let live = self.sequences.iter().flatten();

@@ -2,8 +2,9 @@
 
 use super::document::Sources;
 use super::parse::{PhraseText, Spec, parse};
+use super::rule::Region;
 use super::table::TablePolicy;
-use super::{Phrase, Policy};
+use super::{Needs, Phrase, Policy};
 use crate::limits::{PHRASE_TOKENS, POLICY_BYTES};
 use entropix_model::{Class, Error, Result, TokenId};
 use sha2::{Digest, Sha256};
@@ -151,6 +152,10 @@ impl PolicyFile {
             name: Arc::clone(&self.spec.name),
             names: Arc::clone(&self.names),
             regions: Arc::clone(&self.spec.regions),
+            needs: Needs {
+                attention: self.spec.regions.iter().any(Region::needs_attention),
+                logits: self.spec.regions.iter().any(|region| region.rule.needs_logits()),
+            },
             phrases: self.spec.phrases.iter().map(phrase).collect::<Result<_>>()?,
             texts: self.spec.texts.iter().map(|text| tokens(text)).collect::<Result<_>>()?,
         }))

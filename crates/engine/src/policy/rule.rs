@@ -31,10 +31,8 @@ impl Number {
     }
 
     fn value(&self, inputs: &Inputs<'_>) -> f64 {
-        let factor = self
-            .terms
-            .iter()
-            .fold(self.offset, |sum, &(signal, coefficient)| coefficient.mul_add(signal.value(inputs), sum));
+        let add = |sum, &(signal, coefficient): &(Signal, f64)| sum + coefficient * signal.value(inputs);
+        let factor = self.terms.iter().fold(self.offset, add);
         let value = self.base * factor;
         let rounded = match self.rounding {
             Rounding::No => value,

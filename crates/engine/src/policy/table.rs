@@ -12,6 +12,7 @@ pub(super) struct TablePolicy {
     pub(super) name: Arc<str>,
     pub(super) names: Arc<[Arc<str>]>,
     pub(super) regions: Arc<[Region]>,
+    pub(super) needs: Needs,
     pub(super) phrases: Vec<Phrase>,
     /// Texts that conditions look for.
     pub(super) texts: Vec<Vec<TokenId>>,
@@ -27,10 +28,7 @@ impl Policy for TablePolicy {
     }
 
     fn needs(&self) -> Needs {
-        Needs {
-            attention: self.regions.iter().any(Region::needs_attention),
-            logits: self.regions.iter().any(|region| region.rule.needs_logits()),
-        }
+        self.needs
     }
 
     fn phrases(&self) -> &[Phrase] {
