@@ -143,6 +143,7 @@ impl Scheduler {
                 if !self.make_room(id, plan) {
                     break;
                 }
+                plan.prefill_tokens += usize::from(self.sequence(id).n_output() == 0);
                 self.push_row(id, 1, batch, plan);
             }
             place += 1;

@@ -86,6 +86,12 @@ pub(super) fn decide(
         Decision::Inject { phrase } if !may_inject(&*job.policy, phrase, &history) => Decision::Argmax,
         decision => decision,
     };
+    let is_free = matches!(decision, Decision::Argmax | Decision::Stop { .. });
+    assert!(
+        is_free || job.policy.needs().logits,
+        "policy {} said it needs no logits, and draws",
+        job.policy.name()
+    );
     continuation.state = state;
     let is_edited = !continuation.edits.as_slice().is_empty();
     let argmax = if is_edited { Order::Greedy } else { Order::Take(signals.best[0]) };

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 /// Boxes a region may be cut into before the question is given up; a region is never called unreachable
 /// without proof.
-const MOST_PIECES: usize = 4096;
+const MOST_PIECES: usize = 256;
 
 /// A place between numbers: just before or just after a value.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]

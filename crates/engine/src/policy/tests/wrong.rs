@@ -3,6 +3,7 @@
 use super::super::PolicyFile;
 use super::{MINIMAL, parse};
 use entropix_model::Class;
+use proptest::prelude::*;
 
 #[test]
 fn what_is_wrong_is_named_with_its_place() {
@@ -252,4 +253,49 @@ fn what_is_wrong_is_named_with_its_place() {
         let error = PolicyFile::parse("p.toml", bytes, &[]).expect_err(code);
         assert_eq!((error.class, error.code), (Class::Config, code), "{error}");
     }
+}
+
+proptest! {
+    /// Whatever is done to a good file, the answer is a policy or a complaint that names a place.
+    #[test]
+    fn damaged_files_are_policies_or_complaints(
+        preset in 0usize..5,
+        damage in prop::collection::vec((any::<prop::sample::Index>(), 0u8..3, any::<u8>()), 1..6),
+    ) {
+        let mut bytes = PolicyFile::presets()[preset].source.as_bytes().to_vec();
+        for (place, kind, byte) in damage {
+            let place = place.index(bytes.len());
+            match kind {
+                0 => bytes[place] = byte,
+                1 => bytes.insert(place, byte),
+                _ => drop(bytes.remove(place)),
+            }
+        }
+        if let Err(error) = PolicyFile::parse("p.toml", &bytes, &[]) {
+            prop_assert_eq!(error.class, Class::Config);
+            prop_assert!(error.message.starts_with("p.toml:"), "{}", error);
+        }
+    }
+}
+
+/// The question whether a region can decide has a bounded price, however the regions overlap.
+#[test]
+fn reach_is_bounded() {
+    let signals =
+        ["entropy", "varentropy", "log_z", "logit_std", "attn_entropy", "attn_varentropy", "head_spread"];
+    let mut text = "name = \"m\"\n".to_owned();
+    let mut state = 1u64;
+    for region in 0..64 {
+        text += &format!("[[region]]\nname = \"r{region}\"\ndecision = \"argmax\"\n");
+        for signal in signals {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let above = (state >> 40) % 1000;
+            text += &format!("when.{signal} = {{ above = {above}, below = {} }}\n", above + 700);
+        }
+    }
+    text += "[default]\ndecision = \"argmax\"\n";
+    let start = std::time::Instant::now();
+    let file = PolicyFile::parse("p.toml", text.as_bytes(), &[]);
+    assert!(file.is_ok(), "{file:?}");
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
 }
