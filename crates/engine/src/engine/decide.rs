@@ -4,8 +4,10 @@
 use crate::scheduler::SequenceId;
 use crate::sequence::{Sequence, Task};
 use crate::{Decision, DecisionKind, History, Parameters, Policy, RegionId, TokenClasses, limits::BEST_OF};
-use entropix_model::{AttentionSignals, Candidate, Class, Error, Filters, Signals, Slot, Status};
-use entropix_model::{Temperature, TokenId, TokenMask};
+use entropix_model::{
+    AttentionSignals, Candidate, Class, Error, Filters, Signals, Slot, Status, Temperature, TokenId,
+    TokenMask,
+};
 use std::{ops::Range, sync::Arc};
 
 /// A decision on its way: made in one pass over the rows, carried out in a second one when the draws are

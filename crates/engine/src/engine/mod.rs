@@ -12,8 +12,10 @@ use crate::limits::EMPTY_STEPS;
 use crate::scheduler::{Plan, Scheduler};
 use crate::{Done, Event, Request, RequestId, Stats, StepReport};
 use decide::Decided;
-use entropix_model::{AttentionSignals, Backend, Batch, BlockCopy, Candidates, Capacity, Class, Coin};
-use entropix_model::{Drawn, Error, Result, Signals, Slot, StepId};
+use entropix_model::{
+    AttentionSignals, Backend, Batch, BlockCopy, Candidates, Capacity, Class, Coin, Drawn, Error, Result,
+    Signals, Slot, StepId,
+};
 use std::time::Instant;
 
 /// Runs requests on a backend. Synchronous, on the caller's thread; nothing happens between steps.

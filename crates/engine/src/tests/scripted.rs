@@ -7,9 +7,9 @@ use crate::{
 };
 use entropix_model::sampling::{self, DrawScratch, signals_of};
 use entropix_model::{
-    AttentionSignals, Backend, Batch, BlockCopy, Candidates, Capacity, Draw, Drawn, Filters,
+    AttentionSignals, Backend, Batch, BlockCopy, Candidates, Capacity, Draw, Drawn, Filters, Result, Signals,
+    Slot, StepId, Temperature, TokenId,
 };
-use entropix_model::{Result, Signals, Slot, StepId, Temperature, TokenId};
 use std::sync::Arc;
 
 pub(super) const VOCAB: usize = 24;

@@ -3,9 +3,9 @@
 use super::scripted::{self, VOCAB};
 use super::{Model, Scripted};
 use crate::{
-    Done, Engine, EngineOptions, Event, Generate, Parameters, Policy, PolicyFile, Request, RequestKey,
+    Done, Engine, EngineOptions, Event, Generate, Parameters, Policy, PolicyFile, Request, RequestKey, Token,
+    Work,
 };
-use crate::{Token, Work};
 use entropix_model::{Capacity, TokenId};
 use std::sync::Arc;
 
