@@ -3,3 +3,4 @@
 
 pub mod hub;
 pub mod jobs;
+pub mod text;
