@@ -350,7 +350,7 @@ fn without_first(mut pre_tokenizer: Value) -> Option<Value> {
                 }
                 map.values_mut().fold(changed, |changed, inner| replace(inner) || changed)
             }
-            Value::Array(list) => list.iter_mut().fold(false, |changed, inner| replace(inner) || changed),
+            Value::Array(list) => list.iter_mut().map(replace).fold(false, |a, b| a | b),
             _ => false,
         }
     }

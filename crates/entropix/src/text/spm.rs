@@ -77,7 +77,7 @@ impl Pieces {
         if let Some(id) = scores.iter().position(|score| score.is_nan()) {
             return Err(Error::model("Tokenizer", format!("the score of token {id} is not a number")));
         }
-        let mut pieces = HashMap::new();
+        let mut pieces: HashMap<Box<str>, _> = HashMap::new();
         let mut bytes = [None; 256];
         let mut unknown = None;
         for (id, name, kind) in vocabulary.tokens() {
@@ -107,7 +107,7 @@ impl Pieces {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let longest = pieces.keys().map(|piece: &Box<str>| piece.len()).max().unwrap_or(0);
+        let longest = pieces.keys().map(|piece| piece.len()).max().unwrap_or(0);
         Ok(Self { pieces, longest, bytes })
     }
 

@@ -123,17 +123,11 @@ impl Stream {
         std::mem::replace(&mut self.held, rest)
     }
 
-    /// The text that was held back, when no more tokens come.
+    /// The text that was held back, when no more tokens come. A character that was never finished is U+FFFD;
+    /// that completes no stop string, as the engine has ended the answer for another reason.
     pub fn finish(&mut self) -> String {
-        if self.stopped {
-            return String::new();
-        }
-        let from = self.held.len();
-        self.search.utf8.finish(&mut self.held);
-        if let Some(at) = self.search.scan(&self.held, from)
-            && self.search.immune == 0
-        {
-            return self.stop(at);
+        if !self.stopped {
+            self.search.utf8.finish(&mut self.held);
         }
         std::mem::take(&mut self.held)
     }
