@@ -22,12 +22,14 @@ pub const STOP_BYTES: usize = 4096;
 /// Bytes of a chat template.
 pub const TEMPLATE_BYTES: u64 = 1 << 20;
 /// Instructions a rendering may execute; a long chat takes some ten thousand.
-pub const TEMPLATE_FUEL: u64 = 10_000_000;
-/// Calls, includes and nested blocks a rendering may stack.
+pub const TEMPLATE_FUEL: u64 = 2_000_000;
+/// Macro calls a rendering may stack.
 pub const TEMPLATE_DEPTH: usize = 100;
+/// Bytes of stack a rendering gets: lists nested as deep as the fuel allows are taken down on it.
+pub const TEMPLATE_STACK_BYTES: usize = 256 << 20;
 /// Bytes a rendering may put out.
-pub const TEMPLATE_OUTPUT_BYTES: usize = 16 << 20;
+pub const TEMPLATE_OUTPUT_BYTES: usize = 32 << 20;
 /// Bytes of a string, or items of a list, that a filter of a template may make.
-pub const TEMPLATE_VALUE_SIZE: usize = 16 << 20;
-/// Brackets and blocks that may be open at once in the source of a template.
-pub const TEMPLATE_NESTING: usize = 200;
+pub const TEMPLATE_VALUE_SIZE: usize = 32 << 20;
+/// Bytes and items that all filters and methods of a rendering may go through.
+pub const TEMPLATE_WORK: u64 = 512 << 20;

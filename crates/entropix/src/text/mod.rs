@@ -20,6 +20,6 @@ pub use classes::token_classes;
 pub use special::Special;
 pub use stops::Stops;
 pub use stream::{StopWatcher, Stream};
-pub use template::Rendered;
+pub use template::{ChatOptions, ChatTemplate, Content, Date, Message, Part, Rendered, VARIABLES};
 pub use tokenizer::Tokenizer;
 pub use vocabulary::TokenKind;
