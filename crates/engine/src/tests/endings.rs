@@ -4,7 +4,8 @@ use super::Scripted;
 use super::scripted::{self, END, VOCAB};
 use super::single::*;
 use crate::{
-    DecisionKind, Engine, EngineOptions, FinishReason, Parameters, RequestId, Token, Watch, Watcher, Work,
+    DecisionKind, Engine, EngineOptions, Event, FinishReason, Parameters, Request, RequestId, RequestKey,
+    Token, Watch, Watcher, Work,
 };
 use entropix_model::{Capacity, TokenId};
 
@@ -168,6 +169,35 @@ fn prompts_that_begin_alike_are_computed_once() {
     };
     assert_eq!(twice(true), 16, "four blocks; the last token is computed for its logits");
     assert_eq!(twice(false), 0);
+}
+
+/// Every position of a scored text is asked about, so none of them can come from another's blocks; its own
+/// may be used by others.
+#[test]
+fn scores_are_computed_and_may_be_shared() {
+    let text: Vec<TokenId> = (1..18).collect();
+    let score =
+        || Request { key: RequestKey(2), prompt: text.clone(), work: Work::Score { attention: true } };
+    let mut engine = engine();
+    engine.submit(generate(&text, at_most(1), preset("greedy"))).expect("sound");
+    finish(&mut engine);
+    engine.submit(score()).expect("sound");
+    let events = finish(&mut engine);
+    let scored = events.iter().filter_map(|event| match event {
+        Event::Scored(scored) => Some(scored),
+        _ => None,
+    });
+    for (scored, position) in scored.clone().zip(0..) {
+        let want = MODEL.signals(&text[..=position], text.get(position + 1).copied());
+        assert_eq!(scored.position, position);
+        assert_eq!(scored.signals.entropy.to_bits(), want.entropy.to_bits());
+        assert_eq!(scored.signals.target_logprob.to_bits(), want.target_logprob.to_bits());
+        assert!(scored.attention.is_some());
+    }
+    assert_eq!((scored.count(), engine.stats().shared_tokens), (text.len(), 0));
+    engine.submit(generate(&text, at_most(1), preset("greedy"))).expect("sound");
+    finish(&mut engine);
+    assert_eq!(engine.stats().shared_tokens, 16);
 }
 
 #[test]
