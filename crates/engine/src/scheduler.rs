@@ -143,6 +143,7 @@ impl Scheduler {
                 if !self.make_room(id, plan) {
                     break;
                 }
+                plan.prefill_tokens += usize::from(self.sequence(id).n_output() == 0);
                 self.push_row(id, 1, batch, plan);
             }
             place += 1;
@@ -278,6 +279,7 @@ impl Scheduler {
     }
 
     /// What must hold between steps; for tests and debug builds.
+    #[cfg(any(test, debug_assertions))]
     pub(crate) fn check(&self) {
         let mut in_tables = vec![0; self.pool.n_blocks()];
         let live = self.sequences.iter().flatten();

@@ -5,8 +5,8 @@ use crate::edits::Edits;
 use crate::philox::Coins;
 use crate::{
     Generate, History, Injections, Parameters, Policy, PolicyState, RegionId, RequestId, RequestKey,
+    TokenClasses, Watch, Watcher,
 };
-use crate::{TokenClasses, Watch, Watcher};
 use entropix_model::{Ask, BlockCopy, TokenId};
 use std::{ops::Range, sync::Arc};
 

@@ -3,7 +3,7 @@
 use crate::quant::DType;
 use crate::source::SourceFile;
 use crate::{Architecture, Error, LayerWeights, ModelConfig, Result, Tensor, Weights};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ enum Shape {
 
 /// Looks tensors up and gathers everything that is wrong with them.
 struct Demand<'a> {
-    stored: &'a HashMap<String, Stored>,
+    stored: &'a BTreeMap<String, Stored>,
     /// Layers that have any tensor at all.
     layers: HashSet<usize>,
     used: HashSet<String>,
@@ -192,7 +192,7 @@ pub(crate) fn demand(
     path: &Path,
     names: &Names,
     config: &ModelConfig,
-    stored: &HashMap<String, Stored>,
+    stored: &BTreeMap<String, Stored>,
     warnings: &mut Vec<String>,
 ) -> Result<Weights> {
     use Shape::{Matrix, Vector};
@@ -233,6 +233,16 @@ pub(crate) fn demand(
     }
 }
 
+/// The first of some names in their order, and how many more there are.
+pub(crate) fn listed(mut names: Vec<&str>) -> String {
+    const SHOWN: usize = 16;
+    names.sort_unstable();
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let names = names.join(", ");
+    if more == 0 { names } else { format!("{names} and {more} more") }
+}
+
 /// The layer a tensor belongs to.
 fn layer_of(names: &Names, tensor: &str) -> Option<usize> {
     tensor.strip_prefix(names.layer)?.strip_prefix('.')?.split('.').next()?.parse().ok()
@@ -242,18 +252,17 @@ fn report_extras(
     path: &Path,
     names: &Names,
     config: &ModelConfig,
-    stored: &HashMap<String, Stored>,
+    stored: &BTreeMap<String, Stored>,
     used: &HashSet<String>,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
-    let mut extras: Vec<&str> = stored
+    let extras: Vec<&str> = stored
         .keys()
         .filter(|name| !used.contains(*name))
         // Old Llama checkpoints store what follows from rope_theta.
         .filter(|name| !name.ends_with(".rotary_emb.inv_freq"))
         .map(String::as_str)
         .collect();
-    extras.sort_unstable();
     let counts: Vec<&str> = extras
         .iter()
         .copied()
@@ -268,14 +277,12 @@ fn report_extras(
                 "{}: {:?} models are computed without {}; leaving them out would change every answer",
                 path.display(),
                 config.architecture,
-                counts.join(", ")
+                listed(counts)
             ),
         ));
     }
     if !extras.is_empty() {
-        let shown = extras.iter().take(8).copied().collect::<Vec<_>>().join(", ");
-        let more = if extras.len() > 8 { format!(" and {} more", extras.len() - 8) } else { String::new() };
-        warnings.push(format!("{}: tensors nobody asked for: {shown}{more}", path.display()));
+        warnings.push(format!("{}: tensors nobody asked for: {}", path.display(), listed(extras)));
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! What every kernel family offers: one function for each stored type and form of activations.
 
 use super::activations::{Form, PANEL};
+use super::layout::{ALIGNMENT, GroupLayout};
+use super::memory::{prefetch_far, prefetch_near};
 use super::{Precision, ROW_GROUP};
 use crate::features::{KernelPath, has_bf16_dot};
 use entropix_model::DType;
 use std::ops::Range;
-
-use super::layout::GroupLayout;
 
 /// A rectangle of products: some tokens times whole groups of rows of one tensor.
 #[derive(Debug, Clone)]
@@ -30,15 +30,21 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Cuts the tokens into tiles of at most `most` (a multiple of [`PANEL`]) that start on a panel or stay
-    /// within one; calls `f(panel pointer moved to the first token, tokens, offset into out)`.
+    /// Cuts the tokens into tiles that start on a panel or stay within one. `tile(n)` is the number of tokens the
+    /// kernel takes of n at hand, a multiple of [`PANEL`] when it is more than that. Calls
+    /// `f(panel pointer moved to the first token, tokens, offset into out)`.
     #[inline(always)]
-    pub(crate) fn for_each_tile(&self, form: Form, most: usize, mut f: impl FnMut(*const u8, usize, usize)) {
+    pub(crate) fn for_each_tile(
+        &self,
+        form: Form,
+        tile: impl Fn(usize) -> usize,
+        mut f: impl FnMut(*const u8, usize, usize),
+    ) {
         let mut token = self.tokens.start;
         while token < self.tokens.end {
             let within = token % PANEL;
-            let most = if within == 0 { most } else { PANEL - within };
-            let n = most.min(self.tokens.end - token);
+            let at_hand = self.tokens.end - token;
+            let n = tile(if within == 0 { at_hand } else { at_hand.min(PANEL - within) });
             let panel =
                 self.panels.wrapping_add(token / PANEL * self.panel_stride + within * form.token_bytes());
             f(panel, n, (token - self.tokens.start) * self.stride);
@@ -52,6 +58,51 @@ impl Job {
         (self.groups.wrapping_add(i * self.layout.n_bytes), self.out.wrapping_add(i * ROW_GROUP))
     }
 }
+
+/// Loads the groups after the ones at work while these are computed, a few lines a block, since what a processor
+/// foresees by itself ends at every page and at every plane. The first groups past a job are those of its
+/// neighbour, which is the same thread's next job as a rule.
+pub(crate) struct Ahead {
+    next: *const u8,
+    end: *const u8,
+    lines_a_block: usize,
+    near: bool,
+}
+
+impl Ahead {
+    /// For `together` groups from `i` on, whose tokens are cut into `n_tiles` tiles.
+    #[inline(always)]
+    pub(crate) fn new(job: &Job, i: usize, together: usize, n_tiles: usize) -> Self {
+        let n_bytes = together * job.layout.n_bytes;
+        let n_lines = n_bytes / ALIGNMENT;
+        let next = job.group(i + together).0;
+        Self {
+            next,
+            end: next.wrapping_add(n_bytes),
+            lines_a_block: n_lines.div_ceil((job.layout.n_blocks * n_tiles).max(1)),
+            near: n_bytes <= NEAR_BYTES,
+        }
+    }
+
+    /// Called once a block.
+    #[inline(always)]
+    pub(crate) fn step(&mut self) {
+        if self.next >= self.end {
+            return;
+        }
+        for _ in 0..self.lines_a_block {
+            if self.near {
+                prefetch_near(self.next);
+            } else {
+                prefetch_far(self.next);
+            }
+            self.next = self.next.wrapping_add(ALIGNMENT);
+        }
+    }
+}
+
+/// What may be loaded into the first-level cache ahead of time, beside the groups and tokens at work.
+const NEAR_BYTES: usize = 16 << 10;
 
 /// Computes a job.
 ///

@@ -3,7 +3,7 @@
 use super::activations::{Activations, Form, Forms};
 use super::kernels::{Job, Kernel, form, select};
 use super::layout::{self, GroupLayout};
-use super::memory::AlignedBytes;
+use super::memory::{AlignedBytes, prefetch_far};
 use super::{Precision, ROW_GROUP};
 use crate::features::KernelPath;
 use entropix_model::{DType, Result, Tensor};
@@ -151,7 +151,7 @@ impl Matrix {
         };
         let first = segment.group(row);
         for at in (first..self.bytes.len().min(first + max_bytes)).step_by(layout::ALIGNMENT) {
-            prefetch(&self.bytes[at]);
+            prefetch_far(&self.bytes[at]);
         }
     }
 
@@ -271,17 +271,4 @@ impl Segment {
         }
         Ok(())
     }
-}
-
-/// Starts to load a cache line; does nothing where there is no such instruction.
-#[inline(always)]
-fn prefetch(byte: &u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch has no effect a program can see, and every x86-64 processor has it.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(byte).cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = byte;
 }

@@ -78,3 +78,27 @@ impl std::fmt::Debug for AlignedBytes {
         write!(f, "{} bytes", self.len)
     }
 }
+
+/// Starts to load a cache line into the second level; does nothing where there is no such instruction.
+#[inline(always)]
+pub(crate) fn prefetch_far(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch has no effect a program can see, at any address, and every x86-64 processor has it.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
+/// The same into the first level.
+#[inline(always)]
+pub(crate) fn prefetch_near(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}

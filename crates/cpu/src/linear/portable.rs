@@ -53,23 +53,27 @@ unsafe fn float<const TYPE: usize>(job: &Job) {
         let group = unsafe { std::slice::from_raw_parts(group, job.layout.n_bytes) };
         for block in 0..job.layout.n_blocks {
             decode(dtype, group, job, block, &mut weights);
-            job.for_each_tile(Form::F32, PANEL, |panel, n, to| {
-                let panel = panel.cast::<f32>().wrapping_add(block * PANEL * token_floats);
-                for t in 0..n {
-                    let out = out.wrapping_add(to + t * job.stride).cast::<[f32; ROW_GROUP]>();
-                    // SAFETY: the job's promise; the sums of earlier blocks wait in `out`.
-                    unsafe {
-                        let x = &*panel.add(t * token_floats).cast::<[f32; BLOCK]>();
-                        let mut sums = if block == 0 { [0.0; ROW_GROUP] } else { out.read() };
-                        for (x, weights) in x.iter().zip(&weights) {
-                            for (sum, w) in sums.iter_mut().zip(weights) {
-                                *sum = multiply_add(*w, *x, *sum);
+            job.for_each_tile(
+                Form::F32,
+                |n| n.min(PANEL),
+                |panel, n, to| {
+                    let panel = panel.cast::<f32>().wrapping_add(block * PANEL * token_floats);
+                    for t in 0..n {
+                        let out = out.wrapping_add(to + t * job.stride).cast::<[f32; ROW_GROUP]>();
+                        // SAFETY: the job's promise; the sums of earlier blocks wait in `out`.
+                        unsafe {
+                            let x = &*panel.add(t * token_floats).cast::<[f32; BLOCK]>();
+                            let mut sums = if block == 0 { [0.0; ROW_GROUP] } else { out.read() };
+                            for (x, weights) in x.iter().zip(&weights) {
+                                for (sum, w) in sums.iter_mut().zip(weights) {
+                                    *sum = multiply_add(*w, *x, *sum);
+                                }
                             }
+                            out.write(sums);
                         }
-                        out.write(sums);
                     }
-                }
-            });
+                },
+            );
         }
     }
 }
@@ -97,31 +101,35 @@ unsafe fn int8<const TYPE: usize>(job: &Job) {
                     numbers[col / 4][lane][col % 4] = q as i16 - if signed { 128 } else { 0 };
                 }
             }
-            job.for_each_tile(Form::Int8, PANEL, |panel, n, to| {
-                let panel = panel.wrapping_add(block * PANEL * Form::Int8.token_bytes());
-                for t in 0..n {
-                    let out = out.wrapping_add(to + t * job.stride).cast::<[f32; ROW_GROUP]>();
-                    let token = panel.wrapping_add(t * Form::Int8.token_bytes());
-                    // SAFETY: the job's promise; the sums of earlier blocks wait in `out`.
-                    unsafe {
-                        let x = &*token.cast::<[i8; BLOCK]>();
-                        let [dx, sum] = token.add(BLOCK).cast::<[f32; 2]>().read_unaligned();
-                        let mut sums = if block == 0 { [0.0; ROW_GROUP] } else { out.read() };
-                        if !signed {
-                            for (acc, m) in sums.iter_mut().zip(&m) {
-                                *acc = multiply_add(*m, sum, *acc);
+            job.for_each_tile(
+                Form::Int8,
+                |n| n.min(PANEL),
+                |panel, n, to| {
+                    let panel = panel.wrapping_add(block * PANEL * Form::Int8.token_bytes());
+                    for t in 0..n {
+                        let out = out.wrapping_add(to + t * job.stride).cast::<[f32; ROW_GROUP]>();
+                        let token = panel.wrapping_add(t * Form::Int8.token_bytes());
+                        // SAFETY: the job's promise; the sums of earlier blocks wait in `out`.
+                        unsafe {
+                            let x = &*token.cast::<[i8; BLOCK]>();
+                            let [dx, sum] = token.add(BLOCK).cast::<[f32; 2]>().read_unaligned();
+                            let mut sums = if block == 0 { [0.0; ROW_GROUP] } else { out.read() };
+                            if !signed {
+                                for (acc, m) in sums.iter_mut().zip(&m) {
+                                    *acc = multiply_add(*m, sum, *acc);
+                                }
                             }
+                            if halves {
+                                fold(&mut sums, dots(&numbers[..4], &x[..16]), &d[0], dx);
+                                fold(&mut sums, dots(&numbers[4..], &x[16..]), &d[1], dx);
+                            } else {
+                                fold(&mut sums, dots(&numbers, x), &d[0], dx);
+                            }
+                            out.write(sums);
                         }
-                        if halves {
-                            fold(&mut sums, dots(&numbers[..4], &x[..16]), &d[0], dx);
-                            fold(&mut sums, dots(&numbers[4..], &x[16..]), &d[1], dx);
-                        } else {
-                            fold(&mut sums, dots(&numbers, x), &d[0], dx);
-                        }
-                        out.write(sums);
                     }
-                }
-            });
+                },
+            );
         }
     }
 }

@@ -142,6 +142,7 @@ impl BlockPool {
     }
 
     /// What must hold at any time, given how often each block is in a table; for tests and debug builds.
+    #[cfg(any(test, debug_assertions))]
     pub(crate) fn check(&self, in_tables: &[u32]) {
         assert_eq!(self.holders, in_tables, "holders and tables");
         let held = self.holders.iter().filter(|&&n| n > 0).count();

@@ -57,6 +57,7 @@ impl PrefixIndex {
         self.entries[block as usize].is_some()
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.by_hash.len()
     }
@@ -122,6 +123,7 @@ impl PrefixIndex {
     }
 
     /// What must hold at any time; for tests and debug builds.
+    #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self) {
         let mut children = vec![0; self.entries.len()];
         for (block, entry) in self.entries.iter().enumerate() {

@@ -3,9 +3,11 @@
 
 use crate::scheduler::SequenceId;
 use crate::sequence::{Sequence, Task};
-use crate::{Decision, DecisionKind, Parameters, RegionId, TokenClasses, limits::BEST_OF};
-use entropix_model::{AttentionSignals, Candidate, Class, Error, Filters, Signals, Slot, Status};
-use entropix_model::{Temperature, TokenId, TokenMask};
+use crate::{Decision, DecisionKind, History, Parameters, Policy, RegionId, TokenClasses, limits::BEST_OF};
+use entropix_model::{
+    AttentionSignals, Candidate, Class, Error, Filters, Signals, Slot, Status, Temperature, TokenId,
+    TokenMask,
+};
 use std::{ops::Range, sync::Arc};
 
 /// A decision on its way: made in one pass over the rows, carried out in a second one when the draws are
@@ -79,13 +81,19 @@ pub(super) fn decide(
     let job = Arc::clone(&continuation.job);
     let mut state = std::mem::take(&mut continuation.state);
     let history = continuation.history(&sequence.tokens, sequence.n_prompt, classes);
+    // Whether the events want attention must not change what is decided.
+    let attention = attention.filter(|_| job.policy.needs().attention);
     let verdict = job.policy.decide(signals, attention, &history, &mut state);
     let decision = match verdict.decision {
-        Decision::Inject { phrase } if !history.may_inject(phrase, &job.policy.phrases()[phrase]) => {
-            Decision::Argmax
-        }
+        Decision::Inject { phrase } if !may_inject(&*job.policy, phrase, &history) => Decision::Argmax,
         decision => decision,
     };
+    let is_free = matches!(decision, Decision::Argmax | Decision::Stop { .. });
+    assert!(
+        is_free || job.policy.needs().logits,
+        "policy {} said it needs no logits, and draws",
+        job.policy.name()
+    );
     continuation.state = state;
     let is_edited = !continuation.edits.as_slice().is_empty();
     let argmax = if is_edited { Order::Greedy } else { Order::Take(signals.best[0]) };
@@ -111,6 +119,12 @@ pub(super) fn decide(
         order => order,
     };
     (verdict.region, kind, order)
+}
+
+fn may_inject(policy: &dyn Policy, phrase: usize, history: &History<'_>) -> bool {
+    let phrases = policy.phrases();
+    assert!(phrase < phrases.len(), "policy {} injects phrase {phrase} of {}", policy.name(), phrases.len());
+    history.may_inject(phrase, &phrases[phrase])
 }
 
 /// Whether the logits, and the attention where it was asked for, were numbers.

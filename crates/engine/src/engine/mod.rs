@@ -12,8 +12,10 @@ use crate::limits::EMPTY_STEPS;
 use crate::scheduler::{Plan, Scheduler};
 use crate::{Done, Event, Request, RequestId, Stats, StepReport};
 use decide::Decided;
-use entropix_model::{AttentionSignals, Backend, Batch, BlockCopy, Candidates, Capacity, Class, Coin};
-use entropix_model::{Drawn, Error, Result, Signals, Slot, StepId};
+use entropix_model::{
+    AttentionSignals, Backend, Batch, BlockCopy, Candidates, Capacity, Class, Coin, Drawn, Error, Result,
+    Signals, Slot, StepId,
+};
 use std::time::Instant;
 
 /// Runs requests on a backend. Synchronous, on the caller's thread; nothing happens between steps.
@@ -22,7 +24,7 @@ pub struct Engine {
     capacity: Capacity,
     options: EngineOptions,
     context_limit: usize,
-    scheduler: Scheduler,
+    pub(crate) scheduler: Scheduler,
     next_request: u64,
     /// The ends of requests that wanted no token.
     done_at_once: Vec<Done>,
@@ -247,4 +249,21 @@ fn independent(copies: &[BlockCopy]) -> impl Iterator<Item = &[BlockCopy]> {
         rest = later;
         (!run.is_empty()).then_some(run)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Catches a run in which a block is overwritten before it is read, or written twice.
+    #[test]
+    fn copies_of_a_run_do_not_touch() {
+        let copy = |from, to| BlockCopy { from, to, tokens: 1 };
+        let runs = |copies: &[BlockCopy]| independent(copies).map(<[_]>::len).collect::<Vec<_>>();
+        assert!(runs(&[]).is_empty());
+        assert_eq!(runs(&[copy(1, 2), copy(1, 3), copy(4, 5)]), [3]);
+        assert_eq!(runs(&[copy(1, 2), copy(3, 1)]), [1, 1], "the source is written later");
+        assert_eq!(runs(&[copy(1, 2), copy(2, 3)]), [1, 1], "the target is read later");
+        assert_eq!(runs(&[copy(1, 2), copy(3, 2), copy(5, 6)]), [1, 2], "written twice");
+    }
 }

@@ -13,7 +13,8 @@ pub struct EngineOptions {
     pub max_context: Option<usize>,
     /// Most sequences at once; none is what the backend allows.
     pub max_rows: Option<usize>,
-    /// Most tokens a step over all rows; none is what the backend allows.
+    /// Most tokens a step over all rows; none is what the backend allows. Running sequences come first, so
+    /// what this leaves above `max_rows` is what prompts are read with.
     pub max_tokens: Option<usize>,
     /// Most prompt tokens a step of one row; none is `max_tokens`.
     pub prefill_chunk: Option<usize>,

@@ -6,9 +6,9 @@ use crate::scheduler::{PlannedRow, Scheduler, SequenceId};
 use crate::sequence::{Over, Sequence, Task};
 use crate::{DecisionKind, Done, Event, FinishReason, RequestId, Scored, Token, Usage};
 use entropix_model::{
-    AttentionSignals, Candidate, Draw, Error, Filters, Result, Signals, Slot, Status, StepId,
+    AttentionSignals, Candidate, Coin, Draw, Drawn, Error, Filters, Result, Signals, Slot, Status, StepId,
+    Temperature, TokenMask,
 };
-use entropix_model::{Coin, Drawn, Temperature, TokenMask};
 use std::sync::Arc;
 
 /// The choice of a token once it is known.
@@ -33,41 +33,30 @@ impl Engine {
             let attention = n_attended..n_attended + n_attention;
             n_attended += n_attention;
             self.book(row, signals.iter().all(|signals| signals.status() == Status::Ok));
-            match self.scheduler.get(row.id).map(|sequence| &sequence.task) {
-                None => {}
-                Some(Task::Score { .. }) => {
-                    self.report_scores(row.id, signals, &room.attention[attention], events)
-                }
-                Some(Task::Continue(_)) => {
-                    if let Some(slot) = slots.clone().next() {
-                        let attention = room.attention[attention].first().copied();
-                        self.decide_choices(row.id, slot as Slot, attention, room);
-                    }
-                }
+            let attention = &room.attention[attention];
+            if let Task::Score { .. } = self.scheduler.get_with_pool(row.id).0.task {
+                self.report_scores(row.id, signals, attention, events);
+            } else if let Some(slot) = slots.clone().next() {
+                let attention = attention.first().copied();
+                self.decide_choices(row.id, slot as Slot, attention, room);
             }
         }
     }
 
     /// Notes that a row's positions are in the cache, and publishes the blocks they filled.
     fn book(&mut self, row: PlannedRow, is_sound: bool) {
-        let (n_prompt, n_shared);
-        {
-            let (sequence, pool) = self.scheduler.get_with_pool(row.id);
-            let known = sequence.n_computed.saturating_sub(sequence.n_cached).min(row.n_tokens);
-            self.stats.recomputed_tokens += known as u64;
-            let is_new = sequence.n_computed == 0;
-            sequence.n_cached += row.n_tokens;
-            sequence.n_computed = sequence.n_computed.max(sequence.n_cached);
-            if is_sound {
-                sequence.table.publish(&sequence.tokens[..sequence.n_cached], pool);
-            }
-            if !is_new {
-                return;
-            }
-            (n_prompt, n_shared) = (sequence.n_prompt, sequence.n_shared.unwrap_or(0));
+        let (sequence, pool) = self.scheduler.get_with_pool(row.id);
+        if sequence.n_computed == 0 {
+            self.stats.tokens_in += sequence.n_prompt as u64;
+            self.stats.shared_tokens += sequence.n_shared.unwrap_or(0) as u64;
         }
-        self.stats.tokens_in += n_prompt as u64;
-        self.stats.shared_tokens += n_shared as u64;
+        let known = sequence.n_computed.saturating_sub(sequence.n_cached).min(row.n_tokens);
+        self.stats.recomputed_tokens += known as u64;
+        sequence.n_cached += row.n_tokens;
+        sequence.n_computed = sequence.n_computed.max(sequence.n_cached);
+        if is_sound {
+            sequence.table.publish(&sequence.tokens[..sequence.n_cached], pool);
+        }
     }
 
     fn report_scores(

@@ -1,7 +1,8 @@
 //! Case 17: things that are no files, in the place of a model or of one of its files.
 
+use crate::gguf_file::Gguf;
 use crate::safetensors::{good, good_file};
-use crate::{Case, case, no_input};
+use crate::{Case, Expect, case, no_input};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -78,6 +79,8 @@ pub(crate) fn cases() -> Vec<Case> {
         bare_weights,
         no_input("NotAModel", &["name the folder"]),
     ));
+    cases.push(case("17 a folder of two GGUF files", two_ggufs, no_input("NotAModel", &["a.gguf, b.gguf"])));
+    cases.push(case("17 a folder of one GGUF file", one_gguf, Expect::Opens(&[])));
     for part in PARTS {
         let forbidden = no_input("Os", &["ermission denied"]);
         cases.push(Case {
@@ -104,6 +107,17 @@ fn bare_weights(folder: &Path) -> PathBuf {
     let path = folder.join("model.safetensors");
     fs::write(&path, good_file()).unwrap();
     path
+}
+
+fn one_gguf(folder: &Path) -> PathBuf {
+    std::fs::write(folder.join("a.gguf"), Gguf::good().bytes()).unwrap();
+    std::fs::write(folder.join("README.md"), "").unwrap();
+    folder.to_owned()
+}
+
+fn two_ggufs(folder: &Path) -> PathBuf {
+    std::fs::write(folder.join("b.gguf"), "").unwrap();
+    one_gguf(folder)
 }
 
 fn mode_000(folder: &Path, part: &str) -> Option<PathBuf> {

@@ -64,7 +64,15 @@ fn header_cases() -> Vec<Case> {
         raw("34 keys u64::MAX", tiny(0, u64::MAX), model("Count", &["18446744073709551615 keys"])),
         raw("34 tensors 2^32", tiny(1 << 32, 0), model("Count", &["4294967296 tensors"])),
         raw("34 keys 2^32", tiny(0, 1 << 32), model("Count", &["4294967296 keys", "40 bytes"])),
-        case("34 keys over the limit in a sparse file", sparse_keys, model("Count", &["65537 keys"])),
+        case("34 keys over the limit in a sparse file", sparse_keys, model("Count", &["8193 keys"])),
+        changed("34 as many tensors as the limit", many_tensors, Expect::Opens(&["and 131045 more"])),
+        changed("34 as many keys as the limit", many_keys, Expect::Opens(&[])),
+        case(
+            "34 tensors over the limit in a sparse file",
+            sparse_tensors,
+            model("Count", &["131073 tensors"]),
+        ),
+        case("34 items over the limit in a sparse file", sparse_tokens, model("Kv", &["4194305 items"])),
         raw(
             "35 key length u64::MAX",
             |b| b[FIRST_PAIR..][..8].fill(0xff),
@@ -418,10 +426,41 @@ fn first_n_dims() -> usize {
     no_tensors.head().len() + 8 + good.tensors[0].name.len()
 }
 
-fn sparse_keys(folder: &Path) -> PathBuf {
-    let path = write(folder, &Gguf { n_pairs: Some(65_537), ..Gguf::good() }.head()[..FIRST_PAIR]);
+/// These bytes and zeros up to 2 GiB.
+fn sparse(folder: &Path, bytes: &[u8]) -> PathBuf {
+    let path = write(folder, bytes);
     std::fs::File::options().write(true).open(&path).unwrap().set_len(1 << 31).unwrap();
     path
+}
+
+fn sparse_keys(folder: &Path) -> PathBuf {
+    sparse(folder, &Gguf { n_pairs: Some((1 << 13) + 1), ..Gguf::good() }.head()[..FIRST_PAIR])
+}
+
+fn sparse_tensors(folder: &Path) -> PathBuf {
+    sparse(folder, &Gguf { n_tensors: Some((1 << 17) + 1), ..Gguf::good() }.head()[..FIRST_PAIR])
+}
+
+/// Four million empty tokens that lie in no block of the disk.
+fn sparse_tokens(folder: &Path) -> PathBuf {
+    let mut gguf = Gguf { tensors: vec![], n_tensors: Some(1), n_pairs: Some(1), ..Gguf::good() };
+    gguf.pairs.clear();
+    let mut value = number(STRING);
+    value.extend(((1u64 << 22) + 1).to_le_bytes());
+    gguf.set("tokenizer.ggml.tokens", ARRAY, value);
+    sparse(folder, &gguf.head())
+}
+
+fn many_tensors(gguf: &mut Gguf) {
+    for i in gguf.tensors.len()..1 << 17 {
+        gguf.add(&format!("x{i}"), &[1], 0);
+    }
+}
+
+fn many_keys(gguf: &mut Gguf) {
+    for i in gguf.pairs.len()..1 << 13 {
+        gguf.pairs.push((i.to_string().into_bytes(), BOOL, vec![1]));
+    }
 }
 
 fn alignment_64(gguf: &mut Gguf) {

@@ -1,7 +1,9 @@
-//! An allocator that counts the bytes each thread holds, so that parallel tests do not disturb one another.
+//! What a thread costs, so that parallel tests do not disturb one another: an allocator that counts the bytes
+//! each thread holds, and its time on a processor.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::time::Duration;
 
 struct Counting;
 
@@ -57,4 +59,10 @@ pub(crate) fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     PEAK.set(before);
     let result = work();
     (result, (PEAK.get() - before).max(0) as usize)
+}
+
+/// How long this thread ran on a processor, where the system says so.
+pub(crate) fn processor_time() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
 }

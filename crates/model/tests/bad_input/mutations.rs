@@ -3,7 +3,7 @@
 
 use crate::gguf_file::{self, Gguf};
 use crate::{measure, safetensors};
-use entropix_model::{Checkpoint, Tensor};
+use entropix_model::Checkpoint;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -12,14 +12,7 @@ const MEMORY_LIMIT: usize = 1 << 20;
 
 /// (name, rows, columns) of every tensor.
 fn shapes(checkpoint: &Checkpoint) -> Vec<(String, usize, usize)> {
-    let weights = &checkpoint.weights;
-    let layers = weights.layers.iter().flat_map(|l| {
-        let optional = [&l.q_bias, &l.k_bias, &l.v_bias, &l.q_norm, &l.k_norm].into_iter().flatten();
-        let always = [&l.attn_norm, &l.q, &l.k, &l.v, &l.o, &l.ffn_norm, &l.gate, &l.up, &l.down];
-        optional.chain(always)
-    });
-    let rest = [&weights.embedding, &weights.final_norm].into_iter().chain(&weights.head);
-    rest.chain(layers).map(|t: &Tensor| (t.name.clone(), t.n_rows, t.n_cols)).collect()
+    checkpoint.weights.tensors().map(|t| (t.name.clone(), t.n_rows, t.n_cols)).collect()
 }
 
 /// Opens `model` with every cut of `file` and every flip in its first `n_flipped` bytes; gives how many of each

@@ -204,7 +204,7 @@ pub(crate) fn cases() -> Vec<Case> {
             "12 unknown dtype",
             |m| m[LAST]["dtype"] = json!("F12"),
             0,
-            unsupported("Dtype", &[LAST, "F12"]),
+            unsupported("Dtype", &["F12", "column"]),
         ),
         tensors("12 F64", "F64", |_| (), unsupported("Dtype", &[FIRST, LAST, "F64", "BF16"])),
         tensors("12 F32 is fine", "F32", |_| (), Expect::Opens(&[])),
@@ -263,6 +263,8 @@ pub(crate) fn cases() -> Vec<Case> {
             model("Truncated", &["440", "439"]),
         ),
     ];
+    cases.push(case("9 more tensors than the limit", |f| many(f, 1), model("Count", &["131072"])));
+    cases.push(case("9 as many tensors as the limit", |f| many(f, 0), Expect::Opens(&["and 131045 more"])));
     cases.push(Case {
         then: shrink,
         ..case(
@@ -272,6 +274,14 @@ pub(crate) fn cases() -> Vec<Case> {
         )
     });
     cases
+}
+
+/// A good model and so many other tensors that there are `over` more than the limit.
+fn many(folder: &Path, over: usize) -> PathBuf {
+    let mut list = good_tensors();
+    list.extend((list.len()..(1 << 17) + over).map(|i| (format!("x{i}"), vec![0])));
+    let (map, data) = header(&list, "BF16");
+    folder_with(folder, &file(&Value::Object(map).to_string(), data))
 }
 
 fn sparse(folder: &Path) -> PathBuf {

@@ -129,7 +129,7 @@ pub(crate) fn cases() -> Vec<Case> {
             |f| std::fs::write(f.join(INDEX), "[".repeat(100_000)).unwrap(),
             model("Index", &[]),
         ),
-        changed("22 a million entries", million, model("Index", &["lack"])),
+        changed("22 a million entries", million, model("Index", &["lack", "999984 more"])),
         changed(
             "22 longer than the limit",
             |f| std::fs::File::create(f.join(INDEX)).unwrap().set_len((64 << 20) + 1).unwrap(),

@@ -159,11 +159,15 @@ impl<W: Weights> Columns for Opened<W> {
 unsafe fn run<C: Columns>(job: &Job) {
     for i in 0..job.n_groups {
         let (group, out) = job.group(i);
-        job.for_each_tile(Form::F32, TILE, |panel, n, to| {
-            let out = out.wrapping_add(to);
-            // SAFETY: the job's promise; tiles and groups stay within it.
-            unsafe { with_tokens!(n, tile::<C>(job, group, panel, out)) }
-        });
+        job.for_each_tile(
+            Form::F32,
+            |n| n.min(TILE),
+            |panel, n, to| {
+                let out = out.wrapping_add(to);
+                // SAFETY: the job's promise; tiles and groups stay within it.
+                unsafe { with_tokens!(n, tile::<C>(job, group, panel, out)) }
+            },
+        );
     }
 }
 

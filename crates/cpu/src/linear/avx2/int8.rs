@@ -27,16 +27,20 @@ pub(super) fn select(dtype: DType) -> Kernel {
 unsafe fn run<W: Weights>(job: &Job) {
     for i in 0..job.n_groups {
         let (group, out) = job.group(i);
-        job.for_each_tile(Form::Int8, TILE, |panel, n, to| {
-            for half in 0..2 {
-                let out = out.wrapping_add(to + half * LANES);
-                // SAFETY: the job's promise; tiles and groups stay within it.
-                unsafe {
-                    let weights = W::new(group, &job.layout, half);
-                    with_tokens!(n, tile::<W>(job, weights, panel, out))
+        job.for_each_tile(
+            Form::Int8,
+            |n| n.min(TILE),
+            |panel, n, to| {
+                for half in 0..2 {
+                    let out = out.wrapping_add(to + half * LANES);
+                    // SAFETY: the job's promise; tiles and groups stay within it.
+                    unsafe {
+                        let weights = W::new(group, &job.layout, half);
+                        with_tokens!(n, tile::<W>(job, weights, panel, out))
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 }
 

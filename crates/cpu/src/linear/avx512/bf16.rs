@@ -4,11 +4,12 @@
 //! taken of the numbers and its scale applied to the sum, `sum += m sx` where there are minima, then
 //! `sum += d dot`.
 
+use super::opened::{Brains, FEWEST_TILES, with_scratch};
 use super::weights::{self, Weights};
-use super::{TILE, with_tokens};
+use super::{TILE, few_sizes, with_few_sizes};
 use crate::linear::ROW_GROUP;
 use crate::linear::activations::{Form, PANEL};
-use crate::linear::kernels::{Job, Kernel};
+use crate::linear::kernels::{Ahead, Job, Kernel};
 use crate::linear::layout::{BLOCK, GroupLayout};
 use entropix_model::DType;
 use std::arch::x86_64::*;
@@ -28,8 +29,8 @@ pub(super) fn select(dtype: DType) -> Kernel {
     }
 }
 
-/// Weights as pairs of bf16.
-trait Pairs: Copy {
+/// Weights as pairs of bf16. `scales` and `quad` are as in [`Weights`].
+pub(super) trait Pairs: Copy {
     /// Whether blocks have scales; without them dot products run on over the blocks.
     const SCALED: bool;
     /// Whether there are minima.
@@ -126,19 +127,31 @@ impl<W: Weights> Pairs for Widened<W> {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
 unsafe fn run<P: Pairs>(job: &Job) {
+    let n_tiles = job.tokens.len().div_ceil(TILE);
+    if P::SCALED && n_tiles >= FEWEST_TILES {
+        // SAFETY: the job's promise.
+        return unsafe {
+            match (P::MIN, P::HALVES) {
+                (true, _) => run_opened::<P, true, false>(job),
+                (false, true) => run_opened::<P, false, true>(job),
+                (false, false) => run_opened::<P, false, false>(job),
+            }
+        };
+    }
     let mut i = 0;
     while i < job.n_groups {
         // With few tokens a sum waits for the one before it; several groups at once fill the time.
         let together = if job.tokens.len() <= 2 && job.n_groups - i >= FEW { FEW } else { 1 };
         let (group, out) = job.group(i);
-        job.for_each_tile(Form::Bf16, TILE, |panel, n, to| {
+        let mut ahead = Ahead::new(job, i, together, n_tiles);
+        job.for_each_tile(Form::Bf16, few_sizes, |panel, n, to| {
             let out = out.wrapping_add(to);
             // SAFETY: the job's promise; tiles and groups stay within it.
             unsafe {
                 match (together, n) {
-                    (FEW, 1) => tile::<P, FEW, 1>(job, group, panel, out),
-                    (FEW, 2) => tile::<P, FEW, 2>(job, group, panel, out),
-                    _ => with_tokens!(n, one_group::<P>(job, group, panel, out)),
+                    (FEW, 1) => tile::<P, FEW, 1>(job, group, panel, out, &mut ahead),
+                    (FEW, 2) => tile::<P, FEW, 2>(job, group, panel, out, &mut ahead),
+                    _ => with_few_sizes!(n, one_group::<P>(job, group, panel, out, &mut ahead)),
                 }
             }
         });
@@ -146,13 +159,51 @@ unsafe fn run<P: Pairs>(job: &Job) {
     }
 }
 
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
+unsafe fn run_opened<P: Pairs, const MIN: bool, const HALVES: bool>(job: &Job) {
+    let n_blocks = job.layout.n_blocks;
+    with_scratch(n_blocks * Brains::<MIN, HALVES>::BLOCK, |scratch| {
+        for i in 0..job.n_groups {
+            let (group, out) = job.group(i);
+            // SAFETY: the job's promise, and scratch memory of the size asked for.
+            unsafe {
+                Brains::<MIN, HALVES>::open(P::new(group, &job.layout), n_blocks, scratch);
+                many_tiles::<Brains<MIN, HALVES>>(
+                    job,
+                    scratch,
+                    out,
+                    &mut Ahead::new(job, i, 1, FEWEST_TILES),
+                );
+            }
+        }
+    });
+}
+
+/// One opened group times all tokens; the same code for all types that open alike.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
+unsafe fn many_tiles<P: Pairs>(job: &Job, group: *const u8, out: *mut f32, ahead: &mut Ahead) {
+    job.for_each_tile(Form::Bf16, few_sizes, |panel, n, to| {
+        let out = out.wrapping_add(to);
+        // SAFETY: the job's promise; tiles and groups stay within it.
+        unsafe { with_few_sizes!(n, one_group::<P>(job, group, panel, out, ahead)) }
+    });
+}
+
 /// Groups computed together for up to two tokens.
 const FEW: usize = 4;
 
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
-unsafe fn one_group<P: Pairs, const T: usize>(job: &Job, group: *const u8, panel: *const u8, out: *mut f32) {
+unsafe fn one_group<P: Pairs, const T: usize>(
+    job: &Job,
+    group: *const u8,
+    panel: *const u8,
+    out: *mut f32,
+    ahead: &mut Ahead,
+) {
     // SAFETY: passed on.
-    unsafe { tile::<P, 1, T>(job, group, panel, out) }
+    unsafe { tile::<P, 1, T>(job, group, panel, out, ahead) }
 }
 
 const TOKEN: usize = Form::Bf16.token_bytes();
@@ -165,6 +216,7 @@ unsafe fn tile<P: Pairs, const G: usize, const T: usize>(
     group: *const u8,
     panel: *const u8,
     out: *mut f32,
+    ahead: &mut Ahead,
 ) {
     // SAFETY: the job's promise holds for G groups, for T tokens from `panel` on and for T rows of `out`; any
     // bits are a vector of bf16.
@@ -172,6 +224,7 @@ unsafe fn tile<P: Pairs, const G: usize, const T: usize>(
         let groups: [P; G] = std::array::from_fn(|g| P::new(group.add(g * job.layout.n_bytes), &job.layout));
         let mut sums = [[_mm512_setzero_ps(); T]; G];
         for block in 0..job.layout.n_blocks {
+            ahead.step();
             let first = panel.add(block * PANEL * TOKEN);
             let tokens: [*const u8; T] =
                 std::array::from_fn(|t| first.add(t / PANEL * job.panel_stride + t % PANEL * TOKEN));

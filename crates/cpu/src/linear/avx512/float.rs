@@ -1,10 +1,10 @@
 //! f32 activations: weights are opened to f32, exactly, and multiplied one column after the other.
 
 use super::weights::{self, Weights};
-use super::{TILE, with_tokens};
+use super::{TILE, few_sizes, with_few_sizes};
 use crate::linear::ROW_GROUP;
 use crate::linear::activations::{Form, PANEL};
-use crate::linear::kernels::{Job, Kernel};
+use crate::linear::kernels::{Ahead, Job, Kernel};
 use crate::linear::layout::{BLOCK, GroupLayout, PAIR_ORDER};
 use entropix_model::DType;
 use std::arch::x86_64::*;
@@ -157,20 +157,22 @@ impl<W: Weights> Columns for Opened<W> {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn run<C: Columns>(job: &Job) {
+    let n_tiles = job.tokens.len().div_ceil(TILE);
     let mut i = 0;
     while i < job.n_groups {
         // With few tokens a sum waits for the one before it; several groups at once fill the time.
         let together = if job.tokens.len() <= 3 && job.n_groups - i >= FEW { FEW } else { 1 };
         let (group, out) = job.group(i);
-        job.for_each_tile(Form::F32, TILE, |panel, n, to| {
+        let mut ahead = Ahead::new(job, i, together, n_tiles);
+        job.for_each_tile(Form::F32, few_sizes, |panel, n, to| {
             let out = out.wrapping_add(to);
             // SAFETY: the job's promise; tiles and groups stay within it.
             unsafe {
                 match (together, n) {
-                    (FEW, 1) => tile::<C, FEW, 1>(job, group, panel, out),
-                    (FEW, 2) => tile::<C, FEW, 2>(job, group, panel, out),
-                    (FEW, 3) => tile::<C, FEW, 3>(job, group, panel, out),
-                    _ => with_tokens!(n, one_group::<C>(job, group, panel, out)),
+                    (FEW, 1) => tile::<C, FEW, 1>(job, group, panel, out, &mut ahead),
+                    (FEW, 2) => tile::<C, FEW, 2>(job, group, panel, out, &mut ahead),
+                    (FEW, 3) => tile::<C, FEW, 3>(job, group, panel, out, &mut ahead),
+                    _ => with_few_sizes!(n, one_group::<C>(job, group, panel, out, &mut ahead)),
                 }
             }
         });
@@ -187,9 +189,10 @@ unsafe fn one_group<C: Columns, const T: usize>(
     group: *const u8,
     panel: *const u8,
     out: *mut f32,
+    ahead: &mut Ahead,
 ) {
     // SAFETY: passed on.
-    unsafe { tile::<C, 1, T>(job, group, panel, out) }
+    unsafe { tile::<C, 1, T>(job, group, panel, out, ahead) }
 }
 
 const TOKEN: usize = Form::F32.token_bytes();
@@ -202,12 +205,14 @@ unsafe fn tile<C: Columns, const G: usize, const T: usize>(
     group: *const u8,
     panel: *const u8,
     out: *mut f32,
+    ahead: &mut Ahead,
 ) {
     // SAFETY: the job's promise holds for G groups, for T tokens from `panel` on and for T rows of `out`.
     unsafe {
         let groups: [C; G] = std::array::from_fn(|g| C::new(group.add(g * job.layout.n_bytes), &job.layout));
         let mut sums = [[_mm512_setzero_ps(); T]; G];
         for block in 0..job.layout.n_blocks {
+            ahead.step();
             let first = panel.add(block * PANEL * TOKEN);
             let tokens: [*const u8; T] =
                 std::array::from_fn(|t| first.add(t / PANEL * job.panel_stride + t % PANEL * TOKEN));

@@ -2,10 +2,11 @@
 //! the order of the blocks: `sum += m sx` where there are minima, then `sum += dot (d dx)`, each a fused
 //! multiply-add.
 
+use super::opened::{Bytes, FEWEST_TILES, with_scratch};
 use super::weights::{self, Weights};
-use super::{TILE, with_tokens};
+use super::{TILE, few_sizes, with_few_sizes, with_tokens};
 use crate::linear::activations::{Form, PANEL};
-use crate::linear::kernels::{Job, Kernel};
+use crate::linear::kernels::{Ahead, Job, Kernel};
 use crate::linear::layout::BLOCK;
 use entropix_model::DType;
 use std::arch::x86_64::*;
@@ -26,26 +27,80 @@ pub(super) fn select(dtype: DType) -> Kernel {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn run<W: Weights>(job: &Job) {
+    let n_tiles = job.tokens.len().div_ceil(TILE);
+    // SAFETY: the job's promise.
+    unsafe {
+        if n_tiles >= FEWEST_TILES {
+            return match (W::SIGNED, W::HALVES) {
+                (true, false) => run_opened::<W, true, false>(job),
+                (true, true) => run_opened::<W, true, true>(job),
+                (false, _) => run_opened::<W, false, false>(job),
+            };
+        }
+    }
     for i in 0..job.n_groups {
         let (group, out) = job.group(i);
-        job.for_each_tile(Form::Int8, TILE, |panel, n, to| {
-            let out = out.wrapping_add(to);
-            // SAFETY: the job's promise; tiles and groups stay within it.
-            unsafe { with_tokens!(n, tile::<W>(job, group, panel, out)) }
-        });
+        let mut ahead = Ahead::new(job, i, 1, n_tiles);
+        job.for_each_tile(
+            Form::Int8,
+            |n| n.min(TILE),
+            |panel, n, to| {
+                let out = out.wrapping_add(to);
+                // SAFETY: the job's promise; tiles and groups stay within it.
+                unsafe { with_tokens!(n, tile::<W>(job, group, panel, out, &mut ahead)) }
+            },
+        );
     }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn run_opened<W: Weights, const SIGNED: bool, const HALVES: bool>(job: &Job) {
+    let n_blocks = job.layout.n_blocks;
+    with_scratch(n_blocks * Bytes::<SIGNED, HALVES>::BLOCK, |scratch| {
+        for i in 0..job.n_groups {
+            let (group, out) = job.group(i);
+            // SAFETY: the job's promise, and scratch memory of the size asked for.
+            unsafe {
+                Bytes::<SIGNED, HALVES>::open(W::new(group, &job.layout), n_blocks, scratch);
+                many_tiles::<Bytes<SIGNED, HALVES>>(
+                    job,
+                    scratch,
+                    out,
+                    &mut Ahead::new(job, i, 1, FEWEST_TILES),
+                );
+            }
+        }
+    });
+}
+
+/// One opened group times all tokens; the same code for all types that open alike.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn many_tiles<W: Weights>(job: &Job, group: *const u8, out: *mut f32, ahead: &mut Ahead) {
+    job.for_each_tile(Form::Int8, few_sizes, |panel, n, to| {
+        let out = out.wrapping_add(to);
+        // SAFETY: the job's promise; tiles and groups stay within it.
+        unsafe { with_few_sizes!(n, tile::<W>(job, group, panel, out, ahead)) }
+    });
 }
 
 const TOKEN: usize = Form::Int8.token_bytes();
 
 /// One group times T tokens.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn tile<W: Weights, const T: usize>(job: &Job, group: *const u8, panel: *const u8, out: *mut f32) {
+unsafe fn tile<W: Weights, const T: usize>(
+    job: &Job,
+    group: *const u8,
+    panel: *const u8,
+    out: *mut f32,
+    ahead: &mut Ahead,
+) {
     // SAFETY: the job's promise holds for the group, for T tokens from `panel` on and for T rows of `out`.
     unsafe {
         let weights = W::new(group, &job.layout);
         let mut sums = [_mm512_setzero_ps(); T];
         for block in 0..job.layout.n_blocks {
+            ahead.step();
             let first = panel.add(block * PANEL * TOKEN);
             let tokens: [*const u8; T] =
                 std::array::from_fn(|t| first.add(t / PANEL * job.panel_stride + t % PANEL * TOKEN));

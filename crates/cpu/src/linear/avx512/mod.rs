@@ -10,6 +10,7 @@
 mod bf16;
 mod float;
 mod int8;
+mod opened;
 mod weights;
 
 use super::activations::Form;
@@ -48,3 +49,30 @@ macro_rules! with_tokens {
     };
 }
 use with_tokens;
+
+/// As `with_tokens` for the sizes of [`few_sizes`], where the code of twelve would be large and gain little.
+macro_rules! with_few_sizes {
+    ($n:expr, $f:ident::<$weights:ty>($($argument:expr),*)) => {
+        match $n {
+            1 => $f::<$weights, 1>($($argument),*),
+            2 => $f::<$weights, 2>($($argument),*),
+            3 => $f::<$weights, 3>($($argument),*),
+            4 => $f::<$weights, 4>($($argument),*),
+            8 => $f::<$weights, 8>($($argument),*),
+            12 => $f::<$weights, 12>($($argument),*),
+            n => unreachable!("a tile of {n} tokens"),
+        }
+    };
+}
+use with_few_sizes;
+
+/// Tokens to take of `n` at hand.
+#[inline(always)]
+fn few_sizes(n: usize) -> usize {
+    match n {
+        12.. => 12,
+        8..12 => 8,
+        4..8 => 4,
+        n => n,
+    }
+}
