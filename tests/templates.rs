@@ -259,6 +259,9 @@ fn templates_can_look_into_texts() {
         ("{{ messages[0].content is string }}", "x", "True"),
         ("{{ messages[0].content|tojson }}", "<s>\"é\"", "\"<s>\\\"é\\\"\""),
         ("{% for c in messages[0].content.split('\n') %}[{{ c }}]{% endfor %}", "[a]\n<b>", "[[a]][<b>]"),
+        ("a\n  {% if true %}\n  b\n  {% endif %}\nc\n", "", "a\n  b\nc"),
+        ("{% for x in [1, 2] %}\n{{ x }}\n{% endfor %}\n", "", "1\n2\n"),
+        ("  {%+ if true %} z{% endif %}", "", "   z"),
         ("{% generation %}\n  {{ messages[0].content }}\n{%- endgeneration -%}  \n.", "x", "  x."),
     ] {
         assert_eq!(render(source, &user(text)).unwrap(), wanted, "{source}");

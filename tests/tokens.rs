@@ -133,14 +133,16 @@ fn a_megabyte_of_one_thing_is_encoded_in_bounded_time() {
 /// regex engine would stop there and cut the rest elsewhere.
 #[test]
 fn long_runs_of_blanks_are_cut_as_short_ones_or_refused() {
-    for name in ["llama-tied.Q4_0.gguf", "qwen2.Q8_0.gguf", "llama3.F16.gguf"] {
+    for name in ["qwen2.Q8_0.gguf", "llama3.F16.gguf"] {
         let tokenizer = open(&checkpoint(name).unwrap());
-        let tail = |blanks: usize| {
-            let ids = tokenizer.encode(&format!("{}the", " ".repeat(blanks)), Special::Text)?;
-            Ok::<_, entropix_model::Error>(ids[ids.len() - 2..].to_vec())
-        };
-        assert_eq!(tail(limits::BLANK_RUN_BYTES).unwrap(), tail(20).unwrap(), "{name}");
-        let error = tail(limits::BLANK_RUN_BYTES + 1).unwrap_err();
+        let encode = |text: &str| tokenizer.encode(text, Special::Text);
+        // A piece cut wrongly shows for one parity or the other, as blanks are merged in pairs.
+        for blanks in [limits::BLANK_RUN_BYTES - 1, limits::BLANK_RUN_BYTES] {
+            let ids = encode(&format!("{}1", " ".repeat(blanks))).unwrap();
+            let parts = [encode(&" ".repeat(blanks - 1)).unwrap(), encode(" 1").unwrap()];
+            assert!(ids == parts.concat(), "{name}: {blanks} blanks are cut elsewhere");
+        }
+        let error = encode(&" ".repeat(limits::BLANK_RUN_BYTES + 1)).unwrap_err();
         assert_eq!((error.class, error.code), (Class::Data, "TextTooLong"), "{name}");
     }
     let tokenizer = open(&checkpoint("mistral.Q8_0.gguf").unwrap());
