@@ -1,6 +1,7 @@
 //! Token ids against those of the tokenizers package and llama.cpp, recorded in tests/data/tokens.
 
-use entropix::text::{Special, Tokenizer, limits};
+use entropix::text::{Special, TokenKind, Tokenizer, limits, token_classes};
+use entropix_engine::TokenClass;
 use entropix_model::{Checkpoint, Class, TokenId};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -148,4 +149,37 @@ fn long_runs_of_blanks_are_cut_as_short_ones_or_refused() {
     let tokenizer = open(&checkpoint("mistral.Q8_0.gguf").unwrap());
     let error = tokenizer.encode(&"a".repeat(limits::TEXT_BYTES + 1), Special::Text).unwrap_err();
     assert_eq!((error.class, error.code), (Class::Data, "TextTooLong"));
+}
+
+/// The engine's table: every class by tokens of which it is plain.
+#[test]
+fn token_classes_say_what_tokens_are() {
+    let tokenizer = open(&checkpoint("llama3.F16.gguf").unwrap());
+    let one = |text: &str| match tokenizer.encode(text, Special::Text).unwrap()[..] {
+        [token] => token,
+        ref several => panic!("{text:?} is {several:?}"),
+    };
+    let rows = tokenizer.vocab_size() + 3;
+    let ends = tokenizer.ends(&[]);
+    let eos = tokenizer.eos().unwrap();
+    assert!(ends.contains(&eos), "{ends:?}");
+    let classes = token_classes(&tokenizer, rows, &ends);
+    let of = |token| -> Vec<TokenClass> {
+        TokenClass::ALL.iter().map(|(class, _)| *class).filter(|class| classes.is(token, *class)).collect()
+    };
+    use TokenClass::{Digit, End, Newline, SentenceEnd, Special as Steers};
+    assert_eq!(of(one(".")), [SentenceEnd]);
+    assert_eq!(of(one("7")), [Digit]);
+    assert_eq!(of(one("\n")), [Newline]);
+    assert_eq!(of(one("a")), []);
+    assert_eq!(of(eos), [End, Steers]);
+    assert_eq!(of(rows as TokenId - 1), [Steers], "a row without a token");
+    assert_eq!(classes.ends(), ends);
+    for token in 0..tokenizer.vocab_size() as TokenId {
+        let steers = matches!(
+            tokenizer.kind(token),
+            Some(TokenKind::Control | TokenKind::Unknown | TokenKind::Unused)
+        );
+        assert_eq!(classes.is(token, Steers), steers, "{:?}", tokenizer.token_name(token));
+    }
 }
