@@ -1,6 +1,7 @@
 use super::run::ChatArgs;
 use super::{FileArg, ModelArgs, SamplingArgs, SignalsArg, values};
 use clap::{Args, ValueEnum};
+use entropix::jobs::InputFormat;
 
 /// Answer every prompt of a file; results are written one whole line at a time, as they finish.
 ///
@@ -43,4 +44,13 @@ pub(crate) enum FormatArg {
     Jsonl,
     /// A prompt a line.
     Text,
+}
+
+impl From<FormatArg> for InputFormat {
+    fn from(arg: FormatArg) -> Self {
+        match arg {
+            FormatArg::Jsonl => InputFormat::Jsonl,
+            FormatArg::Text => InputFormat::Text,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Parsers of single values.
 
 use entropix::jobs::params::{self, Bounds};
+use entropix::text::Date;
 
 /// A whole number of at least 1.
 pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
@@ -106,6 +107,11 @@ pub(crate) fn logit_bias(text: &str) -> Result<(u32, f32), String> {
     let (token, bias) = text.split_at(end);
     let bias = bias.strip_prefix(['=', ':']).unwrap_or(bias);
     Ok((token.parse().map_err(|_| wrong())?, within(params::LOGIT_BIAS, bias).map_err(|_| wrong())?))
+}
+
+/// A day.
+pub(crate) fn date(text: &str) -> Result<Date, String> {
+    Date::parse(text).map_err(|error| error.message)
 }
 
 /// A stop string.
