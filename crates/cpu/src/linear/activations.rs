@@ -4,7 +4,7 @@
 //! reaches twelve tokens from three pointers and constants.
 
 use super::Matrix;
-use super::layout::{BLOCK, PAIR_ORDER};
+use super::layout::BLOCK;
 use super::memory::AlignedBytes;
 use crate::features::KernelPath;
 
@@ -18,21 +18,18 @@ pub(crate) enum Form {
     F32,
     /// Rounded to bf16 and kept in f32: (32) f32.
     Rounded,
-    /// Rounded to bf16: (32) u16, the columns of a quad in the order 0, 2, 1, 3; f32 sum of the block.
-    Bf16,
     /// `x = dx q`: (32) i8 q; f32 dx = max |x| / 127; f32 dx sum q; then -128 sum q over the block, its
     /// first half and its second half, as i32.
     Int8,
 }
 
 impl Form {
-    pub(crate) const ALL: [Form; 4] = [Form::F32, Form::Rounded, Form::Bf16, Form::Int8];
+    pub(crate) const ALL: [Form; 3] = [Form::F32, Form::Rounded, Form::Int8];
 
     /// Bytes of one block of one token.
     pub(crate) const fn token_bytes(self) -> usize {
         match self {
             Form::F32 | Form::Rounded => 4 * BLOCK,
-            Form::Bf16 => 2 * BLOCK + 4,
             Form::Int8 => BLOCK + 5 * 4,
         }
     }
@@ -40,7 +37,7 @@ impl Form {
 
 /// Which roundings of the same activations are kept, since matrices that share an input may differ in type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Forms([bool; 4]);
+pub struct Forms([bool; 3]);
 
 impl Forms {
     /// What these matrices read.
@@ -70,7 +67,7 @@ pub struct Activations {
     max_tokens: usize,
     n_cols: usize,
     n_blocks: usize,
-    forms: [Option<AlignedBytes>; 4],
+    forms: [Option<AlignedBytes>; 3],
     path: KernelPath,
 }
 
@@ -179,12 +176,6 @@ impl Row<'_> {
                 match self.form {
                     Form::F32 => to.cast::<[f32; BLOCK]>().write_unaligned(block),
                     Form::Rounded => to.cast::<[f32; BLOCK]>().write_unaligned(block.map(round_to_bf16)),
-                    Form::Bf16 => {
-                        let rounded = block.map(round_to_bf16);
-                        let halves = |i: usize| (rounded[i & !3 | PAIR_ORDER[i & 3]].to_bits() >> 16) as u16;
-                        to.cast::<[u16; BLOCK]>().write_unaligned(std::array::from_fn(halves));
-                        to.add(2 * BLOCK).cast::<f32>().write_unaligned(sum(rounded));
-                    }
                     Form::Int8 => {
                         let Int8Block { quants, scale, sums } = Int8Block::new(&block);
                         to.cast::<[i8; BLOCK]>().write_unaligned(quants);
@@ -209,19 +200,6 @@ pub(crate) fn round_to_bf16(x: f32) -> f32 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
     if bits & 0x7fff_ffff > 0x7f80_0000 { f32::NAN } else { f32::from_bits(rounded) }
-}
-
-/// In one order: halves are added to each other until one number is left.
-#[inline(always)]
-fn sum(mut values: [f32; BLOCK]) -> f32 {
-    let mut n = BLOCK / 2;
-    while n > 0 {
-        for i in 0..n {
-            values[i] += values[i + n];
-        }
-        n /= 2;
-    }
-    values[0]
 }
 
 /// A block of 32 in 8 bits.

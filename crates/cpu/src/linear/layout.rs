@@ -17,9 +17,8 @@
 //! kernels use `q << (8 - b)` and `d / 2^(8 - b)`, which is the same product, and every type with signed
 //! numbers has the same offset of 128.
 //!
-//! Types without blocks: F32 and F16 are (n_cols, 16); BF16 is (n_quads, 2, 16, 2) where the first pair of a
-//! quad is its columns 0 and 2, the second 1 and 3 (the order in which nibbles are widened). Columns are
-//! padded with zeros to whole blocks.
+//! Types without blocks: F32 and F16 are (n_cols, 16), BF16 is (n_cols / 2, 16, 2). Columns are padded with
+//! zeros to whole blocks.
 
 use super::ROW_GROUP;
 use entropix_model::DType;
@@ -135,9 +134,6 @@ pub(crate) const SUPER_MIN_BYTES: usize = 4 * ROW_GROUP + 16 * ROW_GROUP;
 /// The same of Q6_K.
 pub(crate) const SUPER_HALVES_BYTES: usize = 2 * ROW_GROUP + 16 * ROW_GROUP;
 
-/// Column of value `i` of the quads' widened order within a quad: BF16 pairs are (0, 2), (1, 3).
-pub(crate) const PAIR_ORDER: [usize; 4] = [0, 2, 1, 3];
-
 /// Packs one stored row as row `lane` of a group; `group` was zeroed.
 pub(crate) fn pack_row(dtype: DType, stored: &[u8], lane: usize, layout: &GroupLayout, group: &mut [u8]) {
     let (_, block_bytes) = dtype.block();
@@ -226,10 +222,7 @@ pub(crate) fn pack_row(dtype: DType, stored: &[u8], lane: usize, layout: &GroupL
 #[inline(always)]
 fn float_offset(dtype: DType, lane: usize, col: usize) -> usize {
     match dtype {
-        DType::BF16 => {
-            let (quad, place) = (col / 4, PAIR_ORDER[col % 4]);
-            ((quad * 2 + place / 2) * ROW_GROUP + lane) * 4 + place % 2 * 2
-        }
+        DType::BF16 => ((col / 2) * ROW_GROUP + lane) * 4 + col % 2 * 2,
         _ => (col * ROW_GROUP + lane) * dtype.block().1,
     }
 }

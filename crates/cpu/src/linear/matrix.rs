@@ -86,7 +86,7 @@ impl Matrix {
         for Part { tensor, .. } in parts {
             assert_eq!(tensor.n_cols, n_cols, "columns of {}, stacked on {}", tensor.name, first.name);
             let layout = GroupLayout::new(tensor.dtype, n_cols);
-            let form = form(path, precision, tensor.dtype);
+            let form = form(precision, tensor.dtype);
             let kernel = select(path, tensor.dtype, form);
             let rows = n_rows..n_rows + tensor.n_rows;
             segments.push(Segment { dtype: tensor.dtype, layout, rows, offset: n_bytes, form, kernel });

@@ -15,7 +15,6 @@ pub(super) fn select(dtype: DType, form: Form) -> Kernel {
             match (dtype, form) {
                 $((DType::$name, Form::Int8) => int8::<$index>,
                 (DType::$name, Form::F32 | Form::Rounded) => float::<$index>,)*
-                (_, Form::Bf16) => panic!("bf16 dot products are of the avx512 kernels alone"),
             }
         };
     }
