@@ -34,7 +34,7 @@ pub(crate) const ALIGNMENT: usize = 64;
 
 /// The quants plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Quants {
+pub(crate) enum Quants {
     /// 4-bit numbers, or the upper 4 bits of longer ones.
     Nibbles,
     /// 8-bit numbers plus 128.
@@ -43,7 +43,7 @@ enum Quants {
 
 /// The plane of low bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LowBits {
+pub(crate) enum LowBits {
     None,
     One,
     Two,
@@ -51,7 +51,7 @@ enum LowBits {
 
 /// The plane of scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scales {
+pub(crate) enum Scales {
     Plain,
     Min,
     SuperMin,
@@ -60,14 +60,14 @@ enum Scales {
 
 /// The planes of a quantised type.
 #[derive(Debug, Clone, Copy)]
-struct Planes {
-    quants: Quants,
-    low_bits: LowBits,
-    scales: Scales,
+pub(crate) struct Planes {
+    pub(crate) quants: Quants,
+    pub(crate) low_bits: LowBits,
+    pub(crate) scales: Scales,
 }
 
 #[inline(always)]
-fn planes(dtype: DType) -> Planes {
+pub(crate) fn planes(dtype: DType) -> Planes {
     let (quants, low_bits, scales) = match dtype {
         DType::Q4_0 => (Quants::Nibbles, LowBits::None, Scales::Plain),
         DType::Q4_1 => (Quants::Nibbles, LowBits::None, Scales::Min),

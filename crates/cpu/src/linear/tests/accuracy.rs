@@ -105,7 +105,8 @@ fn int8_is_exactly_the_integer_model() {
         let inputs = inputs(n_tokens, n_cols, 4);
         let minima = matches!(dtype, DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K);
         for path in KernelPath::available() {
-            let fused = path != KernelPath::Portable || cfg!(target_arch = "aarch64");
+            let fused =
+                path != KernelPath::Portable || cfg!(any(target_arch = "aarch64", target_feature = "fma"));
             let fma = |a: f32, b: f32, c: f32| if fused { a.mul_add(b, c) } else { a * b + c };
             let matrix = pack(&tensor, Precision::Int8, path);
             let out = multiply(&matrix, &activations(&matrix, &inputs, path), n_tokens);
