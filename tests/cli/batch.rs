@@ -36,7 +36,7 @@ fn the_same_request_gives_the_same_bytes() {
         by_id(&place, "out")
     };
     let alone = run(&prompts, &["-b", "1"]);
-    assert_eq!(alone.len(), 13);
+    assert_eq!(alone.len(), 14);
     assert_eq!(alone, run(&prompts, &["-b", "16"]), "-b 16");
     assert_eq!(alone, run(&prompts, &["-b", "3", "--threads", "1"]), "one thread");
     let reversed: String = prompts.lines().rev().map(|line| format!("{line}\n")).collect();
@@ -176,6 +176,43 @@ fn special_tokens_in_text() {
     assert!(tokens(raw, &[]) < tokens(raw, &["--special", "text"]));
     let chat = |text: &str| format!(r#"{{"messages": [{{"role": "user", "content": "{text}"}}]}}"#);
     assert!(tokens(&chat("<|im_end|>"), &[]) > tokens(&chat("x"), &[]) + 1);
+}
+
+/// A model without a chat template (case 60 of the bad-input catalogue), and templates of one's own.
+#[test]
+fn chat_templates_are_the_models_or_ones_own() {
+    let place = Place::new();
+    let folder = place.path("model");
+    std::fs::create_dir(&folder).unwrap();
+    for entry in std::fs::read_dir(crate::program::tiny("qwen3")).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != "chat_template.jinja" {
+            std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+        }
+    }
+    let chat = "{\"id\": \"c\", \"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n";
+    place.put("chat", format!("{chat}{{\"id\": \"p\", \"prompt\": \"Hi\"}}\n"));
+    place.put("text", "Hi\n");
+    place.put("own.jinja", "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}");
+    place.put("bad.jinja", "{% for %}");
+    let run = |verb: &str, more: &[&str]| place.run([verb, "-m", "model", "-n", "2"].iter().chain(more));
+    run("batch", &["-i", "text", "-o", "out"]).expect(64, "--chat-template");
+    assert!(!place.path("out").exists());
+    run("batch", &["-i", "text", "-o", "out", "--no-chat-template"]).expect(0, "1 answered");
+    // One request that needs a template does not end the others.
+    run("batch", &["-i", "chat", "-o", "out", "--overwrite"]).expect(3, "NoTemplate");
+    assert_eq!(place.rows("out").len(), 2);
+    let own = ["-i", "chat", "-o", "out", "--overwrite", "--chat-template", "own.jinja"];
+    run("batch", &own).expect(0, "2 answered");
+    let tokens = || {
+        let rows = place.rows("out");
+        rows.iter().find(|row| row["id"] == "c").unwrap()["usage"]["prompt_tokens"].as_u64().unwrap()
+    };
+    let without = tokens();
+    run("batch", &[&own[..], &["--system", "Be brief."]].concat()).expect(0, "2 answered");
+    assert!(tokens() > without, "--system is not heard");
+    run("batch", &[&own[..5], &["bad.jinja"]].concat()).expect(65, "bad.jinja");
+    run("run", &["-p", "Hi"]).expect(0, "no chat template");
 }
 
 #[test]

@@ -8,8 +8,9 @@ use crate::report::progress::{Progress, Unit};
 use crate::report::tally::{Tally, facts, rate, speed};
 use anyhow::Result;
 use entropix::jobs::{
-    BatchJob, Choice, Existing, Flow, JobInput, JobRequest, LineWriter, Observer, PlainText,
+    BatchJob, Choice, Existing, Flow, InputFormat, JobInput, JobRequest, LineWriter, Observer, PlainText,
 };
+use entropix::text::ChatTemplate;
 use entropix_engine::Stats;
 use entropix_model::Error;
 use std::process::ExitCode;
@@ -26,6 +27,9 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     let mut lines = LineWriter::open(&args.output, existing, input.file())?;
     let Loaded { mut session, sources } =
         load::session(&args.model, Some(&args.chat), args.batch_size, flags, output)?;
+    if input.format() == InputFormat::Text && plain == PlainText::Question && !session.has_chat_template() {
+        return Err(ChatTemplate::missing(&session.model().path).into());
+    }
     let job = BatchJob {
         policy: session.bind(&policy_file)?,
         preparation: load::preparation(&args.chat),

@@ -39,6 +39,8 @@ impl Interrupts {
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for _ in signals.forever() {
                 if at_prompt.load(Ordering::Relaxed) {
+                    // The shell's own prompt starts a line of its own.
+                    eprintln!();
                     std::process::exit(INTERRUPTED.into());
                 }
                 count.fetch_add(1, Ordering::Relaxed);

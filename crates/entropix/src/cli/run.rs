@@ -7,7 +7,7 @@ use crate::report::paint::{Mark, Paint};
 use crate::report::progress::duration;
 use crate::report::table::{Align, Table};
 use crate::report::tally::{Tally, rate};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use entropix::Session;
 use entropix::jobs::params::Params;
 use entropix::jobs::{Choice, Form, JobRequest, Preparation, Prompt};
@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+const STDOUT: &str = "cannot write to standard output";
 /// Bytes of a prompt file or of standard input.
 const PROMPT_BYTES: u64 = 64 << 20;
 
@@ -190,19 +191,19 @@ impl Talk {
                         first.get_or_insert_with(|| started.elapsed());
                         let (entropy, mark) = (token.signals.entropy, mark(token.decision));
                         let text = answers.push(token);
-                        out.write_all(self.paint.tint(&text, entropy, mark).as_bytes())?;
+                        out.write_all(self.paint.tint(&text, entropy, mark).as_bytes()).context(STDOUT)?;
                     }
                     Event::Done(end) => {
                         let shown = answers.choices[0].text.len();
                         answers.finish(end);
-                        out.write_all(&answers.choices[0].text.as_bytes()[shown..])?;
+                        out.write_all(&answers.choices[0].text.as_bytes()[shown..]).context(STDOUT)?;
                         done = true;
                     }
                     Event::Failed { error, .. } => return Err(error.into()),
                     _ => {}
                 }
             }
-            out.flush()?;
+            out.flush().context(STDOUT)?;
             if self.interrupts.count() > 0 && !done {
                 self.session.engine().cancel(request);
                 (interrupted, done) = (true, true);
@@ -211,9 +212,9 @@ impl Talk {
         let time = started.elapsed();
         let choice = answers.choices.swap_remove(0);
         if !choice.text.ends_with('\n') {
-            out.write_all(b"\n")?;
+            out.write_all(b"\n").context(STDOUT)?;
         }
-        out.flush()?;
+        out.flush().context(STDOUT)?;
         if self.signals == SignalsArg::Token {
             eprint!("{}", self.token_table(&choice));
         }

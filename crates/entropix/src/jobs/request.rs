@@ -2,17 +2,11 @@
 //! `{"custom_id", "method", "url", "body"}`, or a line of plain text.
 
 use super::json::{Flaw, Member, Value};
+use super::limits::{self, ID_BYTES, MESSAGES, PROMPT_TOKENS};
 use super::params::{self, Params};
 use crate::text::Message;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-
-/// Bytes of a request's id.
-pub const ID_BYTES: usize = 1024;
-/// Most messages of one request.
-pub const MESSAGES: usize = 16_384;
-/// Most tokens of a prompt given as token ids.
-pub const PROMPT_TOKENS: usize = 4 << 20;
 
 /// How a request was written, which decides how its result is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,7 +159,7 @@ fn openai_body(body: &[Member], chat: bool) -> Result<(Prompt, Params, Option<St
             }
             "logprobs" if chat => wants_logprobs = value.boolean(key)?,
             "top_logprobs" if chat => {
-                top_logprobs = Some((member, value.integer(key, 0, params::LOGPROBS)? as usize));
+                top_logprobs = Some((member, value.integer(key, 0, limits::LOGPROBS)? as usize));
             }
             // They change nothing in an answer.
             "user" | "metadata" | "store" | "service_tier" => {}
@@ -178,7 +172,7 @@ fn openai_body(body: &[Member], chat: bool) -> Result<(Prompt, Params, Option<St
                 }
             }
             "best_of" => {
-                if value.integer(key, 1, params::N)? != 1 {
+                if value.integer(key, 1, limits::N)? != 1 {
                     return Err(member_flaw(
                         member,
                         "best_of is not supported; ask for n answers and choose",

@@ -38,16 +38,12 @@ pub(crate) struct Cli {
     pub output: OutputArgs,
 }
 
-/// The verbs.
+/// The verbs; those with many flags are described where the flags are.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Answer one prompt, or chat on a terminal.
     Run(Box<RunArgs>),
-    /// Answer a file of prompts, each token with its signals.
     Batch(Box<BatchArgs>),
-    /// Say how likely given texts are, token by token.
     Score(Box<ScoreArgs>),
-    /// Measure the speed of prompt and generation, and what the signals cost.
     Bench(Box<BenchArgs>),
     /// List, show and check policies.
     #[command(subcommand)]

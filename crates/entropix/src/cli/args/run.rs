@@ -2,7 +2,11 @@ use super::{FileArg, ModelArgs, SamplingArgs, SignalsArg, SpecialArg, values};
 use clap::Args;
 use entropix::text::Date;
 
-/// Answer one prompt, streamed; on a terminal and without a prompt, chat.
+/// Answer one prompt, or chat on a terminal.
+///
+/// The answer is streamed to standard output, on a terminal with every token tinted by its entropy. The prompt is
+/// -p, a file, or standard input; without any of them and on a terminal it is a chat. It goes through the model's
+/// chat template unless --no-chat-template says otherwise.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// The prompt; - reads it from standard input.

@@ -1,5 +1,6 @@
 //! Parsers of single values.
 
+use entropix::jobs::limits;
 use entropix::jobs::params::{self, Bounds};
 use entropix::text::Date;
 
@@ -123,8 +124,8 @@ pub(crate) fn stop(text: &str) -> Result<String, String> {
 /// How many alternatives.
 pub(crate) fn logprobs(text: &str) -> Result<usize, String> {
     match text.parse::<i64>() {
-        Ok(k @ 0..=params::LOGPROBS) => Ok(k as usize),
-        _ => Err(format!("wants a whole number from 0 to {}", params::LOGPROBS)),
+        Ok(k @ 0..=limits::LOGPROBS) => Ok(k as usize),
+        _ => Err(format!("wants a whole number from 0 to {}", limits::LOGPROBS)),
     }
 }
 
