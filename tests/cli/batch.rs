@@ -12,6 +12,10 @@ fn prompts() -> String {
             json!({"id": format!("r{i}"), "prompt": format!("{text} {i}"), "max_tokens": 4 + i, "seed": i});
         lines += &format!("{line}\n");
     }
+    lines += &format!(
+        "{}\n",
+        json!({"custom_id": "o", "url": "/v1/completions", "body": {"prompt": "Once", "max_tokens": 4}})
+    );
     lines
         + "{\"id\": \"chat\", \"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"max_tokens\": 6}\n"
 }
@@ -211,7 +215,7 @@ fn chat_templates_are_the_models_or_ones_own() {
     let without = tokens();
     run("batch", &[&own[..], &["--system", "Be brief."]].concat()).expect(0, "2 answered");
     assert!(tokens() > without, "--system is not heard");
-    run("batch", &[&own[..5], &["bad.jinja"]].concat()).expect(65, "bad.jinja");
+    run("batch", &[&own[..6], &["bad.jinja"]].concat()).expect(65, "bad.jinja");
     run("run", &["-p", "Hi"]).expect(0, "no chat template");
 }
 

@@ -72,9 +72,11 @@ impl Place {
     pub(crate) fn batch(&self, input: impl AsRef<[u8]>, more: &[&str]) -> Ended {
         self.put("in", input);
         let model = tiny("llama-tied.Q4_1.gguf");
-        let mut args =
-            vec!["batch", "-i", "in", "-o", "out", "--threads", "2", "-m", model.to_str().unwrap()];
+        let mut args = vec!["batch", "-i", "in", "-o", "out", "-m", model.to_str().unwrap()];
         args.extend(more);
+        if !more.contains(&"--threads") {
+            args.extend(["--threads", "2"]);
+        }
         self.run(args)
     }
 }
