@@ -14,6 +14,7 @@ mod kernels;
 mod layout;
 mod matrix;
 mod memory;
+mod packing;
 mod portable;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,10 @@
 
 mod float;
 mod int8;
+mod round;
 mod weights;
+
+pub(super) use round::write_int8;
 
 use super::activations::{Form, PANEL};
 use super::kernels::Kernel;

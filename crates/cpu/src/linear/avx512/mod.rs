@@ -13,7 +13,10 @@
 mod float;
 mod int8;
 mod opened;
+mod round;
 mod weights;
+
+pub(super) use round::write_int8;
 
 use super::activations::Form;
 use super::kernels::Kernel;
