@@ -143,3 +143,27 @@ fn case_87_readers_that_go_away() {
         wait(child, "closed pipe").expect(0, "");
     }
 }
+
+/// Standard error closed: `eprintln!` would panic.
+#[test]
+fn case_87_nobody_listens_to_standard_error() {
+    let place = Place::new();
+    place.put("in", PROMPT);
+    let model = model();
+    for args in [
+        &["batch", "-i", "in", "-o", "out", "--progress", "plain", "-v", "-m", &model][..],
+        &["run", "-p", "x", "-n", "2", "--signals", "token", "-m", &model],
+        &["bench", "-p", "4", "-n", "2", "-b", "1", "-r", "1", "-m", &model],
+    ] {
+        let mut child = place
+            .command(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stderr.take());
+        wait(child, "closed standard error").expect(0, "");
+    }
+    place.rows("out");
+}

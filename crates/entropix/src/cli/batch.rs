@@ -5,6 +5,7 @@ use super::exit::{self, Failures};
 use super::interrupt::Interrupts;
 use super::load::{self, Loaded};
 use crate::report::progress::{Progress, Unit};
+use crate::report::say::{say, sayln};
 use crate::report::tally::{Tally, facts, rate, speed};
 use anyhow::Result;
 use entropix::jobs::{
@@ -40,11 +41,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     load::tell(&session, &policy_file, &sources, output);
     if !output.quiet && output.verbose == 0 {
         let name = load::headline(&session);
-        eprintln!(
-            "{name}, policy {}: {n_requests} requests, {} at once",
-            policy_file.name(),
-            args.batch_size
-        );
+        sayln!("{name}, policy {}: {n_requests} requests, {} at once", policy_file.name(), args.batch_size);
     }
     let mut watch = Watch::new(output, n_requests)?;
     let outcome = job.run(&mut session, input.requests()?, &mut lines, &mut watch);
@@ -54,8 +51,8 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     lines.finish()?;
     if !output.quiet {
         let time = started.elapsed();
-        eprintln!("{} -> {}", args.input.display(), args.output.display());
-        eprint!("{}", summary(ended.n_finished, ended.n_failed, &tally, &stats, time));
+        sayln!("{} -> {}", args.input.display(), args.output.display());
+        say!("{}", summary(ended.n_finished, ended.n_failed, &tally, &stats, time));
     }
     Ok(exit::job(ended.flow, n_requests - ended.n_finished - ended.n_failed, &failures))
 }

@@ -1,8 +1,8 @@
 //! How the program ends: the exit codes of sysexits.h, and one message.
 
+use crate::report::say::sayln;
 use entropix::jobs::Flow;
 use entropix_model::{Class, Error};
-use std::io::Write;
 use std::process::ExitCode;
 
 /// How many failed rows are told.
@@ -23,7 +23,7 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
         // Whoever read standard output has seen enough.
         return ExitCode::SUCCESS;
     }
-    say(&format!("error: {error:#}"));
+    sayln!("error: {error:#}");
     ExitCode::from(code(error))
 }
 
@@ -54,22 +54,17 @@ impl Failures {
 pub(crate) fn job(flow: Flow, n_left: usize, failures: &Failures) -> ExitCode {
     let Failures { count, first } = failures;
     if *count > 0 {
-        say(&format!("error: {count} requests failed; their lines in the output say why:"));
-        first.iter().for_each(|failure| say(&format!("  {failure}")));
+        sayln!("error: {count} requests failed; their lines in the output say why:");
+        first.iter().for_each(|failure| sayln!("  {failure}"));
         if *count > first.len() {
-            say(&format!("  and {} more", count - first.len()));
+            sayln!("  and {} more", count - first.len());
         }
     }
     if flow > Flow::Continue && n_left > 0 {
-        say(&format!("error: interrupted with {n_left} requests to do; every line of the output is whole"));
+        sayln!("error: interrupted with {n_left} requests to do; every line of the output is whole");
         return ExitCode::from(Class::Temp.exit_code());
     }
     if *count > 0 { ExitCode::from(FAILED_ROWS) } else { ExitCode::SUCCESS }
-}
-
-/// A line on standard error, if anybody listens.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn code(error: &anyhow::Error) -> u8 {

@@ -1,6 +1,7 @@
 //! Signals: the first SIGINT, SIGTERM or SIGHUP asks to finish what was begun, the second to stop at once.
 //! Either way an output ends with a whole line, because nobody but the writer of lines stops the writing.
 
+use crate::report::say::sayln;
 use anyhow::Context;
 use entropix::jobs::Flow;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -40,7 +41,7 @@ impl Interrupts {
             for _ in signals.forever() {
                 if at_prompt.load(Ordering::Relaxed) {
                     // The shell's own prompt starts a line of its own.
-                    eprintln!();
+                    sayln!();
                     std::process::exit(INTERRUPTED.into());
                 }
                 count.fetch_add(1, Ordering::Relaxed);

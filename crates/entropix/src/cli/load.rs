@@ -3,6 +3,7 @@
 use super::args::{ChatArgs, Device, Dtype, ModelArgs, OutputArgs, PrecisionArg, SamplingArgs, SpecialArg};
 use super::sources::Sources;
 use crate::report::progress::{Progress, Unit, amount};
+use crate::report::say::sayln;
 use anyhow::Result;
 use entropix::jobs::Preparation;
 use entropix::jobs::params::Params;
@@ -43,11 +44,7 @@ pub(crate) fn session(
     let session = open(&path, &options, output)?;
     let sources = Sources::new(flags, session.generation_config().clone())?;
     if !output.quiet {
-        session
-            .warnings()
-            .iter()
-            .chain(&sources.warnings)
-            .for_each(|warning| eprintln!("warning: {warning}"));
+        session.warnings().iter().chain(&sources.warnings).for_each(|warning| sayln!("warning: {warning}"));
     }
     Ok(Loaded { session, sources })
 }
@@ -111,7 +108,15 @@ struct Fetching<'a> {
 
 impl hub::Progress for Fetching<'_> {
     fn start(&mut self, what: &str, bytes: Option<u64>) {
-        self.progress = Some(Progress::new(self.output, what, bytes.unwrap_or(0), Unit::Bytes));
+        let progress = Progress::new(self.output, what, bytes.unwrap_or(0), Unit::Bytes);
+        // The bar says it itself.
+        if !progress.is_bar() {
+            self.note(&match bytes {
+                Some(bytes) => format!("{what}: {}", amount(bytes, Unit::Bytes)),
+                None => what.to_owned(),
+            });
+        }
+        self.progress = Some(progress);
     }
 
     fn advance_to(&mut self, bytes: u64) {
@@ -130,7 +135,7 @@ impl hub::Progress for Fetching<'_> {
         match &self.progress {
             Some(progress) => progress.say(text),
             None if self.output.quiet => {}
-            None => eprintln!("{text}"),
+            None => sayln!("{text}"),
         }
     }
 }
@@ -164,7 +169,7 @@ pub(crate) fn tell(session: &Session, policy: &PolicyFile, sources: &Sources, ou
         return;
     }
     let model = session.model();
-    eprintln!(
+    sayln!(
         "model    {} ({}, {}), {} {} threads {}, context {}",
         model.path.display(),
         model.kind,
@@ -174,13 +179,13 @@ pub(crate) fn tell(session: &Session, policy: &PolicyFile, sources: &Sources, ou
         model.n_threads,
         session.context_limit(),
     );
-    eprintln!("memory   {}", model.memory.to_string().replace('\n', "\n         "));
+    sayln!("memory   {}", model.memory.to_string().replace('\n', "\n         "));
     let sha = &policy.hash()[..12];
-    eprintln!("policy   {} ({sha}): {}", policy.name(), policy.description());
+    sayln!("policy   {} ({sha}): {}", policy.name(), policy.description());
     let parameters = sources.tell();
     let parameters =
         if parameters.is_empty() { "as the policy has them".into() } else { parameters.join(", ") };
-    eprintln!("requests that say nothing: {parameters}");
+    sayln!("requests that say nothing: {parameters}");
 }
 
 fn check_device(model: &ModelArgs) -> Result<()> {

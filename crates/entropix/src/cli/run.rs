@@ -5,6 +5,7 @@ use super::interrupt::{INTERRUPTED, Interrupts};
 use super::load::{self, Loaded};
 use crate::report::paint::{Mark, Paint};
 use crate::report::progress::duration;
+use crate::report::say::{say, sayln};
 use crate::report::table::{Align, Table};
 use crate::report::tally::{Tally, rate};
 use anyhow::{Context, Result};
@@ -110,7 +111,7 @@ impl Talk {
     fn answer_once(&mut self, text: String, no_chat_template: bool) -> Result<ExitCode> {
         let chat = !no_chat_template && self.session.has_chat_template();
         if !chat && !no_chat_template && !self.quiet {
-            eprintln!("note: the model has no chat template; it goes on from the prompt as it is");
+            sayln!("note: the model has no chat template; it goes on from the prompt as it is");
         }
         let prompt = match chat {
             true => Prompt::Messages(vec![Message::new("user", text)]),
@@ -126,20 +127,18 @@ impl Talk {
         }
         if !self.quiet {
             let (name, policy) = (&self.session.model().name, self.policy.name());
-            eprintln!(
-                "{name}, policy {policy}. /reset forgets, /quit or Ctrl-D ends, Ctrl-C stops an answer."
-            );
+            sayln!("{name}, policy {policy}. /reset forgets, /quit or Ctrl-D ends, Ctrl-C stops an answer.");
             if self.paint == Paint::Ansi {
-                eprintln!("{}", self.say.legend());
+                sayln!("{}", self.say.legend());
             }
         }
         let mut turns: Vec<Message> = Vec::new();
         loop {
-            eprint!("{}", self.say.bold("> "));
+            say!("{}", self.say.bold("> "));
             let mut line = String::new();
             let n = self.interrupts.while_waiting(|| std::io::stdin().read_line(&mut line));
             if n.map_err(|e| Error::io(Path::new("<stdin>"), "read", &e))? == 0 {
-                eprintln!();
+                sayln!();
                 return Ok(ExitCode::SUCCESS);
             }
             match line.trim() {
@@ -147,11 +146,11 @@ impl Talk {
                 "/quit" | "/exit" => return Ok(ExitCode::SUCCESS),
                 "/reset" => {
                     turns.clear();
-                    eprintln!("{}", self.say.dim("forgotten"));
+                    sayln!("{}", self.say.dim("forgotten"));
                     continue;
                 }
                 command if command.starts_with('/') && !command.contains(char::is_whitespace) => {
-                    eprintln!("{}", self.say.dim("known are /reset and /quit"));
+                    sayln!("{}", self.say.dim("known are /reset and /quit"));
                     continue;
                 }
                 text => turns.push(Message::new("user", text)),
@@ -162,7 +161,7 @@ impl Talk {
                     turns.push(Message::new("assistant", answered.choice.text));
                 }
                 Err(error) if error.downcast_ref::<Error>().is_some_and(|e| e.class == Class::Data) => {
-                    eprintln!("error: {error:#}");
+                    sayln!("error: {error:#}");
                     turns.pop();
                 }
                 Err(error) => return Err(error),
@@ -216,11 +215,11 @@ impl Talk {
         }
         out.flush().context(STDOUT)?;
         if self.signals == SignalsArg::Token {
-            eprint!("{}", self.token_table(&choice));
+            say!("{}", self.token_table(&choice));
         }
         if self.signals != SignalsArg::Off && !self.quiet {
             let footer = footer(&choice, first.unwrap_or(time), time, interrupted);
-            eprintln!("{}", self.say.dim(&footer));
+            sayln!("{}", self.say.dim(&footer));
         }
         Ok(Answered { choice, interrupted })
     }

@@ -5,6 +5,7 @@ use super::exit::{self, Failures};
 use super::interrupt::Interrupts;
 use super::load::{self, Loaded};
 use crate::report::progress::{Progress, Unit};
+use crate::report::say::{say, sayln};
 use crate::report::tally::{facts, rate, speed};
 use anyhow::Result;
 use entropix::jobs::params::Params;
@@ -25,7 +26,7 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
     let Loaded { mut session, .. } =
         load::session(&args.model, None, args.batch_size, Params::default(), output)?;
     if !output.quiet {
-        eprintln!("{}: {n_requests} texts, {} at once", load::headline(&session), args.batch_size);
+        sayln!("{}: {n_requests} texts, {} at once", load::headline(&session), args.batch_size);
     }
     let job = ScoreJob { special: args.special.into(), max_in_flight: args.batch_size.saturating_mul(2) };
     let mut watch = Watch {
@@ -45,7 +46,7 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
     lines.finish()?;
     if !output.quiet {
         let mean = surprise / n_scored.max(1) as f64;
-        eprintln!("{} -> {}", args.input.display(), args.output.display());
+        sayln!("{} -> {}", args.input.display(), args.output.display());
         let mut rows = vec![
             ("texts", format!("{} scored, {} failed", ended.n_finished, ended.n_failed)),
             ("speed", speed(stats.tokens_in as usize, started.elapsed())),
@@ -57,7 +58,7 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
                 format!("{perplexity:.4} over {n_scored} tokens ({mean:.4} nats each)"),
             ));
         }
-        eprint!("{}", facts(&rows));
+        say!("{}", facts(&rows));
     }
     Ok(exit::job(ended.flow, n_requests - ended.n_finished - ended.n_failed, &failures))
 }
