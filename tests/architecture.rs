@@ -16,7 +16,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
 /// Crates (by folder) that may use a third party; everybody else may not.
 const FENCES: &[(&str, &[&str])] = &[
     ("safetensors", &["crates/model"]),
-    ("memmap2", &["crates/model"]),
+    ("memmap2", &[]),
     ("tokenizers", &["."]),
     ("minijinja", &["."]),
     ("clap", &["."]),

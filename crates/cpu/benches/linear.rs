@@ -75,11 +75,15 @@ fn main() {
         let pool = Pool::new(n_threads).expect("threads");
         let (read, operations) = (read_rate(&pool), operation_rate(&pool, path));
         println!(
-            "limits of {n_threads} threads: {:.1} GB/s, {:.0} 8-bit GOP/s",
+            "{n_threads} threads: {:.1} GB/s, {:.0} 8-bit GOP/s, an empty region {:.1} us",
             read / 1e9,
-            operations / 1e9
+            operations / 1e9,
+            empty_region(&pool).as_secs_f64() * 1e6,
         );
         for &(name, n_rows, n_cols) in &options.shapes {
+            if !n_cols.is_multiple_of(dtype.block().0) {
+                continue;
+            }
             let mut copies = copies(dtype, n_rows, n_cols, precision, path);
             copies.truncate(if options.warm { 1 } else { copies.len() });
             for &n_tokens in &options.tokens {
@@ -101,8 +105,10 @@ fn main() {
 
 fn copies(dtype: DType, n_rows: usize, n_cols: usize, precision: Precision, path: KernelPath) -> Vec<Matrix> {
     let (values, block_bytes) = dtype.block();
-    // Any bytes do: small numbers, so that nothing becomes infinite.
-    let bytes: Vec<u8> = (0..n_rows * n_cols / values * block_bytes).map(|i| (i * 37 % 61) as u8).collect();
+    // Any bytes do whose floats are ordinary: two of 0x3c00..0x3cff are small as f16 and as bf16.
+    let bytes: Vec<u8> = (0..n_rows * n_cols / values * block_bytes)
+        .map(|i| if i % 2 == 0 { i as u8 } else { 0x3c })
+        .collect();
     let tensor = Tensor::from_bytes("bench", dtype, n_rows, n_cols, bytes);
     let n = (COLD_BYTES / tensor.n_bytes()).clamp(2, 400);
     (0..n).map(|_| Matrix::pack(&[Part::new(&tensor)], precision, path).expect("memory")).collect()
@@ -162,6 +168,18 @@ fn read_rate(pool: &Pool) -> f64 {
         })
         .collect();
     CHUNK as f64 / undisturbed(&mut times).as_secs_f64()
+}
+
+/// What a parallel region costs by itself.
+fn empty_region(pool: &Pool) -> Duration {
+    let mut times: Vec<Duration> = (0..10_000)
+        .map(|_| {
+            let start = Instant::now();
+            pool.run(pool.n_threads(), &|_, _| ());
+            start.elapsed()
+        })
+        .collect();
+    undisturbed(&mut times)
 }
 
 /// The lower eighth of many times: what the machine does when nothing else runs on it.

@@ -295,7 +295,8 @@ impl Scheduler {
             "waiting sequences in order of age"
         );
         for &id in &self.waiting {
-            assert_eq!(self.sequence(id).table.len(), 0, "blocks of a waiting sequence");
+            let sequence = self.sequence(id);
+            assert_eq!((sequence.table.len(), sequence.n_cached), (0, 0), "blocks of a waiting sequence");
         }
         for &id in &self.running {
             let sequence = self.sequence(id);

@@ -4,7 +4,7 @@
 //! reaches twelve tokens from three pointers and constants.
 
 use super::Matrix;
-use super::layout::{BLOCK, PAIR_ORDER};
+use super::layout::BLOCK;
 use super::memory::AlignedBytes;
 use crate::features::KernelPath;
 
@@ -18,21 +18,18 @@ pub(crate) enum Form {
     F32,
     /// Rounded to bf16 and kept in f32: (32) f32.
     Rounded,
-    /// Rounded to bf16: (32) u16, the columns of a quad in the order 0, 2, 1, 3; f32 sum of the block.
-    Bf16,
     /// `x = dx q`: (32) i8 q; f32 dx = max |x| / 127; f32 dx sum q; then -128 sum q over the block, its
     /// first half and its second half, as i32.
     Int8,
 }
 
 impl Form {
-    pub(crate) const ALL: [Form; 4] = [Form::F32, Form::Rounded, Form::Bf16, Form::Int8];
+    pub(crate) const ALL: [Form; 3] = [Form::F32, Form::Rounded, Form::Int8];
 
     /// Bytes of one block of one token.
     pub(crate) const fn token_bytes(self) -> usize {
         match self {
             Form::F32 | Form::Rounded => 4 * BLOCK,
-            Form::Bf16 => 2 * BLOCK + 4,
             Form::Int8 => BLOCK + 5 * 4,
         }
     }
@@ -40,7 +37,7 @@ impl Form {
 
 /// Which roundings of the same activations are kept, since matrices that share an input may differ in type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Forms([bool; 4]);
+pub struct Forms([bool; 3]);
 
 impl Forms {
     /// What these matrices read.
@@ -70,7 +67,7 @@ pub struct Activations {
     max_tokens: usize,
     n_cols: usize,
     n_blocks: usize,
-    forms: [Option<AlignedBytes>; 4],
+    forms: [Option<AlignedBytes>; 3],
     path: KernelPath,
 }
 
@@ -81,6 +78,10 @@ impl Activations {
     /// When there is no memory.
     pub fn new(max_tokens: usize, n_cols: usize, forms: Forms, path: KernelPath) -> Self {
         assert!(path.is_available(), "the {path} kernels cannot run on this machine");
+        assert!(
+            !forms.has(Form::Int8) || n_cols.is_multiple_of(BLOCK),
+            "{n_cols} columns are no whole blocks of {BLOCK} 8-bit activations"
+        );
         let n_blocks = n_cols.div_ceil(BLOCK);
         let n_panels = max_tokens.div_ceil(PANEL);
         let forms = Form::ALL.map(|form| {
@@ -119,20 +120,24 @@ impl Activations {
         for form in Form::ALL {
             let Some((panel, _)) = self.panel(form, token / PANEL) else { continue };
             let row = Row {
-                form,
                 first: panel.wrapping_add(token % PANEL * form.token_bytes()).cast_mut(),
+                stride: PANEL * form.token_bytes(),
                 values,
             };
-            match self.path {
-                KernelPath::Portable => row.write(),
-                // SAFETY: `new` checked that the machine has these instructions.
-                #[cfg(target_arch = "x86_64")]
-                KernelPath::Avx2 => unsafe { row.write_avx2() },
-                // SAFETY: as above.
-                #[cfg(target_arch = "x86_64")]
-                KernelPath::Avx512 => unsafe { row.write_avx512() },
-                #[cfg(not(target_arch = "x86_64"))]
-                _ => row.write(),
+            // SAFETY: the row lies within the panel, and by the contract above nobody else touches it; `new`
+            // checked that the machine has the instructions of the path.
+            unsafe {
+                match (form, self.path) {
+                    (Form::F32, _) => row.write_floats(|x| x),
+                    (Form::Rounded, _) => row.write_floats(round_to_bf16),
+                    (Form::Int8, KernelPath::Portable) => row.write_int8(),
+                    #[cfg(target_arch = "x86_64")]
+                    (Form::Int8, KernelPath::Avx2) => super::avx2::write_int8(&row),
+                    #[cfg(target_arch = "x86_64")]
+                    (Form::Int8, KernelPath::Avx512) => super::avx512::write_int8(&row),
+                    #[cfg(not(target_arch = "x86_64"))]
+                    (Form::Int8, _) => row.write_int8(),
+                }
             }
         }
     }
@@ -145,60 +150,35 @@ impl Activations {
     }
 }
 
-/// One row on its way into one form; `first` is where its first block goes.
-struct Row<'a> {
-    form: Form,
-    first: *mut u8,
-    values: &'a [f32],
+/// One row on its way into one form.
+pub(crate) struct Row<'a> {
+    /// Where its first block goes.
+    pub(crate) first: *mut u8,
+    /// From one block to the next.
+    pub(crate) stride: usize,
+    pub(crate) values: &'a [f32],
 }
 
 impl Row<'_> {
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn write_avx2(&self) {
-        self.write();
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-    fn write_avx512(&self) {
-        self.write();
-    }
-
-    /// One source for all families: the compiler makes vectors of it, and no rounding depends on how.
-    #[inline(always)]
-    fn write(&self) {
-        let stride = PANEL * self.form.token_bytes();
+    /// # Safety
+    /// There is room for every block of a form of f32, and nobody else touches it.
+    unsafe fn write_floats(&self, round: impl Fn(f32) -> f32) {
         for (i, values) in self.values.chunks(BLOCK).enumerate() {
             let mut block = [0.0; BLOCK];
-            block[..values.len()].copy_from_slice(values);
-            let to = self.first.wrapping_add(i * stride);
-            // SAFETY: `write_row_shared` points `first` at one of PANEL tokens of a panel of enough blocks, and
-            // its callers promise that nobody else touches them. The arrays below are `token_bytes` long.
-            unsafe {
-                match self.form {
-                    Form::F32 => to.cast::<[f32; BLOCK]>().write_unaligned(block),
-                    Form::Rounded => to.cast::<[f32; BLOCK]>().write_unaligned(block.map(round_to_bf16)),
-                    Form::Bf16 => {
-                        let rounded = block.map(round_to_bf16);
-                        let halves = |i: usize| (rounded[i & !3 | PAIR_ORDER[i & 3]].to_bits() >> 16) as u16;
-                        to.cast::<[u16; BLOCK]>().write_unaligned(std::array::from_fn(halves));
-                        to.add(2 * BLOCK).cast::<f32>().write_unaligned(sum(rounded));
-                    }
-                    Form::Int8 => {
-                        let Int8Block { quants, scale, sums } = Int8Block::new(&block);
-                        to.cast::<[i8; BLOCK]>().write_unaligned(quants);
-                        let meta = to.add(BLOCK);
-                        let total = sums[0] + sums[1];
-                        meta.cast::<[f32; 2]>().write_unaligned([scale, scale * total as f32]);
-                        meta.add(8).cast::<[i32; 3]>().write_unaligned([
-                            -128 * total,
-                            -128 * sums[0],
-                            -128 * sums[1],
-                        ]);
-                    }
-                }
+            for (to, x) in block.iter_mut().zip(values) {
+                *to = round(*x);
             }
+            // SAFETY: promised by the caller.
+            unsafe { self.first.add(i * self.stride).cast::<[f32; BLOCK]>().write_unaligned(block) };
+        }
+    }
+
+    /// # Safety
+    /// There is room for every block of the 8-bit form, and nobody else touches it.
+    unsafe fn write_int8(&self) {
+        for (i, block) in self.values.as_chunks::<BLOCK>().0.iter().enumerate() {
+            // SAFETY: promised by the caller.
+            unsafe { Int8Block::new(block).write(self.first.add(i * self.stride)) };
         }
     }
 }
@@ -211,18 +191,23 @@ pub(crate) fn round_to_bf16(x: f32) -> f32 {
     if bits & 0x7fff_ffff > 0x7f80_0000 { f32::NAN } else { f32::from_bits(rounded) }
 }
 
-/// In one order: halves are added to each other until one number is left.
+/// What stands behind the quants of a block.
+///
+/// # Safety
+/// `to` has room for a block of one token.
 #[inline(always)]
-fn sum(mut values: [f32; BLOCK]) -> f32 {
-    let mut n = BLOCK / 2;
-    while n > 0 {
-        for i in 0..n {
-            values[i] += values[i + n];
-        }
-        n /= 2;
+pub(crate) unsafe fn write_int8_scale(to: *mut u8, scale: f32, sums: [i32; 2]) {
+    let total = sums[0] + sums[1];
+    // SAFETY: promised by the caller.
+    unsafe {
+        to.add(BLOCK).cast::<[f32; 2]>().write_unaligned([scale, scale * total as f32]);
+        let offsets = [-128 * total, -128 * sums[0], -128 * sums[1]];
+        to.add(BLOCK + 8).cast::<[i32; 3]>().write_unaligned(offsets);
     }
-    values[0]
 }
+
+/// Magnitudes whose scale is an ordinary number.
+pub(crate) const ORDINARY: std::ops::Range<f32> = 1e-24..f32::INFINITY;
 
 /// A block of 32 in 8 bits.
 pub(crate) struct Int8Block {
@@ -236,12 +221,11 @@ pub(crate) struct Int8Block {
 }
 
 impl Int8Block {
-    #[inline(always)]
     pub(crate) fn new(block: &[f32; BLOCK]) -> Self {
         // As integers, magnitudes of floats are in their own order with NaN above infinity.
         let largest = block.iter().fold(0, |largest: i32, x| largest.max((x.to_bits() & 0x7fff_ffff) as i32));
         let largest = f32::from_bits(largest as u32);
-        if !(1e-24..f32::INFINITY).contains(&largest) {
+        if !ORDINARY.contains(&largest) {
             let scale = if largest < 1.0 { 0.0 } else { f32::NAN };
             return Self { quants: [0; BLOCK], scale, sums: [0; 2] };
         }
@@ -255,6 +239,17 @@ impl Int8Block {
             quants: quants.map(|q| q as i8),
             scale: largest / 127.0,
             sums: [sum(&quants[..16]), sum(&quants[16..])],
+        }
+    }
+
+    /// # Safety
+    /// `to` has room for a block of one token.
+    #[inline(always)]
+    pub(crate) unsafe fn write(&self, to: *mut u8) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            to.cast::<[i8; BLOCK]>().write_unaligned(self.quants);
+            write_int8_scale(to, self.scale, self.sums);
         }
     }
 }

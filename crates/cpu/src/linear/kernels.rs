@@ -4,7 +4,7 @@ use super::activations::{Form, PANEL};
 use super::layout::{ALIGNMENT, GroupLayout};
 use super::memory::{prefetch_far, prefetch_near};
 use super::{Precision, ROW_GROUP};
-use crate::features::{KernelPath, has_bf16_dot};
+use crate::features::KernelPath;
 use entropix_model::DType;
 use std::ops::Range;
 
@@ -59,6 +59,37 @@ impl Job {
     }
 }
 
+/// A run of blocks of a group. Opened weights are kept a run at a time, so that they and the tokens they meet stay
+/// in the first-level cache; the sums of earlier runs wait where the products go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    /// Its first block.
+    pub(crate) start: usize,
+    /// How many blocks.
+    pub(crate) n_blocks: usize,
+}
+
+impl Run {
+    /// All blocks of a group in runs of `most`.
+    #[inline(always)]
+    pub(crate) fn each(layout: &GroupLayout, most: usize) -> impl Iterator<Item = Run> {
+        let n_blocks = layout.n_blocks;
+        (0..n_blocks).step_by(most).map(move |start| Run { start, n_blocks: most.min(n_blocks - start) })
+    }
+
+    /// All blocks of a group at once.
+    #[inline(always)]
+    pub(crate) fn whole(layout: &GroupLayout) -> Self {
+        Self { start: 0, n_blocks: layout.n_blocks }
+    }
+
+    /// A panel pointer moved to the run's first block.
+    #[inline(always)]
+    pub(crate) fn panel(self, panel: *const u8, form: Form) -> *const u8 {
+        panel.wrapping_add(self.start * PANEL * form.token_bytes())
+    }
+}
+
 /// Loads the groups after the ones at work while these are computed, a few lines a block, since what a processor
 /// foresees by itself ends at every page and at every plane. The first groups past a job are those of its
 /// neighbour, which is the same thread's next job as a rule.
@@ -82,6 +113,12 @@ impl Ahead {
             lines_a_block: n_lines.div_ceil((job.layout.n_blocks * n_tiles).max(1)),
             near: n_bytes <= NEAR_BYTES,
         }
+    }
+
+    /// Where the weights are in the cache already.
+    #[inline(always)]
+    pub(crate) fn nothing() -> Self {
+        Self { next: std::ptr::null(), end: std::ptr::null(), lines_a_block: 0, near: false }
     }
 
     /// Called once a block.
@@ -113,16 +150,11 @@ const NEAR_BYTES: usize = 16 << 10;
 pub(crate) type Kernel = unsafe fn(&Job);
 
 /// The form of activations that a stored type reads.
-pub(crate) fn form(path: KernelPath, precision: Precision, dtype: DType) -> Form {
-    let bf16 = || {
-        let dots = path == KernelPath::Avx512 && has_bf16_dot();
-        if dots && !matches!(dtype, DType::F32 | DType::F16) { Form::Bf16 } else { Form::Rounded }
-    };
+pub(crate) fn form(precision: Precision, dtype: DType) -> Form {
     match precision {
         Precision::Exact => Form::F32,
-        Precision::Bf16 => bf16(),
+        Precision::Bf16 => Form::Rounded,
         Precision::Int8 if dtype.is_quantised() => Form::Int8,
-        Precision::Int8 if dtype == DType::BF16 => bf16(),
         Precision::Int8 => Form::F32,
     }
 }

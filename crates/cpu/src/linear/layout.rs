@@ -17,13 +17,11 @@
 //! kernels use `q << (8 - b)` and `d / 2^(8 - b)`, which is the same product, and every type with signed
 //! numbers has the same offset of 128.
 //!
-//! Types without blocks: F32 and F16 are (n_cols, 16); BF16 is (n_quads, 2, 16, 2) where the first pair of a
-//! quad is its columns 0 and 2, the second 1 and 3 (the order in which nibbles are widened). Columns are
-//! padded with zeros to whole blocks.
+//! Types without blocks: F32 and F16 are (n_cols, 16), BF16 is (n_cols / 2, 16, 2). Columns are padded with
+//! zeros to whole blocks.
 
 use super::ROW_GROUP;
 use entropix_model::DType;
-use entropix_model::quant::scale_and_min;
 use half::{bf16, f16};
 
 /// Columns that share a scale, of weights and of 8-bit activations.
@@ -35,7 +33,7 @@ pub(crate) const ALIGNMENT: usize = 64;
 
 /// The quants plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Quants {
+pub(crate) enum Quants {
     /// 4-bit numbers, or the upper 4 bits of longer ones.
     Nibbles,
     /// 8-bit numbers plus 128.
@@ -44,7 +42,7 @@ enum Quants {
 
 /// The plane of low bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LowBits {
+pub(crate) enum LowBits {
     None,
     One,
     Two,
@@ -52,7 +50,7 @@ enum LowBits {
 
 /// The plane of scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scales {
+pub(crate) enum Scales {
     Plain,
     Min,
     SuperMin,
@@ -61,14 +59,14 @@ enum Scales {
 
 /// The planes of a quantised type.
 #[derive(Debug, Clone, Copy)]
-struct Planes {
-    quants: Quants,
-    low_bits: LowBits,
-    scales: Scales,
+pub(crate) struct Planes {
+    pub(crate) quants: Quants,
+    pub(crate) low_bits: LowBits,
+    pub(crate) scales: Scales,
 }
 
 #[inline(always)]
-fn planes(dtype: DType) -> Planes {
+pub(crate) fn planes(dtype: DType) -> Planes {
     let (quants, low_bits, scales) = match dtype {
         DType::Q4_0 => (Quants::Nibbles, LowBits::None, Scales::Plain),
         DType::Q4_1 => (Quants::Nibbles, LowBits::None, Scales::Min),
@@ -135,145 +133,19 @@ pub(crate) const SUPER_MIN_BYTES: usize = 4 * ROW_GROUP + 16 * ROW_GROUP;
 /// The same of Q6_K.
 pub(crate) const SUPER_HALVES_BYTES: usize = 2 * ROW_GROUP + 16 * ROW_GROUP;
 
-/// Column of value `i` of the quads' widened order within a quad: BF16 pairs are (0, 2), (1, 3).
-pub(crate) const PAIR_ORDER: [usize; 4] = [0, 2, 1, 3];
-
-/// Packs one stored row as row `lane` of a group; `group` was zeroed.
-pub(crate) fn pack_row(dtype: DType, stored: &[u8], lane: usize, layout: &GroupLayout, group: &mut [u8]) {
-    let (_, block_bytes) = dtype.block();
-    if !dtype.is_quantised() {
-        for (col, value) in stored.chunks_exact(block_bytes).enumerate() {
-            let at = float_offset(dtype, lane, col);
-            group[at..at + block_bytes].copy_from_slice(value);
-        }
-        return;
-    }
-    let (quants, rest) = group.split_at_mut(layout.low_bits);
-    let (low_bits, scales) = rest.split_at_mut(layout.scales - layout.low_bits);
-    for (i, block) in stored.chunks_exact(block_bytes).enumerate() {
-        match dtype {
-            DType::Q4_0 | DType::Q4_1 => {
-                let header = block_bytes - BLOCK / 2;
-                // Stored nibbles are paired like packed ones: columns c and c + 16.
-                for (j, quad) in block[header..].chunks_exact(4).enumerate() {
-                    let at = i * 256 + j * 64 + lane * 4;
-                    quants[at..at + 4].copy_from_slice(quad);
-                }
-                pack_scales(&block[..header], i, lane, scales);
-            }
-            DType::Q5_0 | DType::Q5_1 => {
-                let header = block_bytes - BLOCK / 2 - 4;
-                let (fifth, nibbles) = block[header..].split_at(4);
-                let fifth = u32::from_le_bytes([fifth[0], fifth[1], fifth[2], fifth[3]]);
-                let numbers: [u8; BLOCK] = std::array::from_fn(|col| {
-                    let nibble = if col < 16 { nibbles[col] & 15 } else { nibbles[col - 16] >> 4 };
-                    nibble | ((fifth >> col & 1) << 4) as u8
-                });
-                pack_five_bits(&numbers, i, lane, quants, low_bits);
-                pack_scales(&block[..header], i, lane, scales);
-            }
-            DType::Q8_0 => {
-                for (j, quad) in block[2..].chunks_exact(4).enumerate() {
-                    let at = i * 512 + j * 64 + lane * 4;
-                    let number = u32::from_le_bytes([quad[0], quad[1], quad[2], quad[3]]) ^ 0x8080_8080;
-                    quants[at..at + 4].copy_from_slice(&number.to_le_bytes());
-                }
-                pack_scales(&block[..2], i, lane, scales);
-            }
-            DType::Q4_K => {
-                pack_super_min(block, i, lane, scales);
-                for (pair, bytes) in block[16..].chunks_exact(BLOCK).enumerate() {
-                    for (half, shift) in [0, 4].into_iter().enumerate() {
-                        let numbers: [u8; BLOCK] = std::array::from_fn(|col| bytes[col] >> shift & 15);
-                        pack_nibbles(&numbers, i * 8 + pair * 2 + half, lane, quants);
-                    }
-                }
-            }
-            DType::Q5_K => {
-                pack_super_min(block, i, lane, scales);
-                let (fifth, nibbles) = block[16..].split_at(BLOCK);
-                for sub_block in 0..8 {
-                    let bytes = &nibbles[sub_block / 2 * BLOCK..][..BLOCK];
-                    let numbers: [u8; BLOCK] = std::array::from_fn(|col| {
-                        (bytes[col] >> (sub_block % 2 * 4) & 15) | (fifth[col] >> sub_block & 1) << 4
-                    });
-                    pack_five_bits(&numbers, i * 8 + sub_block, lane, quants, low_bits);
-                }
-            }
-            DType::Q6_K => {
-                let (low, high, halves) = (&block[..128], &block[128..192], &block[192..208]);
-                let scales = &mut scales[i * SUPER_HALVES_BYTES..][..SUPER_HALVES_BYTES];
-                scales[2 * lane..2 * lane + 2].copy_from_slice(&block[208..]);
-                for (half, scale) in halves.iter().enumerate() {
-                    scales[PLAIN_BYTES + half * ROW_GROUP + lane] = *scale;
-                }
-                for sub_block in 0..8 {
-                    let (half, quarter) = (sub_block / 4, sub_block % 4);
-                    let nibbles = &low[half * 64 + quarter % 2 * BLOCK..][..BLOCK];
-                    let upper = &high[half * BLOCK..][..BLOCK];
-                    let numbers: [u8; BLOCK] = std::array::from_fn(|col| {
-                        (nibbles[col] >> (quarter / 2 * 4) & 15) | (upper[col] >> (2 * quarter) & 3) << 4
-                    });
-                    pack_six_bits(&numbers, i * 8 + sub_block, lane, quants, low_bits);
-                }
-            }
-            DType::F32 | DType::F16 | DType::BF16 => unreachable!("handled above"),
-        }
-    }
+/// The four bytes of row `lane` in vector `vector` of a plane.
+#[inline(always)]
+fn word(plane: &[u8], vector: usize, lane: usize) -> u32 {
+    let at = (vector * ROW_GROUP + lane) * 4;
+    u32::from_le_bytes([plane[at], plane[at + 1], plane[at + 2], plane[at + 3]])
 }
 
 /// Offset of one value of a type without blocks within its group.
 #[inline(always)]
-fn float_offset(dtype: DType, lane: usize, col: usize) -> usize {
+pub(crate) fn float_offset(dtype: DType, lane: usize, col: usize) -> usize {
     match dtype {
-        DType::BF16 => {
-            let (quad, place) = (col / 4, PAIR_ORDER[col % 4]);
-            ((quad * 2 + place / 2) * ROW_GROUP + lane) * 4 + place % 2 * 2
-        }
+        DType::BF16 => ((col / 2) * ROW_GROUP + lane) * 4 + col % 2 * 2,
         _ => (col * ROW_GROUP + lane) * dtype.block().1,
-    }
-}
-
-/// `header` is d, or d and m.
-fn pack_scales(header: &[u8], block: usize, lane: usize, scales: &mut [u8]) {
-    let first = block * header.len() * ROW_GROUP;
-    for (which, half) in header.chunks_exact(2).enumerate() {
-        let at = first + (which * ROW_GROUP + lane) * 2;
-        scales[at..at + 2].copy_from_slice(half);
-    }
-}
-
-fn pack_super_min(stored: &[u8], super_block: usize, lane: usize, scales: &mut [u8]) {
-    let scales = &mut scales[super_block * SUPER_MIN_BYTES..][..SUPER_MIN_BYTES];
-    scales[2 * lane..2 * lane + 2].copy_from_slice(&stored[..2]);
-    scales[PLAIN_BYTES + 2 * lane..PLAIN_BYTES + 2 * lane + 2].copy_from_slice(&stored[2..4]);
-    for sub_block in 0..8 {
-        let (scale, min) = scale_and_min(&stored[4..16], sub_block);
-        scales[MIN_BYTES + sub_block * 2 * ROW_GROUP + lane] = scale;
-        scales[MIN_BYTES + (sub_block * 2 + 1) * ROW_GROUP + lane] = min;
-    }
-}
-
-fn pack_nibbles(numbers: &[u8; BLOCK], block: usize, lane: usize, quants: &mut [u8]) {
-    let quants = &mut quants[block * 256..][..256];
-    for col in 0..16 {
-        quants[col / 4 * 64 + lane * 4 + col % 4] = numbers[col] | numbers[col + 16] << 4;
-    }
-}
-
-fn pack_five_bits(numbers: &[u8; BLOCK], block: usize, lane: usize, quants: &mut [u8], low_bits: &mut [u8]) {
-    pack_nibbles(&numbers.map(|q| q >> 1), block, lane, quants);
-    let low_bits = &mut low_bits[block * 64 + lane * 4..][..4];
-    for (col, q) in numbers.iter().enumerate() {
-        low_bits[col % 4] |= (q & 1) << (col / 4);
-    }
-}
-
-fn pack_six_bits(numbers: &[u8; BLOCK], block: usize, lane: usize, quants: &mut [u8], low_bits: &mut [u8]) {
-    pack_nibbles(&numbers.map(|q| q >> 2), block, lane, quants);
-    let low_bits = &mut low_bits[block * 128..][..128];
-    for (col, q) in numbers.iter().enumerate() {
-        low_bits[col / 16 * 64 + lane * 4 + col % 4] |= (q & 3) << (2 * (col / 4 % 4));
     }
 }
 
@@ -287,22 +159,23 @@ pub(crate) fn numbers(
     block: usize,
 ) -> [u8; BLOCK] {
     let planes = planes(dtype);
-    std::array::from_fn(|col| {
-        let (quad, within) = (col / 4, lane * 4 + col % 4);
-        if planes.quants == Quants::Bytes {
-            return group[block * 512 + quad * 64 + within];
-        }
-        let byte = group[block * 256 + quad % 4 * 64 + within];
-        let upper = if quad < 4 { byte << 4 } else { byte & 0xf0 };
-        let low_bits = &group[layout.low_bits..layout.scales];
-        match planes.low_bits {
-            LowBits::None => upper,
-            LowBits::One => upper | (low_bits[block * 64 + within] >> quad & 1) << 3,
+    let low_bits = &group[layout.low_bits..layout.scales];
+    let mut out = [0; BLOCK];
+    for (quad, numbers) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        let upper = match planes.quants {
+            Quants::Bytes => word(group, block * 8 + quad, lane),
+            Quants::Nibbles => word(group, block * 4 + quad % 4, lane) << (4 - quad / 4 * 4) & 0xf0f0_f0f0,
+        };
+        let lower = match planes.low_bits {
+            LowBits::None => 0,
+            LowBits::One => (word(low_bits, block, lane) >> quad & 0x0101_0101) << 3,
             LowBits::Two => {
-                upper | (low_bits[block * 128 + quad / 4 * 64 + within] >> (2 * (quad % 4)) & 3) << 2
+                (word(low_bits, block * 2 + quad / 4, lane) >> (2 * (quad % 4)) & 0x0303_0303) << 2
             }
-        }
-    })
+        };
+        *numbers = (upper | lower).to_le_bytes();
+    }
+    out
 }
 
 /// What multiplies a left-aligned number (less 128 where numbers are signed) in each half of a block, and what

@@ -4,6 +4,7 @@ use super::activations::{Activations, Form, Forms};
 use super::kernels::{Job, Kernel, form, select};
 use super::layout::{self, GroupLayout};
 use super::memory::{AlignedBytes, prefetch_far};
+use super::packing::pack_group;
 use super::{Precision, ROW_GROUP};
 use crate::features::KernelPath;
 use entropix_model::{DType, Result, Tensor};
@@ -86,7 +87,7 @@ impl Matrix {
         for Part { tensor, .. } in parts {
             assert_eq!(tensor.n_cols, n_cols, "columns of {}, stacked on {}", tensor.name, first.name);
             let layout = GroupLayout::new(tensor.dtype, n_cols);
-            let form = form(path, precision, tensor.dtype);
+            let form = form(precision, tensor.dtype);
             let kernel = select(path, tensor.dtype, form);
             let rows = n_rows..n_rows + tensor.n_rows;
             segments.push(Segment { dtype: tensor.dtype, layout, rows, offset: n_bytes, form, kernel });
@@ -239,7 +240,7 @@ impl Matrix {
 }
 
 impl Segment {
-    /// Reads the part in pieces and packs each row into its lane.
+    /// Reads the part in pieces and packs them group by group.
     fn pack(&self, part: &Part<'_>, bytes: &mut [u8]) -> Result<()> {
         let Part { tensor, order } = *part;
         let row_bytes = tensor.row_bytes();
@@ -248,25 +249,25 @@ impl Segment {
         for start in (0..tensor.n_rows).step_by(rows_a_chunk) {
             let rows = start..tensor.n_rows.min(start + rows_a_chunk);
             let stored = |row: usize| order.map_or(row, |order| order(row));
-            // Orders stay near: rows change places within a head.
             let low = rows.clone().map(stored).min().unwrap_or(0);
             let high = rows.clone().map(stored).max().unwrap_or(0);
+            // Orders stay near as a rule, since rows change places within a head: one piece has them all.
+            // Otherwise each row is read by itself.
             let near = high - low < 4 * rows_a_chunk;
+            chunk.resize(if near { high + 1 - low } else { rows.len() } * row_bytes, 0);
             if near {
-                chunk.resize((high + 1 - low) * row_bytes, 0);
                 tensor.read_rows_into(low..high + 1, &mut chunk)?;
             } else {
-                chunk.resize(row_bytes, 0);
-            }
-            for row in rows {
-                let from = stored(row);
-                let at = if near { (from - low) * row_bytes } else { 0 };
-                if !near {
-                    tensor.read_rows_into(from..from + 1, &mut chunk)?;
+                for (row, to) in rows.clone().zip(chunk.chunks_exact_mut(row_bytes)) {
+                    tensor.read_rows_into(stored(row)..stored(row) + 1, to)?;
                 }
-                let lane = row % ROW_GROUP;
-                let group = &mut bytes[self.group(self.rows.start + row - lane)..][..self.layout.n_bytes];
-                layout::pack_row(self.dtype, &chunk[at..at + row_bytes], lane, &self.layout, group);
+            }
+            let place = |row: usize| if near { stored(row) - low } else { row - start };
+            for first in rows.clone().step_by(ROW_GROUP) {
+                let row = |row: usize| &chunk[place(row) * row_bytes..][..row_bytes];
+                let group_rows: Vec<&[u8]> = (first..rows.end.min(first + ROW_GROUP)).map(row).collect();
+                let group = &mut bytes[self.group(self.rows.start + first)..][..self.layout.n_bytes];
+                pack_group(self.dtype, &group_rows, &self.layout, group);
             }
         }
         Ok(())

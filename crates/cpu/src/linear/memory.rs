@@ -3,6 +3,7 @@
 use super::layout::ALIGNMENT;
 use entropix_model::{Class, Error, Result};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::cell::RefCell;
 use std::ptr::NonNull;
 
 /// Zeroed bytes that start on a vector boundary.
@@ -101,4 +102,19 @@ pub(crate) fn prefetch_near(line: *const u8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
+}
+
+/// Gives `f` scratch memory of this thread, `n_bytes` on a vector boundary.
+#[inline(always)]
+pub(crate) fn with_scratch(n_bytes: usize, f: impl FnOnce(*mut u8)) {
+    thread_local! {
+        static SCRATCH: RefCell<Option<AlignedBytes>> = const { RefCell::new(None) };
+    }
+    let taken = SCRATCH.with(|scratch| scratch.borrow_mut().take());
+    let scratch = taken.filter(|scratch| scratch.len() >= n_bytes).unwrap_or_else(|| {
+        let n_bytes = n_bytes.next_multiple_of(ALIGNMENT);
+        AlignedBytes::zeroed(n_bytes, "an opened group of weights").unwrap_or_else(|e| panic!("{e}"))
+    });
+    f(scratch.as_ptr());
+    SCRATCH.with(|kept| *kept.borrow_mut() = Some(scratch));
 }

@@ -51,6 +51,36 @@ fn a_hash_is_not_believed() {
     check(&pool, &[&first, &second, &third]);
 }
 
+/// A block that could not be published stays so: tables that share it must not come to disagree about what it
+/// follows, or it could outlive that.
+#[test]
+fn a_table_that_met_a_collision_publishes_no_more() {
+    for last in 0..16 {
+        let mut pool = BlockPool::new(8, 2, true);
+        pool.set_hash_bits(1);
+        let tokens = [1, 2, 3, last];
+        let mut others = (10..).map(|token| computed(&[token, token], &mut pool));
+        let mut in_the_way: Vec<BlockTable> = others.by_ref().take(2).collect();
+        drop(others);
+        let mut table = computed(&tokens, &mut pool);
+        let mut fork = table.fork(&mut pool);
+        let is_blocked = pool.find(None, &tokens[..2]).is_none();
+        in_the_way.iter_mut().for_each(|table| table.release(&mut pool));
+        let mut rest = BlockTable::default();
+        assert!(rest.cover(2 * pool.available(), &mut pool), "all that is left");
+        rest.release(&mut pool);
+        let mut twin = computed(&tokens[..2], &mut pool);
+        table.publish(&tokens, &mut pool);
+        check(&pool, &[&table, &fork, &twin]);
+        assert!(is_blocked, "both hashes were taken");
+        twin.release(&mut pool);
+        table.release(&mut pool);
+        fork.release(&mut pool);
+        check(&pool, &[]);
+        assert!(rest.cover(16, &mut pool), "every block can be taken again");
+    }
+}
+
 #[test]
 fn the_least_recently_used_goes_first_and_the_end_before_the_beginning() {
     let mut pool = BlockPool::new(4, 2, true);

@@ -4,3 +4,4 @@
 pub(crate) mod paint;
 pub(crate) mod progress;
 pub(crate) mod table;
+pub(crate) mod tally;

@@ -73,11 +73,12 @@ impl Progress {
         }
     }
 
-    /// The total turned out to be `total`.
-    pub(crate) fn set_total(&mut self, total: u64) {
-        self.total = total;
-        if let Shown::Bar(bar) = &self.shown {
-            bar.set_length(total);
+    /// A line beside the progress.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.shown {
+            Shown::Bar(bar) => bar.println(text),
+            Shown::Plain { .. } => eprintln!("{text}"),
+            Shown::Nothing => {}
         }
     }
 

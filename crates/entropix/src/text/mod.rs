@@ -1,8 +1,9 @@
 //! Text: tokenizers, streaming, stop strings and chat templates. The only part of entropix that knows what
-//! tokens stand for; the engine gets numbers, a table of [token classes](classes) and a [`StopWatcher`].
+//! tokens stand for; the engine gets numbers, a table from [`token_classes`] and a [`StopWatcher`].
 
 mod bpe;
 mod classes;
+mod components;
 mod config;
 mod gguf;
 mod json;

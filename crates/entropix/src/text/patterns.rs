@@ -2,8 +2,9 @@
 //!
 //! A pattern costs time linear in the text when the `regex` crate can run it. The one look-ahead that
 //! published tokenizers use is `\s+(?!\S)`, whose cost is bounded by the longest run of blanks
-//! ([`limits::BLANK_RUN_BYTES`]); every other look-around and back-reference is refused, because the engine
-//! that runs them gives up after a million steps without saying so, and the text would be cut wrongly.
+//! ([`limits::BLANK_RUN_BYTES`]) where it is a branch of its own; every other look-around and back-reference is
+//! refused, because the engine that runs them gives up after a million steps, the tokenizers crate takes that for
+//! the end of the text, and the rest would be cut wrongly.
 
 use super::limits;
 use entropix_model::{Error, Result};
@@ -11,6 +12,9 @@ use tokenizers::pre_tokenizers::{
     byte_level::ByteLevel, digits::Digits, sequence::Sequence, split::Split, split::SplitPattern,
 };
 use tokenizers::{PreTokenizerWrapper, SplitDelimiterBehavior};
+
+/// All blanks but the one before the next word.
+const LAST_BLANK: &str = r"\s+(?!\S)";
 
 /// GPT-2's pattern without its last branch `|\s+`: what no branch takes is a piece of its own anyhow.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
@@ -94,20 +98,29 @@ pub(super) fn vet(pattern: &str) -> Result<()> {
             format!("a pattern has {} bytes; at most {} are compiled", pattern.len(), limits::PATTERN_BYTES),
         ));
     }
-    match regex::Regex::new(&pattern.replace(r"(?!\S)", "")) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let reason = error.to_string();
+    let parts: Vec<&str> = pattern.split(LAST_BLANK).collect();
+    for (i, part) in parts.iter().enumerate() {
+        // Between two look-aheads there are branches, so the look-ahead is a branch of the whole.
+        let part = if i > 0 { part.strip_prefix('|').or(part.is_empty().then_some("")) } else { Some(*part) };
+        let last = i + 1 == parts.len();
+        let part = part
+            .and_then(|p| if last { Some(p) } else { p.strip_suffix('|').or(p.is_empty().then_some("")) });
+        let compiled = match part {
+            Some(part) => regex::Regex::new(part).map_err(|e| e.to_string()),
+            None => Err("the look-ahead is no branch of its own".to_owned()),
+        };
+        if let Err(reason) = compiled {
             let reason = reason.lines().last().unwrap_or_default();
             let shown: String = pattern.chars().take(80).collect();
-            Err(Error::model(
+            return Err(Error::model(
                 "Tokenizer",
                 format!(
-                    r"the pattern {shown:?} cannot be run in linear time ({reason}); of look-arounds only (?!\S) is taken"
+                    "the pattern {shown:?} cannot be run in linear time ({reason}); of look-arounds only the branch {LAST_BLANK} is taken"
                 ),
-            ))
+            ));
         }
     }
+    Ok(())
 }
 
 /// Refuses a text whose longest run of blanks is beyond what `\s+(?!\S)` can take.
@@ -144,10 +157,21 @@ mod tests {
 
     #[test]
     fn linear_patterns_pass_and_others_do_not() {
-        for good in [GPT2, LLAMA3, QWEN2, TEKKEN, "(a+)+$", r"\d{1,3}"] {
+        for good in [GPT2, LLAMA3, QWEN2, TEKKEN, "(a+)+$", r"\d{1,3}", r"\s+(?!\S)"] {
             assert!(vet(good).is_ok(), "{good}");
         }
-        for bad in [r"(?<=a)b", r"(a)\1", r"(?!\s)x", r"(?=x)", "(", &"a".repeat(limits::PATTERN_BYTES + 1)] {
+        for bad in [
+            r"(?<=a)b",
+            r"(a)\1",
+            r"(?!\s)x",
+            r"(?=x)",
+            r"a+(?!\S)",
+            r"(a|\s+(?!\S))*",
+            r"(\s+(?!\S)|a)+",
+            r"\s+(?!\S)+",
+            "(",
+            &"a".repeat(limits::PATTERN_BYTES + 1),
+        ] {
             let error = vet(bad).unwrap_err();
             assert_eq!((error.class, error.code), (entropix_model::Class::Model, "Tokenizer"), "{bad}");
         }

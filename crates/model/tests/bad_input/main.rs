@@ -5,6 +5,7 @@ mod config;
 mod files;
 mod gguf;
 mod gguf_file;
+mod gguf_vocabulary;
 mod measure;
 mod mutations;
 mod safetensors;

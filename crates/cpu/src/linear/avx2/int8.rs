@@ -4,7 +4,7 @@
 use super::weights::{self, Weights};
 use super::{LANES, TILE, with_tokens};
 use crate::linear::activations::{Form, PANEL};
-use crate::linear::kernels::{Job, Kernel};
+use crate::linear::kernels::{Ahead, Job, Kernel};
 use crate::linear::layout::BLOCK;
 use entropix_model::DType;
 use std::arch::x86_64::*;
@@ -27,6 +27,8 @@ pub(super) fn select(dtype: DType) -> Kernel {
 unsafe fn run<W: Weights>(job: &Job) {
     for i in 0..job.n_groups {
         let (group, out) = job.group(i);
+        // Each tile runs twice, for each half.
+        let mut ahead = Ahead::new(job, i, 1, 2 * job.tokens.len().div_ceil(TILE));
         job.for_each_tile(
             Form::Int8,
             |n| n.min(TILE),
@@ -36,7 +38,7 @@ unsafe fn run<W: Weights>(job: &Job) {
                     // SAFETY: the job's promise; tiles and groups stay within it.
                     unsafe {
                         let weights = W::new(group, &job.layout, half);
-                        with_tokens!(n, tile::<W>(job, weights, panel, out))
+                        with_tokens!(n, tile::<W>(job, weights, panel, out, &mut ahead))
                     }
                 }
             },
@@ -48,12 +50,19 @@ const TOKEN: usize = Form::Int8.token_bytes();
 
 /// Half a group times T tokens.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<W: Weights, const T: usize>(job: &Job, weights: W, panel: *const u8, out: *mut f32) {
+unsafe fn tile<W: Weights, const T: usize>(
+    job: &Job,
+    weights: W,
+    panel: *const u8,
+    out: *mut f32,
+    ahead: &mut Ahead,
+) {
     // SAFETY: the job's promise holds for the group, for T <= PANEL tokens from `panel` on and for T rows of
     // `out`.
     unsafe {
         let mut sums = [_mm256_setzero_ps(); T];
         for block in 0..job.layout.n_blocks {
+            ahead.step();
             let first = panel.add(block * PANEL * TOKEN);
             let tokens: [*const u8; T] = std::array::from_fn(|t| first.add(t * TOKEN));
             let (d, m) = weights.scales(block);

@@ -6,7 +6,10 @@
 
 mod float;
 mod int8;
+mod round;
 mod weights;
+
+pub(super) use round::write_int8;
 
 use super::activations::{Form, PANEL};
 use super::kernels::Kernel;
@@ -20,7 +23,6 @@ const LANES: usize = 8;
 pub(super) fn select(dtype: DType, form: Form) -> Kernel {
     match form {
         Form::F32 | Form::Rounded => float::select(dtype),
-        Form::Bf16 => panic!("bf16 dot products are of the avx512 kernels alone"),
         Form::Int8 => int8::select(dtype),
     }
 }

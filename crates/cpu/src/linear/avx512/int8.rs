@@ -2,12 +2,13 @@
 //! the order of the blocks: `sum += m sx` where there are minima, then `sum += dot (d dx)`, each a fused
 //! multiply-add.
 
-use super::opened::{Bytes, FEWEST_TILES, with_scratch};
+use super::opened::{Bytes, FEWEST_TILES, RUN};
 use super::weights::{self, Weights};
 use super::{TILE, few_sizes, with_few_sizes, with_tokens};
 use crate::linear::activations::{Form, PANEL};
-use crate::linear::kernels::{Ahead, Job, Kernel};
+use crate::linear::kernels::{Ahead, Job, Kernel, Run};
 use crate::linear::layout::BLOCK;
+use crate::linear::memory::with_scratch;
 use entropix_model::DType;
 use std::arch::x86_64::*;
 
@@ -38,6 +39,7 @@ unsafe fn run<W: Weights>(job: &Job) {
             };
         }
     }
+    let whole = Run::whole(&job.layout);
     for i in 0..job.n_groups {
         let (group, out) = job.group(i);
         let mut ahead = Ahead::new(job, i, 1, n_tiles);
@@ -47,7 +49,7 @@ unsafe fn run<W: Weights>(job: &Job) {
             |panel, n, to| {
                 let out = out.wrapping_add(to);
                 // SAFETY: the job's promise; tiles and groups stay within it.
-                unsafe { with_tokens!(n, tile::<W>(job, group, panel, out, &mut ahead)) }
+                unsafe { with_tokens!(n, tile::<W>(job, whole, group, panel, out, &mut ahead)) }
             },
         );
     }
@@ -55,41 +57,39 @@ unsafe fn run<W: Weights>(job: &Job) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn run_opened<W: Weights, const SIGNED: bool, const HALVES: bool>(job: &Job) {
-    let n_blocks = job.layout.n_blocks;
-    with_scratch(n_blocks * Bytes::<SIGNED, HALVES>::BLOCK, |scratch| {
+    with_scratch(RUN * Bytes::<SIGNED, HALVES>::BLOCK, |scratch| {
         for i in 0..job.n_groups {
             let (group, out) = job.group(i);
-            // SAFETY: the job's promise, and scratch memory of the size asked for.
-            unsafe {
-                Bytes::<SIGNED, HALVES>::open(W::new(group, &job.layout), n_blocks, scratch);
-                many_tiles::<Bytes<SIGNED, HALVES>>(
-                    job,
-                    scratch,
-                    out,
-                    &mut Ahead::new(job, i, 1, FEWEST_TILES),
-                );
+            let mut ahead = Ahead::new(job, i, 1, FEWEST_TILES);
+            for run in Run::each(&job.layout, RUN) {
+                // SAFETY: the job's promise, and scratch memory of the size asked for.
+                unsafe {
+                    Bytes::<SIGNED, HALVES>::open(W::new(group, &job.layout), run, scratch);
+                    many_tiles::<Bytes<SIGNED, HALVES>>(job, run, scratch, out, &mut ahead);
+                }
             }
         }
     });
 }
 
-/// One opened group times all tokens; the same code for all types that open alike.
+/// One opened run of a group times all tokens; the same code for all types that open alike.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn many_tiles<W: Weights>(job: &Job, group: *const u8, out: *mut f32, ahead: &mut Ahead) {
+unsafe fn many_tiles<W: Weights>(job: &Job, run: Run, group: *const u8, out: *mut f32, ahead: &mut Ahead) {
     job.for_each_tile(Form::Int8, few_sizes, |panel, n, to| {
-        let out = out.wrapping_add(to);
+        let (panel, out) = (run.panel(panel, Form::Int8), out.wrapping_add(to));
         // SAFETY: the job's promise; tiles and groups stay within it.
-        unsafe { with_few_sizes!(n, tile::<W>(job, group, panel, out, ahead)) }
+        unsafe { with_few_sizes!(n, tile::<W>(job, run, group, panel, out, ahead)) }
     });
 }
 
 const TOKEN: usize = Form::Int8.token_bytes();
 
-/// One group times T tokens.
+/// A run of a group times T tokens. `group` and `panel` start with the run's first block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn tile<W: Weights, const T: usize>(
     job: &Job,
+    run: Run,
     group: *const u8,
     panel: *const u8,
     out: *mut f32,
@@ -99,7 +99,12 @@ unsafe fn tile<W: Weights, const T: usize>(
     unsafe {
         let weights = W::new(group, &job.layout);
         let mut sums = [_mm512_setzero_ps(); T];
-        for block in 0..job.layout.n_blocks {
+        if run.start > 0 {
+            for t in 0..T {
+                sums[t] = _mm512_loadu_ps(out.add(t * job.stride));
+            }
+        }
+        for block in 0..run.n_blocks {
             ahead.step();
             let first = panel.add(block * PANEL * TOKEN);
             let tokens: [*const u8; T] =

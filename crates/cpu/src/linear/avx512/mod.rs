@@ -3,15 +3,20 @@
 //!
 //! Twelve tokens need 12 sums of f32 and 12 of integers; the other eight registers hold weights, scales and
 //! constants. One token and twelve run the same code, so an output has one order of operations.
+//!
+//! Methods that open weights are inlined by force into functions that have the instructions; a closure in one of
+//! them would be a function without, and the call of each of its instructions a call indeed.
 
 // Loops over constant indices of several arrays are what the compiler unrolls into registers.
 #![allow(clippy::needless_range_loop)]
 
-mod bf16;
 mod float;
 mod int8;
 mod opened;
+mod round;
 mod weights;
+
+pub(super) use round::write_int8;
 
 use super::activations::Form;
 use super::kernels::Kernel;
@@ -23,7 +28,6 @@ const TILE: usize = 12;
 pub(super) fn select(dtype: DType, form: Form) -> Kernel {
     match form {
         Form::F32 | Form::Rounded => float::select(dtype),
-        Form::Bf16 => bf16::select(dtype),
         Form::Int8 => int8::select(dtype),
     }
 }

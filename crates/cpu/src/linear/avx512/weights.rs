@@ -11,8 +11,6 @@ pub(super) trait Weights: Copy {
     const SIGNED: bool;
     /// Whether the two halves of a block have scales of their own.
     const HALVES: bool;
-    /// Bits of a number.
-    const BITS: u32;
 
     /// # Safety
     /// `group` holds a group of this type and layout; the processor has AVX-512 F, BW, VL, DQ.
@@ -33,6 +31,7 @@ pub(super) trait Weights: Copy {
 
 /// The planes of numbers.
 pub(super) trait Quants: Copy {
+    /// Bits of a number.
     const BITS: u32;
 
     unsafe fn new(group: *const u8, layout: &GroupLayout) -> Self;
@@ -56,7 +55,6 @@ pub(super) struct Planes<Q, S>(Q, S);
 impl<Q: Quants, S: Scales> Weights for Planes<Q, S> {
     const SIGNED: bool = S::SIGNED;
     const HALVES: bool = S::HALVES;
-    const BITS: u32 = Q::BITS;
 
     #[inline(always)]
     unsafe fn new(group: *const u8, layout: &GroupLayout) -> Self {
@@ -304,6 +302,14 @@ impl Scales for SuperMin {
     }
 }
 
+/// Sixteen i8 at `at`.
+#[inline(always)]
+unsafe fn signed_numbers(at: *const u8) -> __m512 {
+    // SAFETY: the plane of scales holds sixteen bytes here; inlined where the instructions are there.
+    unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))) }
+}
+
+/// Sixteen u8 at `at`.
 #[inline(always)]
 unsafe fn small_numbers(at: *const u8) -> __m512 {
     // SAFETY: the plane of scales holds sixteen bytes here; inlined where the instructions are there.
@@ -329,9 +335,8 @@ impl Scales for SuperHalves {
             let first = self.0.add(block / 8 * SUPER_HALVES_BYTES);
             let small = first.add(PLAIN_BYTES + block % 8 * 2 * ROW_GROUP);
             let d = aligned(halves(first), align);
-            let scale = |at: *const u8| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast())));
-            let low = _mm512_mul_ps(d, scale(small));
-            let high = _mm512_mul_ps(d, scale(small.add(ROW_GROUP)));
+            let low = _mm512_mul_ps(d, signed_numbers(small));
+            let high = _mm512_mul_ps(d, signed_numbers(small.add(ROW_GROUP)));
             ([low, high], _mm512_setzero_ps())
         }
     }

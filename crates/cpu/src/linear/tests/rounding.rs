@@ -1,5 +1,5 @@
 use super::*;
-use crate::linear::activations::{Int8Block, round_to_bf16};
+use crate::linear::activations::{Form, Int8Block, round_to_bf16};
 
 fn block(x: [f32; 32]) -> Int8Block {
     Int8Block::new(&x)
@@ -61,6 +61,34 @@ fn what_is_not_finite_has_no_scale() {
             x[at] = bad;
             assert!(block(x).scale.is_nan(), "{bad} at {at}");
         }
+    }
+}
+
+// The vector families round by code of their own; nothing may differ.
+#[test]
+fn every_family_rounds_alike() {
+    let mut random = Numbers(34);
+    let n_cols = 32 * 400;
+    let matrix = pack(&tensor(DType::Q4_1, 1, n_cols, 35), Precision::Int8, KernelPath::Portable);
+    // Blocks of all sizes, some with a number that is not finite, some with ties.
+    let row: Vec<f32> = (0..n_cols)
+        .map(|i| match (i / 32 % 8, random.below(40)) {
+            (0, 0) => f32::NAN,
+            (1, 0) => f32::NEG_INFINITY,
+            (2, _) => (random.below(255) as f32 - 127.0) / 2.0,
+            (3, _) => 0.0,
+            (4, _) => f32::from_bits(random.next() as u32 & 0x80ff_ffff),
+            _ => random.unit() * 2f32.powi(random.below(4) as i32 * 20 - 40),
+        })
+        .collect();
+    let written = |path| {
+        let all = activations(&matrix, &row, path);
+        let (panel, stride) = all.panel(Form::Int8, 0).unwrap();
+        // SAFETY: one panel was allocated and nobody writes it now.
+        unsafe { std::slice::from_raw_parts(panel, stride) }.to_vec()
+    };
+    for path in KernelPath::available() {
+        assert!(written(path) == written(KernelPath::Portable), "{path}");
     }
 }
 

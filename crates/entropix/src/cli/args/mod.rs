@@ -11,14 +11,15 @@ mod score;
 pub(crate) mod values;
 
 pub(crate) use batch::BatchArgs;
-pub(crate) use bench::BenchArgs;
-pub(crate) use model::ModelArgs;
+pub(crate) use bench::{BenchArgs, BenchFormat};
+pub(crate) use model::{Device, Dtype, ModelArgs, PrecisionArg};
 pub(crate) use output::{Color, OutputArgs, ProgressArg, SignalsArg, SpecialArg};
-pub(crate) use run::RunArgs;
+pub(crate) use run::{ChatArgs, RunArgs};
 pub(crate) use sampling::SamplingArgs;
 pub(crate) use score::ScoreArgs;
 
 use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// An LLM inference engine whose sampler listens to the model's own uncertainty.
@@ -37,16 +38,12 @@ pub(crate) struct Cli {
     pub output: OutputArgs,
 }
 
-/// The verbs.
+/// The verbs; those with many flags are described where the flags are.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Answer one prompt, or chat on a terminal.
     Run(Box<RunArgs>),
-    /// Answer a file of prompts, each token with its signals.
     Batch(Box<BatchArgs>),
-    /// Say how likely given texts are, token by token.
     Score(Box<ScoreArgs>),
-    /// Measure the speed of prompt and generation, and what the signals cost.
     Bench(Box<BenchArgs>),
     /// List, show and check policies.
     #[command(subcommand)]
@@ -86,9 +83,10 @@ pub(crate) struct PolicyArgs {
 /// Which model.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
-    /// An alias (smollm2-135m) or a Hugging Face id ORG/NAME[@REV].
-    #[arg(value_name = "MODEL", default_value = super::DEFAULT_MODEL)]
-    pub model: String,
+    /// An alias (smollm2-135m, qwen2.5-coder-0.5b) or a Hugging Face id ORG/NAME[@REV] [default:
+    /// smollm2-135m].
+    #[arg(value_name = "MODEL")]
+    pub model: Option<OsString>,
 }
 
 /// What doctor prints.

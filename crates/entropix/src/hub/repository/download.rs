@@ -70,13 +70,15 @@ impl Hub<'_> {
         if pointer.symlink_metadata().is_ok() {
             fs::remove_file(&pointer).map_err(|error| Error::io(&pointer, "replace it", &error))?;
         }
+        // A blob without a pointer may be what a process left that was killed before it had checked it.
         if is_whole(&blob) {
-            return self.link(&blob, &pointer, name);
+            self.link(&blob, &pointer, name)?;
+        } else {
+            mend_part(&blob.with_extension("part"), size)
+                .map_err(|error| Error::io(&blob, "resume it", &error))?;
+            let told = Told { progress: &mut *progress, done: 0 };
+            self.repo.download_with_progress(name, told).map_err(|error| failed(&error.to_string()))?;
         }
-        mend_part(&blob.with_extension("part"), size)
-            .map_err(|error| Error::io(&blob, "resume it", &error))?;
-        let told = Told { progress: &mut *progress, done: 0 };
-        self.repo.download_with_progress(name, told).map_err(|error| failed(&error.to_string()))?;
         self.check(&blob, etag, size, progress).inspect_err(|_| {
             // Not to be taken for the model by anybody; if removing fails too, its length or hash tells.
             let _ = fs::remove_file(&pointer);

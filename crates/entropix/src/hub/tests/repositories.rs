@@ -180,6 +180,29 @@ fn what_came_damaged_is_removed() {
     );
 }
 
+/// A blob of the right length that nobody points to was perhaps never checked.
+#[test]
+fn blobs_without_a_pointer_are_checked_before_use() {
+    for damage in [false, true] {
+        let (server, folder, settings) = hub(sharded());
+        let path = pull(&settings, "org/tiny").unwrap();
+        let blob = fs::canonicalize(path.join(SHARDS[1])).unwrap();
+        fs::remove_dir_all(model_folder(&folder).join("snapshots")).unwrap();
+        if damage {
+            let mut bytes = fs::read(&blob).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(&blob, bytes).unwrap();
+            fails(&settings, "org/tiny", Class::Temp, "Damaged");
+            fails(&Settings { offline: true, ..settings.clone() }, "org/tiny", Class::NoInput, "Offline");
+        }
+        let asked = server.log().len();
+        assert_eq!(pull(&settings, "org/tiny").unwrap(), path);
+        assert_eq!(fs::read(path.join(SHARDS[1])).unwrap(), sharded()[SHARDS[1]]);
+        let fetched = server.log()[asked..].contains(&format!("/cdn/{} bytes=0-", SHARDS[1]));
+        assert_eq!(fetched, damage, "a whole blob is linked, a damaged one fetched");
+    }
+}
+
 #[test]
 fn refusals_say_what_to_do() {
     let (server, _folder, settings) = hub(sharded());

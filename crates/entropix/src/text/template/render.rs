@@ -101,12 +101,7 @@ pub(super) fn render(
     Ok(Rendered::new(text, guard.mark()))
 }
 
-fn run(
-    environment: &Environment<'_>,
-    source: &str,
-    origin: &str,
-    context: Template,
-) -> Result<String> {
+fn run(environment: &Environment<'_>, source: &str, origin: &str, context: Template) -> Result<String> {
     let source = without_generation_tags(source);
     let mut output = Capped::default();
     let result = environment

@@ -104,9 +104,13 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     let work = Arc::new(Work::default());
     for name in CHARGED.iter().copied() {
         let work = work.clone();
-        environment.add_filter(name, move |args: Rest<Value>| {
+        environment.add_filter(name, move |args: Rest<Value>, named: Kwargs| {
+            let mut args = args.0;
+            if named.args().next().is_some() {
+                args.push(named.into());
+            }
             work.charge(&args)?;
-            let args = checked(name, args.0)?;
+            let args = checked(name, args)?;
             BUILTIN.empty_state().apply_filter(name, &args)
         });
     }
