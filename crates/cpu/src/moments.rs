@@ -333,6 +333,55 @@ mod tests {
         check("one far below", &one, None);
     }
 
+    /// The torture rows of the sampler table, whose signals numpy gave: H within 1e-4, V within 1e-3.
+    #[test]
+    fn torture_rows_agree_with_numpy() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/samplers.json");
+        let table: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        for row in table["rows"].as_array().unwrap() {
+            let (name, want) = (&row["name"], &row["signals"]);
+            let logits: Vec<f32> = match row["logits"].as_array() {
+                Some(list) => {
+                    list.iter().map(|z| z.as_f64().map_or(f32::NEG_INFINITY, |z| z as f32)).collect()
+                }
+                None => by_formula(&row["formula"]),
+            };
+            for path in KernelPath::available() {
+                let got = of(path, &logits, None);
+                for (field, got, tolerance) in [
+                    ("entropy", got.entropy, 1e-4),
+                    ("varentropy", got.varentropy, 1e-3),
+                    ("collision", got.collision, 1e-5),
+                    ("log_z", got.log_z, 1e-3),
+                    ("logit_std", got.logit_std, 1e-3),
+                ] {
+                    let want = want[field].as_f64().unwrap();
+                    let off = (f64::from(got) - want).abs();
+                    assert!(off <= tolerance, "{path}, {name}: {field} is {got}, not {want}");
+                }
+                for (got, want) in got.best.iter().zip(want["best"].as_array().unwrap()) {
+                    assert_eq!(u64::from(got.token), want[0].as_u64().unwrap(), "{path}, {name}");
+                }
+            }
+        }
+    }
+
+    /// As described beside the table.
+    fn by_formula(f: &serde_json::Value) -> Vec<f32> {
+        let number = |key: &str| f[key].as_f64().unwrap_or(0.0) as f32;
+        let whole = |key: &str| f[key].as_u64().unwrap_or(0) as u32;
+        let uniform = |i: u32| i.wrapping_mul(2_654_435_761).wrapping_add(whole("seed")) >> 8;
+        let logit = |i: u32| uniform(i) as f32 * number("scale") + number("offset");
+        let mut z: Vec<f32> = (0..whole("n")).map(logit).collect();
+        if whole("banned_every") > 0 {
+            z.iter_mut().step_by(whole("banned_every") as usize).for_each(|z| *z = f32::NEG_INFINITY);
+        }
+        for peak in f["peaks"].as_array().into_iter().flatten() {
+            z[peak[0].as_u64().unwrap() as usize] = peak[1].as_f64().unwrap() as f32;
+        }
+        z
+    }
+
     #[test]
     fn what_is_no_number_is_told() {
         for path in KernelPath::available() {

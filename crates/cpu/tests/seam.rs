@@ -82,8 +82,8 @@ fn draws_and_candidates_are_those_of_the_definition() {
                 2 => filters(Temperature::TargetEntropy(1.5), 0, 0.95, 0.0),
                 _ => filters(Temperature::Greedy, 0, 1.0, 0.0),
             },
-            edits: if i % 3 == 0 { &edits } else { &[] },
-            mask: (i % 5 == 0).then_some(&mask),
+            edits: if i.is_multiple_of(3) { &edits } else { &[] },
+            mask: i.is_multiple_of(5).then_some(&mask),
             coins: &coins[i..i + 1 + i % 3],
         })
         .collect();
