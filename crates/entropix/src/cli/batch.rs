@@ -38,6 +38,14 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         max_in_flight: args.batch_size.saturating_mul(2),
     };
     load::tell(&session, &policy_file, &sources, output);
+    if !output.quiet && output.verbose == 0 {
+        let name = load::headline(&session);
+        eprintln!(
+            "{name}, policy {}: {n_requests} requests, {} at once",
+            policy_file.name(),
+            args.batch_size
+        );
+    }
     let mut watch = Watch::new(output, n_requests)?;
     let outcome = job.run(&mut session, input.requests()?, &mut lines, &mut watch);
     let Watch { progress, tally, failures, stats, started, .. } = watch;

@@ -151,6 +151,13 @@ pub(crate) fn preparation(chat: &ChatArgs) -> Preparation {
     Preparation { special: chat.special.into(), system: chat.system.clone() }
 }
 
+/// The model and how it is computed, in half a line.
+pub(crate) fn headline(session: &Session) -> String {
+    let model = session.model();
+    let precision = model.precision_name();
+    format!("{} ({precision}, {}, {} threads)", model.name, model.kernel_path, model.n_threads)
+}
+
 /// With -v: the model, the policy, and where each parameter comes from.
 pub(crate) fn tell(session: &Session, policy: &PolicyFile, sources: &Sources, output: &OutputArgs) {
     if output.verbose == 0 {

@@ -24,6 +24,9 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
     let mut lines = LineWriter::open(&args.output, existing, input.file())?;
     let Loaded { mut session, .. } =
         load::session(&args.model, None, args.batch_size, Params::default(), output)?;
+    if !output.quiet {
+        eprintln!("{}: {n_requests} texts, {} at once", load::headline(&session), args.batch_size);
+    }
     let job = ScoreJob { special: args.special.into(), max_in_flight: args.batch_size.saturating_mul(2) };
     let mut watch = Watch {
         progress: Progress::new(output, "score", n_requests as u64, Unit::Pieces),

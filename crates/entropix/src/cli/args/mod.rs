@@ -22,13 +22,26 @@ use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+const AFTER_HELP: &str = "\
+Sampling parameters: a request's own win over flags, flags over the policy, the policy over the environment, the
+environment over the model's generation_config.json.
+
+Environment: ENTROPIX_MODEL, ENTROPIX_POLICY, ENTROPIX_DEVICE, ENTROPIX_PRECISION, ENTROPIX_THREADS, and
+ENTROPIX_<PARAMETER> for the parameters of a request that a policy does not decide (ENTROPIX_SEED,
+ENTROPIX_MAX_TOKENS, ENTROPIX_STOP, ...). HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE as Hugging Face has them;
+XDG_CACHE_HOME; NO_COLOR.
+
+Exit codes: 0 done, 3 done with failed requests, 64 usage, 65 bad data or model, 66 missing input, 69 unsupported,
+70 a fault of our own, 74 input or output failed, 75 try again, 78 bad configuration, 130 interrupted.";
+
 /// An LLM inference engine whose sampler listens to the model's own uncertainty.
 ///
 /// Every token comes with the exact entropy and varentropy of the whole next-token distribution, and a policy
 /// turns them into decisions. Answers and results go to standard output or the file named with -o; everything
 /// else goes to standard error.
 #[derive(Debug, Parser)]
-#[command(name = "entropix", version, max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "entropix", version, max_term_width = 110, disable_help_subcommand = true,
+          after_long_help = AFTER_HELP)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
