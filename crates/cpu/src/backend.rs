@@ -38,6 +38,16 @@ pub struct CpuBackend {
     limits: Limits,
     step: StepId,
     times: StepTimes,
+    #[cfg(test)]
+    is_batch_dependent: bool,
+}
+
+#[cfg(test)]
+impl CpuBackend {
+    /// Plants a fault for the tests to find: sums whose order depends on the batch.
+    pub(crate) fn make_batch_dependent(&mut self) {
+        self.is_batch_dependent = true;
+    }
 }
 
 impl CpuBackend {
@@ -111,6 +121,8 @@ impl CpuBackend {
             limits,
             step: StepId(0),
             times: StepTimes::default(),
+            #[cfg(test)]
+            is_batch_dependent: false,
         })
     }
 
@@ -161,8 +173,15 @@ impl Backend for CpuBackend {
         self.step.0 += 1;
         self.plan.make(batch, &self.limits);
         self.work.prepare_signals(self.plan.contexts.len(), self.model.config.n_heads);
-        let step =
-            Step { model: &self.model, family: self.family, pool: &self.pool, plan: &self.plan, batch };
+        let step = Step {
+            model: &self.model,
+            family: self.family,
+            pool: &self.pool,
+            plan: &self.plan,
+            batch,
+            #[cfg(test)]
+            is_batch_dependent: self.is_batch_dependent,
+        };
         let times = &mut self.times;
         match &mut self.cache {
             Cache::F32(pages) => step.layers(pages, &mut self.work, times),

@@ -90,6 +90,14 @@ impl Kernel for Heads<'_> {
     }
 }
 
+#[inline(always)]
+fn silu_times<L: Lanes>(gate: &[f32; LANES], up: &[f32; LANES]) -> L {
+    let x = L::load(gate);
+    // Beyond 88 the exponential leaves the range of f32 and the result is 0 to all digits.
+    let e = exp(L::splat(88.0).min(L::splat(0.0).sub(x)));
+    x.div(L::splat(1.0).add(e)).mul(L::load(up))
+}
+
 struct SwiGlu<'a> {
     gate: &'a [f32],
     up: &'a [f32],
@@ -101,22 +109,16 @@ impl Kernel for SwiGlu<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let silu_times = |gate: &[f32; LANES], up: &[f32; LANES]| {
-            let x = L::load(gate);
-            // Beyond 88 the exponential leaves the range of f32 and the result is 0 to all digits.
-            let e = exp(L::splat(88.0).min(L::splat(0.0).sub(x)));
-            x.div(L::splat(1.0).add(e)).mul(L::load(up))
-        };
         let ((gates, gate), (ups, up)) = (self.gate.as_chunks::<LANES>(), self.up.as_chunks::<LANES>());
         let (outs, out) = self.out.as_chunks_mut::<LANES>();
         for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
-            silu_times(gate, up).store(out);
+            silu_times::<L>(gate, up).store(out);
         }
         if !out.is_empty() {
             let (mut g, mut u) = ([0.0; LANES], [0.0; LANES]);
             g[..gate.len()].copy_from_slice(gate);
             u[..up.len()].copy_from_slice(up);
-            out.copy_from_slice(&silu_times(&g, &u).to_array()[..out.len()]);
+            out.copy_from_slice(&silu_times::<L>(&g, &u).to_array()[..out.len()]);
         }
     }
 }

@@ -30,6 +30,9 @@ pub(crate) struct Step<'a> {
     pub(crate) pool: &'a Pool,
     pub(crate) plan: &'a StepPlan,
     pub(crate) batch: &'a Batch,
+    /// Breaks the promise of this module on purpose.
+    #[cfg(test)]
+    pub(crate) is_batch_dependent: bool,
 }
 
 impl Step<'_> {
@@ -104,6 +107,10 @@ impl Step<'_> {
             let row = &mut unsafe { threads.at(thread) }.row;
             let x = &x[token * c.hidden_size..(token + 1) * c.hidden_size];
             rms_norm(self.family, x, weight, c.rms_norm_eps, row);
+            #[cfg(test)]
+            if self.is_batch_dependent && n_tokens > 1 {
+                row.copy_from_slice(&crate::reference::ops::rms_norm(x, weight, c.rms_norm_eps));
+            }
             // SAFETY: this token's row alone.
             unsafe { normed_in.write_row_shared(token, row) };
         });
@@ -360,16 +367,15 @@ impl<E: Element> Kernel for PrepareToken<'_, E> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let [q, k, v] = self.qkv;
-        let biases = self.layer.biases.each_ref().map(|bias| bias.as_deref());
-        let heads = |heads, bias, norm: &'_ Option<Vec<f32>>, turn, scale| {
-            let norm = norm.as_deref().map(|weight| (weight, self.eps));
-            Heads { heads, bias, norm, turn, scale, head_dim: self.head_dim }.run::<L>();
-        };
+        let Layer { biases, q_norm, k_norm, .. } = self.layer;
+        let norms = [q_norm, k_norm].map(|norm| norm.as_deref().map(|weight| (weight, self.eps)));
+        let (turn, head_dim) = (Some(self.turn), self.head_dim);
         // Scores want q.k / sqrt(head_dim).
-        let scale = 1.0 / (self.head_dim as f32).sqrt();
-        heads(q, biases[0], &self.layer.q_norm, Some(self.turn), scale);
-        heads(&mut *k, biases[1], &self.layer.k_norm, Some(self.turn), 1.0);
-        heads(&mut *v, biases[2], &None, None, 1.0);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let bias = |part: usize| biases[part].as_deref();
+        Heads { heads: q, bias: bias(0), norm: norms[0], turn, scale, head_dim }.run::<L>();
+        Heads { heads: &mut *k, bias: bias(1), norm: norms[1], turn, scale: 1.0, head_dim }.run::<L>();
+        Heads { heads: &mut *v, bias: bias(2), norm: None, turn: None, scale: 1.0, head_dim }.run::<L>();
         let (keys, values) = (k.chunks_exact(self.head_dim), v.chunks_exact(self.head_dim));
         for (head, (key, value)) in keys.zip(values).enumerate() {
             // SAFETY: a position of the cache belongs to one token of the batch.

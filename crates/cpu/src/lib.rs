@@ -11,6 +11,8 @@ mod elementwise;
 pub mod features;
 mod forward;
 mod head;
+#[cfg(test)]
+mod invariance;
 pub mod linear;
 mod memory;
 mod moments;

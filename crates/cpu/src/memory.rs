@@ -7,6 +7,9 @@ use std::ptr::NonNull;
 /// A fixed number of zeroed elements on a cache-line boundary. The system hands out the pages when they are
 /// first written, so room that is never used costs nothing.
 pub(crate) struct Zeroed<T> {
+    /// What the allocator gave.
+    start: *mut u8,
+    layout: Layout,
     first: NonNull<T>,
     len: usize,
 }
@@ -17,29 +20,29 @@ unsafe impl<T: Send> Send for Zeroed<T> {}
 unsafe impl<T: Sync> Sync for Zeroed<T> {}
 
 impl<T: bytemuck::Zeroable> Zeroed<T> {
+    /// A cache line.
     const ALIGNMENT: usize = 64;
 
     /// # Errors
     /// When there is no memory; `what` is named in the message.
     pub(crate) fn new(len: usize, what: &str) -> Result<Self> {
-        let Some(layout) = Self::layout(len) else { return Err(Self::refused(len, what)) };
-        if layout.size() == 0 {
-            return Ok(Self { first: NonNull::dangling(), len });
-        }
+        const { assert!(align_of::<T>() <= 16 && size_of::<T>() > 0) };
+        let refused = || {
+            let mib = (len as u128 * size_of::<T>() as u128) >> 20;
+            Error::new(Class::Temp, "OutOfMemory", format!("no memory for {what}: {mib} MiB"))
+        };
+        // Aligned here rather than by the allocator, which would write zeros over what comes zeroed from the
+        // system.
+        let bytes = len.checked_mul(size_of::<T>()).and_then(|n| n.checked_add(Self::ALIGNMENT));
+        let layout = bytes.and_then(|n| Layout::from_size_align(n, 16).ok()).ok_or_else(refused)?;
         // SAFETY: the size is not 0.
-        match NonNull::new(unsafe { alloc_zeroed(layout) }.cast()) {
-            Some(first) => Ok(Self { first, len }),
-            None => Err(Self::refused(len, what)),
+        let start = unsafe { alloc_zeroed(layout) };
+        if start.is_null() {
+            return Err(refused());
         }
-    }
-
-    fn layout(len: usize) -> Option<Layout> {
-        Layout::array::<T>(len).ok()?.align_to(Self::ALIGNMENT).ok()
-    }
-
-    fn refused(len: usize, what: &str) -> Error {
-        let mib = (len as u128 * size_of::<T>() as u128) >> 20;
-        Error::new(Class::Temp, "OutOfMemory", format!("no memory for {what}: {mib} MiB"))
+        let first = start.wrapping_add(start.align_offset(Self::ALIGNMENT));
+        let first = NonNull::new(first.cast()).ok_or_else(refused)?;
+        Ok(Self { start, layout, first, len })
     }
 }
 
@@ -47,7 +50,7 @@ impl<T> std::ops::Deref for Zeroed<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: `len` elements were allocated; all zeros are a value of T.
+        // SAFETY: `len` elements fit behind `first`; all zeros are a value of T.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.len) }
     }
 }
@@ -61,11 +64,8 @@ impl<T> std::ops::DerefMut for Zeroed<T> {
 
 impl<T> Drop for Zeroed<T> {
     fn drop(&mut self) {
-        let layout = Layout::array::<T>(self.len).and_then(|l| l.align_to(64));
-        if let Some(layout) = layout.ok().filter(|l| l.size() > 0) {
-            // SAFETY: allocated in `new` with the same layout; T has no destructor, being plain data.
-            unsafe { dealloc(self.first.as_ptr().cast(), layout) }
-        }
+        // SAFETY: allocated in `new` with this layout; T has no destructor, being plain data.
+        unsafe { dealloc(self.start, self.layout) }
     }
 }
 

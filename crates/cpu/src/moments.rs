@@ -2,7 +2,7 @@
 //!
 //! Each tile of 512 logits is reduced in the frame of its own maximum; tiles come together in the frame of the
 //! row's, in f64 and in the order of the vocabulary, so neither the size of the logits nor who computed which
-//! tile matters. With d = max(z - m, -80): S0 = sum e^d, S1 = sum e^d d, S2 = sum e^d d^2.
+//! tile matters. S0 = sum e^d, S1 = sum e^d d, S2 = sum e^d d^2 with d = max(z - largest, -80).
 
 use crate::simd::{Family, Kernel, LANES, Lanes, dispatch, exp};
 use entropix_model::{Candidate, Signals, TokenId};
@@ -25,18 +25,23 @@ impl Scored {
     }
 }
 
-/// What a tile says.
+/// What a tile says, with d = max(z - largest, -80) and p = e^d / S0.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileMoments {
     /// A NaN or a plus infinity was there; nothing else counts.
     is_broken: bool,
     /// The two largest, ties to the lower token.
     best: [Scored; 2],
-    /// S0, S1, S2 and sum e^2d in the frame of the largest.
-    sums: [f32; 4],
+    /// ln S0
+    ln_sum: f64,
+    /// sum p d, and the variance of d under p.
+    mean: f64,
+    variance: f64,
+    /// sum p^2
+    collision: f64,
     /// Finite logits, their mean, and the sum of squares around it.
     n_finite: u32,
-    mean: f32,
+    average: f32,
     squares: f32,
 }
 
@@ -45,11 +50,27 @@ impl TileMoments {
     pub(crate) const NONE: Self = Self {
         is_broken: false,
         best: [Scored::NONE; 2],
-        sums: [0.0; 4],
-        n_finite: 0,
+        ln_sum: 0.0,
         mean: 0.0,
+        variance: 0.0,
+        collision: 0.0,
+        n_finite: 0,
+        average: 0.0,
         squares: 0.0,
     };
+
+    /// From S0, S1, S2 and sum e^2d.
+    #[inline(always)]
+    fn with_sums(self, [s0, s1, s2, collision]: [f64; 4]) -> Self {
+        let mean = s1 / s0;
+        Self {
+            ln_sum: s0.ln(),
+            mean,
+            variance: (s2 / s0 - mean * mean).max(0.0),
+            collision: collision / (s0 * s0),
+            ..self
+        }
+    }
 }
 
 struct Reduce<'a> {
@@ -93,14 +114,15 @@ impl Kernel for Reduce<'_> {
             let off = z.sub(L::splat(mean));
             squares = off.fma(off, squares);
         }
-        TileMoments {
-            is_broken: false,
+        let moments = TileMoments {
             best: find(logits, first, max, runner_up),
-            sums: sums.map(L::sum),
             n_finite: logits.len() as u32,
-            mean,
+            average: mean,
             squares: squares.sum(),
-        }
+            ..TileMoments::NONE
+        };
+        let sums = [sums[0].sum(), sums[1].sum(), sums[2].sum(), sums[3].sum()];
+        moments.with_sums([sums[0].into(), sums[1].into(), sums[2].into(), sums[3].into()])
     }
 }
 
@@ -121,16 +143,32 @@ fn top_two(largest: [f32; LANES], second: [f32; LANES]) -> (f32, f32) {
 /// The first token with the largest logit, and the next with the second, which may be as large.
 #[inline(always)]
 fn find(logits: &[f32], first: TokenId, max: f32, runner_up: f32) -> [Scored; 2] {
-    let position =
-        |value: f32, from: usize| logits[from..].iter().position(|&z| z == value).map(|i| i + from);
-    let scored =
-        |i: Option<usize>| i.map_or(Scored::NONE, |i| Scored { z: logits[i], token: first + i as u32 });
-    let best = position(max, 0);
-    let next = match best {
-        Some(best) if runner_up == max => position(runner_up, best + 1),
-        _ => position(runner_up, 0),
-    };
-    [scored(best), scored(next)]
+    let best = position(logits, max, 0);
+    let next = position(logits, runner_up, if runner_up == max { best + 1 } else { 0 });
+    [best, next].map(|i| match logits.get(i) {
+        Some(&z) => Scored { z, token: first + i as TokenId },
+        None => Scored::NONE,
+    })
+}
+
+/// Where `value` is for the first time at or behind `from`; the length when it is not.
+#[inline(always)]
+fn position(logits: &[f32], value: f32, from: usize) -> usize {
+    let (vectors, _) = logits.as_chunks::<LANES>();
+    for (i, vector) in vectors.iter().enumerate().skip(from / LANES) {
+        let mut is_here = false;
+        for &z in vector {
+            is_here |= z == value;
+        }
+        if is_here {
+            for (lane, &z) in vector.iter().enumerate() {
+                if z == value && i * LANES + lane >= from {
+                    return i * LANES + lane;
+                }
+            }
+        }
+    }
+    logits.len()
 }
 
 /// A tile with logits that are not finite, or whose length is no multiple of 16, by plain loops.
@@ -152,14 +190,17 @@ fn unusual(logits: &[f32], first: TokenId) -> TileMoments {
         return m;
     }
     let max = f64::from(m.best[0].z);
-    let total = |f: &dyn Fn(f64) -> f64| finite().map(|z| f((z - max).max(-80.0))).sum::<f64>() as f32;
-    m.sums =
-        [total(&f64::exp), total(&|d| d.exp() * d), total(&|d| d.exp() * d * d), total(&|d| (2.0 * d).exp())];
-    let mean = finite().sum::<f64>() / n as f64;
+    let total = |f: &dyn Fn(f64) -> f64| finite().map(|z| f((z - max).max(-80.0))).sum::<f64>();
+    let average = finite().sum::<f64>() / n as f64;
     m.n_finite = n as u32;
-    m.mean = mean as f32;
-    m.squares = finite().map(|z| (z - mean).powi(2)).sum::<f64>() as f32;
-    m
+    m.average = average as f32;
+    m.squares = finite().map(|z| (z - average).powi(2)).sum::<f64>() as f32;
+    m.with_sums([
+        total(&f64::exp),
+        total(&|d| d.exp() * d),
+        total(&|d| d.exp() * d * d),
+        total(&|d| (2.0 * d).exp()),
+    ])
 }
 
 /// The moments of a tile: at most [`TILE`] logits, the first of them `first`'s.
@@ -182,44 +223,31 @@ pub(crate) fn signals(tiles: &[TileMoments], target: Option<f32>) -> Signals {
         return Signals::not_finite();
     }
     let max = f64::from(best[0].z);
-    let live = || tiles.iter().filter(|tile| tile.n_finite > 0);
-    // L_k, A_k and C_k: ln of a tile's mass, mean and variance of z, all in the row's frame.
-    let in_row_frame = |tile: &TileMoments| {
-        let [s0, s1, s2, _] = tile.sums.map(f64::from);
-        let shift = f64::from(tile.best[0].z) - max;
-        let mean = s1 / s0;
-        (shift + s0.ln(), shift + mean, (s2 / s0 - mean * mean).max(0.0))
-    };
-    // The likeliest tile has shift 0 and S0 >= 1, so the sum neither overflows nor vanishes.
-    let ln_sum = live().map(|tile| in_row_frame(tile).0.exp()).sum::<f64>().ln();
-    let (mut mean, mut collision) = (0.0, 0.0);
-    for tile in live() {
-        let (mass, centre, _) = in_row_frame(tile);
-        let p = (mass - ln_sum).exp();
-        mean += p * centre;
-        let s0 = f64::from(tile.sums[0]);
-        collision += p * p * f64::from(tile.sums[3]) / (s0 * s0);
-    }
-    let varentropy: f64 = live()
-        .map(|tile| {
-            let (mass, centre, variance) = in_row_frame(tile);
-            (mass - ln_sum).exp() * (variance + (centre - mean).powi(2))
-        })
-        .sum();
-    // Means and squares of tiles together (Chan, Golub and LeVeque 1979).
+    let (mut weights, mut first, mut second, mut collision) = (0.0, 0.0, 0.0, 0.0);
     let (mut n, mut average, mut squares) = (0.0, 0.0, 0.0);
-    for tile in live() {
+    for tile in tiles.iter().filter(|tile| tile.n_finite > 0) {
+        // In the row's frame; the likeliest tile has weight S0 >= 1, so the sums neither overflow nor vanish.
+        let shift = f64::from(tile.best[0].z) - max;
+        let weight = (shift + tile.ln_sum).exp();
+        let mean = shift + tile.mean;
+        weights += weight;
+        first += weight * mean;
+        second += weight * (tile.variance + mean * mean);
+        collision += weight * weight * tile.collision;
+        // Averages and squares together (Chan, Golub and LeVeque 1979).
         let more = f64::from(tile.n_finite);
-        let off = f64::from(tile.mean) - average;
+        let off = f64::from(tile.average) - average;
         squares += f64::from(tile.squares) + off * off * n * more / (n + more);
         average += off * more / (n + more);
         n += more;
     }
+    let ln_sum = weights.ln();
+    let mean = first / weights;
     let logprob = |z: f32| ((f64::from(z) - max) - ln_sum) as f32;
     let mut signals = Signals::default();
     signals.entropy = (ln_sum - mean).max(0.0) as f32;
-    signals.varentropy = varentropy as f32;
-    signals.collision = collision as f32;
+    signals.varentropy = (second / weights - mean * mean).max(0.0) as f32;
+    signals.collision = (collision / (weights * weights)) as f32;
     signals.log_z = (max + ln_sum) as f32;
     signals.logit_std = (squares / n).sqrt() as f32;
     signals.target_logprob = target.map_or(f32::NAN, logprob);
@@ -303,6 +331,55 @@ mod tests {
         check("one token left", &one, None);
         one[1998] = -1e15;
         check("one far below", &one, None);
+    }
+
+    /// The torture rows of the sampler table, whose signals numpy gave: H within 1e-4, V within 1e-3.
+    #[test]
+    fn torture_rows_agree_with_numpy() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/samplers.json");
+        let table: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        for row in table["rows"].as_array().unwrap() {
+            let (name, want) = (&row["name"], &row["signals"]);
+            let logits: Vec<f32> = match row["logits"].as_array() {
+                Some(list) => {
+                    list.iter().map(|z| z.as_f64().map_or(f32::NEG_INFINITY, |z| z as f32)).collect()
+                }
+                None => by_formula(&row["formula"]),
+            };
+            for path in KernelPath::available() {
+                let got = of(path, &logits, None);
+                for (field, got, tolerance) in [
+                    ("entropy", got.entropy, 1e-4),
+                    ("varentropy", got.varentropy, 1e-3),
+                    ("collision", got.collision, 1e-5),
+                    ("log_z", got.log_z, 1e-3),
+                    ("logit_std", got.logit_std, 1e-3),
+                ] {
+                    let want = want[field].as_f64().unwrap();
+                    let off = (f64::from(got) - want).abs();
+                    assert!(off <= tolerance, "{path}, {name}: {field} is {got}, not {want}");
+                }
+                for (got, want) in got.best.iter().zip(want["best"].as_array().unwrap()) {
+                    assert_eq!(u64::from(got.token), want[0].as_u64().unwrap(), "{path}, {name}");
+                }
+            }
+        }
+    }
+
+    /// As described beside the table.
+    fn by_formula(f: &serde_json::Value) -> Vec<f32> {
+        let number = |key: &str| f[key].as_f64().unwrap_or(0.0) as f32;
+        let whole = |key: &str| f[key].as_u64().unwrap_or(0) as u32;
+        let uniform = |i: u32| i.wrapping_mul(2_654_435_761).wrapping_add(whole("seed")) >> 8;
+        let logit = |i: u32| uniform(i) as f32 * number("scale") + number("offset");
+        let mut z: Vec<f32> = (0..whole("n")).map(logit).collect();
+        if whole("banned_every") > 0 {
+            z.iter_mut().step_by(whole("banned_every") as usize).for_each(|z| *z = f32::NEG_INFINITY);
+        }
+        for peak in f["peaks"].as_array().into_iter().flatten() {
+            z[peak[0].as_u64().unwrap() as usize] = peak[1].as_f64().unwrap() as f32;
+        }
+        z
     }
 
     #[test]

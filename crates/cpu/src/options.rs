@@ -182,7 +182,7 @@ pub fn plan(config: &ModelConfig, weights: &Weights, options: &CpuOptions) -> Me
         cache_per_position: position,
         activations: 4 * tokens * (wide + inputs + c.head_dim as u64),
         logits: 4 * (options.max_kept * c.vocab_size.next_multiple_of(16)) as u64,
-        scratch: threads * (attention + 4 * task + 28 * c.vocab_size as u64) + slots as u64,
+        scratch: threads * (attention + 4 * task + 37 * c.vocab_size as u64) + slots as u64,
     }
 }
 

@@ -79,7 +79,7 @@ impl Workspace {
             attention: Scratch::new(c.n_heads, c.n_kv_heads, c.head_dim, context),
             products: vec![0.0; (2 * TASK_TOKENS * TASK_ROWS).max(HEAD_ASKS * TILE)],
             row: vec![0.0; c.hidden_size],
-            draw: DrawScratch::default(),
+            draw: DrawScratch::for_vocabulary(c.vocab_size),
             signals_ns: 0,
         };
         let n_tiles = c.vocab_size.div_ceil(TILE);

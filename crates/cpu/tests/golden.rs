@@ -1,12 +1,13 @@
 //! Whole forwards against the float64 numpy reference recorded in tests/data/golden.
 
 mod checkpoints;
+mod goldens;
 
-use checkpoints::{Golden, Text, goldens};
 use entropix_cpu::reference::{Model, ReferenceBackend, attention_signals};
 use entropix_cpu::{CpuBackend, CpuOptions, KernelPath, Precision};
 use entropix_model::sampling::signals_of;
 use entropix_model::{Ask, AttentionSignals, Backend, Batch, Signals, Slot};
+use goldens::{Golden, Text, goldens};
 
 /// The oracle itself is held to numpy on every tiny model, so that later comparisons against it count.
 #[test]

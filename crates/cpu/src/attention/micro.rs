@@ -2,6 +2,9 @@
 //!
 //! Every output is one chain of multiply-adds in one lane, over components for scores and over positions for
 //! weighted values, so its bits do not depend on how many queries or vectors are computed side by side.
+//!
+//! Plain loops: a closure that is not inlined would be compiled without the family's instructions.
+#![allow(clippy::needless_range_loop)]
 
 use crate::cache::{Element, PANEL};
 use crate::simd::{LANES, Lanes};
@@ -22,14 +25,17 @@ pub(super) unsafe fn scores<L: Lanes, E: Element, const Q: usize, const W: usize
 ) {
     assert!(keys.iter().all(|k| k.len() == head_dim), "components of a panel of keys");
     let mut sums = [[L::splat(0.0); W]; Q];
+    let mut k = [L::splat(0.0); W];
     for d in 0..head_dim {
-        // SAFETY: d < head_dim, the length of every panel.
-        let keys: [L; W] = std::array::from_fn(|w| E::load(unsafe { keys[w].get_unchecked(d) }));
+        for w in 0..W {
+            // SAFETY: d < head_dim, the length of every panel.
+            k[w] = E::load(unsafe { keys[w].get_unchecked(d) });
+        }
         for i in 0..Q {
             // SAFETY: promised by the caller.
             let q = L::splat(unsafe { *queries[i].add(d) });
             for w in 0..W {
-                sums[i][w] = q.fma(keys[w], sums[i][w]);
+                sums[i][w] = q.fma(k[w], sums[i][w]);
             }
         }
     }
@@ -58,9 +64,14 @@ pub(super) unsafe fn weigh<'a, L: Lanes, E: Element, const Q: usize, const W: us
     (from, to): (usize, usize),
     out: [*mut f32; Q],
 ) {
-    // SAFETY: promised by the caller.
-    let at = |i: usize, w: usize| unsafe { &mut *out[i].add(w * LANES).cast::<[f32; LANES]>() };
-    let mut sums: [[L; W]; Q] = std::array::from_fn(|i| std::array::from_fn(|w| L::load(at(i, w))));
+    let mut sums = [[L::splat(0.0); W]; Q];
+    let mut v = [L::splat(0.0); W];
+    for (sums, out) in sums.iter_mut().zip(out) {
+        for (w, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: promised by the caller.
+            *sum = L::load(unsafe { &*out.add(w * LANES).cast() });
+        }
+    }
     let mut position = from;
     while position < to {
         let panel = values(position / PANEL);
@@ -68,8 +79,10 @@ pub(super) unsafe fn weigh<'a, L: Lanes, E: Element, const Q: usize, const W: us
         let end = to.min((position / PANEL + 1) * PANEL);
         for j in position..end {
             let vectors = j % PANEL * value_vectors + first;
-            // SAFETY: the position is within the panel, and `first + w` within its value.
-            let v: [L; W] = std::array::from_fn(|w| E::load(unsafe { panel.get_unchecked(vectors + w) }));
+            for w in 0..W {
+                // SAFETY: the position is within the panel, and `first + w` within its value.
+                v[w] = E::load(unsafe { panel.get_unchecked(vectors + w) });
+            }
             for i in 0..Q {
                 // SAFETY: promised by the caller.
                 let a = L::splat(unsafe { *weights[i].add(j) });
@@ -80,9 +93,10 @@ pub(super) unsafe fn weigh<'a, L: Lanes, E: Element, const Q: usize, const W: us
         }
         position = end;
     }
-    for (i, sums) in sums.iter().enumerate() {
+    for (sums, out) in sums.iter().zip(out) {
         for (w, sum) in sums.iter().enumerate() {
-            sum.store(at(i, w));
+            // SAFETY: promised by the caller.
+            sum.store(unsafe { &mut *out.add(w * LANES).cast() });
         }
     }
 }

@@ -90,8 +90,11 @@ impl Softmax {
         part: &[f32],
     ) {
         let max = if split.max > self.max { split.max } else { self.max };
-        let factor = |old: f32| exp(L::splat(old - max)).to_array()[0];
-        let (a, b) = if self.sum == 0.0 { (0.0, 1.0) } else { (factor(self.max), factor(split.max)) };
+        let mut a = exp(L::splat(self.max - max)).to_array()[0];
+        let mut b = exp(L::splat(split.max - max)).to_array()[0];
+        if self.sum == 0.0 {
+            (a, b) = (0.0, 1.0);
+        }
         let (alls, _) = all.as_chunks_mut::<LANES>();
         let (parts, _) = part.as_chunks::<LANES>();
         for (all, part) in alls.iter_mut().zip(parts) {
