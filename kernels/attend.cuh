@@ -213,9 +213,9 @@ DEV void finish_stats(float* stats, const Moments& m, float abs_sum, u32 n_keys)
 
 template <u32 HD>
 DEV void attend_decode(const bf16* q, const bf16* cache, const u32* tables, const Tile* tiles, float* parts, u32 n_tiles, const AttendShape& shape) {
-    __shared__ float sums[CHUNKS][TILE_QUERIES][HD + 4];
-    __shared__ Moments moments[CHUNKS][TILE_QUERIES];
-    __shared__ float abs_sums[CHUNKS][TILE_QUERIES];
+    SHARED(float, sums, [CHUNKS][TILE_QUERIES][HD + 4]);
+    SHARED(Moments, moments, [CHUNKS][TILE_QUERIES]);
+    SHARED(float, abs_sums, [CHUNKS][TILE_QUERIES]);
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, kv_head = blockIdx.y, split = blockIdx.z;
     if (blockIdx.x >= n_tiles) return;
     const Tile tile = tiles[blockIdx.x];
@@ -296,7 +296,7 @@ DEV void attend_merge(const float* parts, const Tile* tiles, bf16* out, float* s
 template <u32 HD>
 DEV void attend_prefill(const bf16* q, const bf16* cache, const u32* tables, const Tile* tiles, bf16* out, float* stats, u32 n_tiles, const AttendShape& shape) {
     // The sums of finished splits wait here, so that registers hold one split only; slot k of every lane side by side.
-    __shared__ float finished[HD / 2][ATTEND_THREADS];
+    SHARED(float, finished, [HD / 2][ATTEND_THREADS]);
     const u32 lane = threadIdx.x % WARP, kv_head = blockIdx.y, index = blockIdx.x * (ATTEND_THREADS / WARP) + threadIdx.x / WARP;
     if (index >= n_tiles) return;
     const Tile tile = tiles[index];

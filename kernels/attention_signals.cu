@@ -17,7 +17,7 @@ struct AttentionAsk { u32 token, n_keys, table; };
 KERNEL void __launch_bounds__(KEYS_A_PART)
     attention_disagreement(const bf16* q, const bf16* cache, const u32* tables, const float* stats, const AttentionAsk* asks, float* parts, const u32* n_asks, u32 n_heads,
                            u32 n_kv_heads, u32 head_dim, u32 block_size, u32 most_parts, float scale) {
-    __shared__ float of_warp[KEYS_A_PART / WARP];
+    SHARED(float, of_warp, [KEYS_A_PART / WARP]);
     SMEM_DYN(float, weights);
     if (blockIdx.x >= *n_asks) return;
     const AttentionAsk ask = asks[blockIdx.x];

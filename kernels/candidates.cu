@@ -16,8 +16,10 @@ struct CandidateRecord { u32 token; float logprob; };
 
 KERNEL void __launch_bounds__(CANDIDATE_THREADS)
     candidates(const float* logits, const float* maxima, const SignalsRecord* signals, const Wanted* wanted, CandidateRecord* list, u32* counts, const u32* n_wanted, u32 vocab, u32 stride) {
-    __shared__ u32 bins[256], found[3], n_listed;
-    __shared__ u64 ranks[MOST_CANDIDATES];
+    SHARED(u32, bins, [256]);
+    SHARED(u32, found, [3]);
+    SHARED(u32, n_listed, );
+    SHARED(u64, ranks, [MOST_CANDIDATES]);
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     if (blockIdx.x >= *n_wanted) return;
     const Wanted want = wanted[blockIdx.x];

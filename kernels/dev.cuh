@@ -2,7 +2,7 @@
 // nvcc, NVRTC and g++ (crates/emulator). Rules for kernels:
 //   - include this and other .cuh files of this folder, nothing else; no global-scope asm, no <<<>>>;
 //   - entry points are KERNEL void __launch_bounds__(N) name(...) followed by REGISTER_KERNEL(name); blocks are 1-D;
-//   - dynamic shared memory only through SMEM_DYN;
+//   - shared memory only through SHARED(type, name, [dimensions]) and, of a size known at launch, SMEM_DYN;
 //   - where two kernels must give the same bits, sums and products are mul(), add(), fmaf(): the compiler may fuse
 //     a * b + c in one kernel and not in the other.
 #pragma once
@@ -16,6 +16,7 @@ typedef unsigned long long u64;
 #if defined(__CUDACC__)
 #define KERNEL extern "C" __global__
 #define REGISTER_KERNEL(name)
+#define SHARED(T, name, dimensions) __shared__ T name dimensions
 #define SMEM_DYN(T, name)                                             \
     extern __shared__ __align__(16) unsigned char dynamic_smem_[];    \
     T* name = reinterpret_cast<T*>(dynamic_smem_)
@@ -25,6 +26,9 @@ typedef unsigned long long u64;
 #include "emulator.h"
 #define KERNEL static
 #define REGISTER_KERNEL(name) static emulator::Registrar registrar_##name(#name, name, emulator::thunk<name>)
+#define SHARED(T, name, dimensions)        \
+    typedef T name##_in_shared dimensions; \
+    name##_in_shared& name = *static_cast<name##_in_shared*>(emulator::static_shared(EMULATOR_SITE, sizeof(name##_in_shared)))
 #define SMEM_DYN(T, name) T* name = static_cast<T*>(emulator::dynamic_shared(16))
 #define DEV static inline
 #define DEV_MEMBER inline

@@ -13,10 +13,10 @@
 #include "logits.cuh"
 
 constexpr u32 DRAW_THREADS = 1024, DRAW_WARPS = DRAW_THREADS / WARP;
-constexpr u32 TEMPERATURE_GREEDY = 0, TEMPERATURE_FIXED = 1, TEMPERATURE_TARGET = 2;
+constexpr u32 TEMPERATURE_FIXED = 1, TEMPERATURE_TARGET = 2;
 
 struct DrawOrder {
-    u32 slot, temperature_kind;
+    u32 slot, temperature_kind;  // 0: greedy
     float temperature;  // T, or the entropy wanted in nats
     u32 top_k;
     float top_p, min_p, top_n_sigma;
@@ -174,8 +174,9 @@ DEV void apply_filters(Row& row, const DrawOrder& order, double temperature, flo
         u64 n = 0;
         row.each_from(floor, [&](u64, float) { n++; });
         n = block_total(n, s);
+        row.least = floor;
         if (n > order.top_k)
-            row.least = max(row.least, select_rank<u32>(order.top_k, s.counts, s.found_count, [&](auto f) { row.each_from(floor, [&](u64 rank, float) { f(rank, 1u); }); }));
+            row.least = max(floor, select_rank<u32>(order.top_k, s.counts, s.found_count, [&](auto f) { row.each_from(floor, [&](u64 rank, float) { f(rank, 1u); }); }));
     }
     auto total_from = [&](u64 floor) {
         u64 sum = 0;
@@ -245,7 +246,7 @@ DEV u32 toss(const Row& row, const u64* chunk_mass, u64 total, u64 coin, u32 lan
 KERNEL void __launch_bounds__(DRAW_THREADS)
     draw(const float* logits, const SignalsRecord* signals, const DrawOrder* orders, const EditRecord* edits, const u32* masks, const u64* coins, DrawnRecord* drawn,
          const u32* n_draws, u32 vocab, u32 stride) {
-    __shared__ Shared s;
+    SHARED(Shared, s, );
     SMEM_DYN(u64, chunk_mass);
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     if (blockIdx.x >= *n_draws) return;

@@ -123,7 +123,7 @@ DEV u32 slice_begin(u32 slice, u32 n_units) { return slice * n_units / SLICES; }
 template <Format F, u32 MT, u32 NT, u32 DEPTH>
 DEV void matmul_sliced(const u8* weights, u32 n_rows, u32 n_cols, const bf16* x, float* y, bf16* h, u32 stride, u32 n_tokens, u32 mode) {
     // One padding column: the sums of a slice leave fragment order, and 8 rows of 8 floats would share banks.
-    __shared__ float parts[SLICES][MT * TILE_ROWS][NT * 8 + 1];
+    SHARED(float, parts, [SLICES][MT * TILE_ROWS][NT * 8 + 1]);
     const u32 lane = threadIdx.x % WARP, slice = threadIdx.x / WARP;
     const u32 first_token = blockIdx.x * NT * 8, first_tile = blockIdx.y * MT;
     if (first_token >= n_tokens) return;

@@ -12,7 +12,7 @@
 constexpr u32 NORM_THREADS = 256;
 
 KERNEL void __launch_bounds__(NORM_THREADS) rms_norm(const float* x, const float* weight, const u32* rows, bf16* out, const u32* n_rows, u32 hidden, float eps) {
-    __shared__ float partial[NORM_THREADS / WARP];
+    SHARED(float, partial, [NORM_THREADS / WARP]);
     if (blockIdx.x >= *n_rows) return;
     const u64 row = rows ? rows[blockIdx.x] : blockIdx.x;
     const float4* in = reinterpret_cast<const float4*>(x + row * hidden);

@@ -44,7 +44,9 @@ DEV void block_sum(float (&v)[N], float (&room)[SIGNAL_WARPS][N]) {
 }
 
 KERNEL void __launch_bounds__(SIGNAL_THREADS) signals_tiles(const float* logits, SignalPart* parts, float* maxima, const u32* n_asks, u32 vocab, u32 stride) {
-    __shared__ float warp_maxima[SIGNAL_WARPS], sums_room[SIGNAL_WARPS][6], squares_room[SIGNAL_WARPS][1];
+    SHARED(float, warp_maxima, [SIGNAL_WARPS]);
+    SHARED(float, sums_room, [SIGNAL_WARPS][6]);
+    SHARED(float, squares_room, [SIGNAL_WARPS][1]);
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, ask = blockIdx.y;
     if (ask >= *n_asks) return;
     const float* row = logits + u64(ask) * stride;
@@ -154,8 +156,9 @@ DEV TwoBest warp_two_best(TwoBest best) {
 
 KERNEL void __launch_bounds__(SIGNAL_THREADS)
     signals_merge(const float* logits, const SignalPart* parts, const float* maxima, const u32* targets, SignalsRecord* signals, const u32* n_asks, u32 vocab, u32 stride) {
-    __shared__ TwoBest of_warp[SIGNAL_WARPS], of_chunk[2];
-    __shared__ u32 chunk[2];
+    SHARED(TwoBest, of_warp, [SIGNAL_WARPS]);
+    SHARED(TwoBest, of_chunk, [2]);
+    SHARED(u32, chunk, [2]);
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, ask = blockIdx.x;
     if (ask >= *n_asks) return;
     const float* row = logits + u64(ask) * stride;

@@ -21,10 +21,18 @@ const VARIANTS: [(&str, &[&str], &[&str]); 2] = [
         ],
     ),
 ];
-const COMMON: [&str; 6] = ["-c", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-U_FORTIFY_SOURCE"];
+const COMMON: [&str; 6] =
+    ["-c", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-U_FORTIFY_SOURCE"];
 /// Lambdas may be empty in some instantiations, and pragmas are the other compiler's.
-const KERNEL_FLAGS: [&str; 7] =
-    ["-std=c++17", "-O2", "-xc++", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused", "-Wno-int-in-bool-context"];
+const KERNEL_FLAGS: [&str; 7] = [
+    "-std=c++17",
+    "-O2",
+    "-xc++",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+    "-Wno-unused",
+    "-Wno-int-in-bool-context",
+];
 
 fn main() {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap());
@@ -40,14 +48,21 @@ fn main() {
 
     let build_script = here.join("build.rs");
     let runtime_headers: Vec<PathBuf> = files(&runtime, "h").into_iter().chain([build_script]).collect();
-    let kernel_headers: Vec<PathBuf> = runtime_headers.iter().cloned().chain(files(&kernels, "cuh")).collect();
+    let kernel_headers: Vec<PathBuf> =
+        runtime_headers.iter().cloned().chain(files(&kernels, "cuh")).collect();
     let mut jobs: Vec<(PathBuf, Vec<String>)> = Vec::new();
     let mut links = Vec::new();
     for (name, runtime_flags, kernel_flags) in VARIANTS {
         let folder = out.join(name);
         fs::create_dir_all(&folder).unwrap();
         let flags = |more: &[&str]| -> Vec<String> {
-            COMMON.iter().chain(vector).chain(more).map(|f| f.to_string()).chain([format!("-I{}", runtime.display())]).collect()
+            COMMON
+                .iter()
+                .chain(vector)
+                .chain(more)
+                .map(|f| f.to_string())
+                .chain([format!("-I{}", runtime.display())])
+                .collect()
         };
         let mut objects = Vec::new();
         let mut compile = |source: PathBuf, headers: &[PathBuf], flags: Vec<String>| {
@@ -60,7 +75,11 @@ fn main() {
             }
         };
         for source in files(&runtime, "cpp") {
-            compile(source, &runtime_headers, flags(&[&["-std=c++20", "-O3", "-Wall", "-Wextra", "-Wno-restrict"], runtime_flags].concat()));
+            compile(
+                source,
+                &runtime_headers,
+                flags(&[&["-std=c++20", "-O3", "-Wall", "-Wextra", "-Wno-restrict"], runtime_flags].concat()),
+            );
         }
         let runtime_objects = objects_of(&files(&runtime, "cpp"), &folder);
         let kernel_line = flags(&[&KERNEL_FLAGS, kernel_flags].concat());
@@ -117,7 +136,10 @@ fn is_newer(input: &Path, product: &Path) -> bool {
 }
 
 fn objects_of(sources: &[PathBuf], folder: &Path) -> Vec<String> {
-    sources.iter().map(|s| folder.join(s.file_name().unwrap()).with_extension("o").display().to_string()).collect()
+    sources
+        .iter()
+        .map(|s| folder.join(s.file_name().unwrap()).with_extension("o").display().to_string())
+        .collect()
 }
 
 fn run(compiler: &str, arguments: &[String], product: &Path) {

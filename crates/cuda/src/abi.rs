@@ -48,9 +48,17 @@ fn kinds(letters: &str) -> Vec<Kind> {
 /// All kernels.
 pub fn kernels() -> Vec<Kernel> {
     let mut all = Vec::new();
-    let mut add = |name: String, file: &str, parameters: &str, threads: u32, most_registers: u32, most_shared: u32| {
-        all.push(Kernel { name, file: file.into(), parameters: kinds(parameters), threads, most_registers, most_shared });
-    };
+    let mut add =
+        |name: String, file: &str, parameters: &str, threads: u32, most_registers: u32, most_shared: u32| {
+            all.push(Kernel {
+                name,
+                file: file.into(),
+                parameters: kinds(parameters),
+                threads,
+                most_registers,
+                most_shared,
+            });
+        };
     for format in Format::ALL {
         let name = format.name();
         let file = format!("matmul_{name}.cu");
@@ -62,13 +70,20 @@ pub fn kernels() -> Vec<Kernel> {
     }
     for head_dim in Heads::SIZES {
         let file = format!("attend_{head_dim}.cu");
-        add(format!("attend_decode_{head_dim}"), &file, "ppppppuuuf", 128, 168, 64 * (head_dim + 4) * 4 + 64 * 20);
+        add(
+            format!("attend_decode_{head_dim}"),
+            &file,
+            "ppppppuuuf",
+            128,
+            168,
+            64 * (head_dim + 4) * 4 + 64 * 20,
+        );
         add(format!("attend_merge_{head_dim}"), &file, "pppppuu", 128, 64, 0);
         add(format!("attend_prefill_{head_dim}"), &file, "pppppppuuuf", 128, 255, head_dim * 256);
     }
     add("rms_norm".into(), "rms_norm.cu", "pppppuf", 256, 64, 32);
     add("rope_store".into(), "rope_store.cu", "ppppppppppuuuuuf", 256, 64, 0);
-    add("attention_disagreement".into(), "attention_signals.cu", "pppppppuuuuuf", 64, 64, 8);
+    add("attention_disagreement".into(), "attention_signals.cu", "pppppppuuuuuf", 64, 64, 16);
     add("attention_signals".into(), "attention_signals.cu", "ppppppuuuu", 32, 64, 0);
     add("signals_tiles".into(), "signals.cu", "ppppuu", 256, 64, 256);
     add("signals_merge".into(), "signals.cu", "ppppppuu", 256, 64, 168);

@@ -85,7 +85,11 @@ pub fn matmul(
     assert!(w.n_cols.is_multiple_of(8), "a product over {} columns; a multiple of 8 is needed", w.n_cols);
     assert!(w.n_rows > 0 && most_tokens > 0, "an empty product: {} rows, {most_tokens} tokens", w.n_rows);
     if product == Product::Gated {
-        assert!(w.n_rows.is_multiple_of(TILE_ROWS as u32), "{} rows of gate and up are no whole tiles", w.n_rows);
+        assert!(
+            w.n_rows.is_multiple_of(TILE_ROWS as u32),
+            "{} rows of gate and up are no whole tiles",
+            w.n_rows
+        );
     }
     let (suffix, tokens, rows, shared) = width.shape();
     let (y, h) = if product == Product::Gated { (Pointer(0), out) } else { (out, Pointer(0)) };
@@ -114,7 +118,13 @@ pub fn embed(w: Weights, tokens: Pointer, x: Pointer, n_tokens: Pointer, most_to
         grid: [most_tokens, 1, 1],
         block: 128,
         shared: 0,
-        arguments: Arguments::default().with(w.at).with(tokens).with(x).with(n_tokens).with(w.n_rows).with(w.n_cols),
+        arguments: Arguments::default()
+            .with(w.at)
+            .with(tokens)
+            .with(x)
+            .with(n_tokens)
+            .with(w.n_rows)
+            .with(w.n_cols),
     }
 }
 
@@ -135,7 +145,14 @@ pub fn rms_norm(
         grid: [most_rows, 1, 1],
         block: 256,
         shared: 0,
-        arguments: Arguments::default().with(x).with(weight).with(rows).with(out).with(n_rows).with(hidden).with(eps),
+        arguments: Arguments::default()
+            .with(x)
+            .with(weight)
+            .with(rows)
+            .with(out)
+            .with(n_rows)
+            .with(hidden)
+            .with(eps),
     }
 }
 
@@ -157,8 +174,18 @@ impl Heads {
     pub const SIZES: [u32; 6] = [16, 32, 64, 80, 96, 128];
 
     fn check(&self) {
-        assert!(Self::SIZES.contains(&self.head_dim), "heads of {}; there are kernels for {:?}", self.head_dim, Self::SIZES);
-        assert!(self.n_heads.is_multiple_of(self.n_kv_heads), "{} heads over {} of keys", self.n_heads, self.n_kv_heads);
+        assert!(
+            Self::SIZES.contains(&self.head_dim),
+            "heads of {}; there are kernels for {:?}",
+            self.head_dim,
+            Self::SIZES
+        );
+        assert!(
+            self.n_heads.is_multiple_of(self.n_kv_heads),
+            "{} heads over {} of keys",
+            self.n_heads,
+            self.n_kv_heads
+        );
     }
 
     /// Bytes of one layer of the cache, (n_blocks, n_kv_heads, k|v, block_size, head_dim) bf16.
@@ -254,7 +281,15 @@ pub struct Tile {
 
 impl Tile {
     /// Appends the tiles of one sequence, `first_token..first_token + n_tokens` of the batch; returns the parts used so far.
-    pub fn push_all(out: &mut Vec<Tile>, group: usize, first_token: u32, n_tokens: u32, start: u32, table: u32, mut part: u32) -> u32 {
+    pub fn push_all(
+        out: &mut Vec<Tile>,
+        group: usize,
+        first_token: u32,
+        n_tokens: u32,
+        start: u32,
+        table: u32,
+        mut part: u32,
+    ) -> u32 {
         for first_row in (0..n_tokens as usize * group).step_by(TILE_QUERIES) {
             out.push(Tile { first_token, n_tokens, start, table, first_row: u32_of(first_row), part });
             let last = ((first_row + TILE_QUERIES - 1) / group).min(n_tokens as usize - 1);
@@ -368,7 +403,12 @@ pub struct AttentionSignalBuffers {
 }
 
 /// How far apart the heads of the last layer look.
-pub fn attention_disagreement(a: AttendBuffers, s: AttentionSignalBuffers, most_asks: u32, heads: Heads) -> Launch {
+pub fn attention_disagreement(
+    a: AttendBuffers,
+    s: AttentionSignalBuffers,
+    most_asks: u32,
+    heads: Heads,
+) -> Launch {
     Launch {
         kernel: "attention_disagreement".into(),
         grid: [most_asks, s.most_parts, 1],
@@ -392,7 +432,14 @@ pub fn attention_disagreement(a: AttendBuffers, s: AttentionSignalBuffers, most_
 }
 
 /// Adds a layer to the attention signals; the last one writes the records.
-pub fn attention_signals(stats: Pointer, s: AttentionSignalBuffers, most_asks: u32, n_heads: u32, layer: u32, n_layers: u32) -> Launch {
+pub fn attention_signals(
+    stats: Pointer,
+    s: AttentionSignalBuffers,
+    most_asks: u32,
+    n_heads: u32,
+    layer: u32,
+    n_layers: u32,
+) -> Launch {
     Launch {
         kernel: "attention_signals".into(),
         grid: [most_asks, 1, 1],
@@ -445,13 +492,24 @@ impl LogitBuffers {
 
 /// H, V, collision, log Z, the spread of the logits, the two best, the target: one read of the logits.
 pub fn signals(b: LogitBuffers, targets: Pointer, most_asks: u32) -> [Launch; 2] {
-    assert!(b.stride.is_multiple_of(4) && b.stride >= b.vocab, "rows of {} floats for {} logits", b.stride, b.vocab);
+    assert!(
+        b.stride.is_multiple_of(4) && b.stride >= b.vocab,
+        "rows of {} floats for {} logits",
+        b.stride,
+        b.vocab
+    );
     let tiles = Launch {
         kernel: "signals_tiles".into(),
         grid: [b.n_tiles(), most_asks, 1],
         block: 256,
         shared: 0,
-        arguments: Arguments::default().with(b.logits).with(b.parts).with(b.maxima).with(b.n_asks).with(b.vocab).with(b.stride),
+        arguments: Arguments::default()
+            .with(b.logits)
+            .with(b.parts)
+            .with(b.maxima)
+            .with(b.n_asks)
+            .with(b.vocab)
+            .with(b.stride),
     };
     let merge = Launch {
         kernel: "signals_merge".into(),
@@ -472,7 +530,14 @@ pub fn signals(b: LogitBuffers, targets: Pointer, most_asks: u32) -> [Launch; 2]
 }
 
 /// The k best of each (slot, k) of `wanted`: `list` (n_wanted, 256) {token, ln p}, `counts` (n_wanted).
-pub fn candidates(b: LogitBuffers, wanted: Pointer, list: Pointer, counts: Pointer, n_wanted: Pointer, most_wanted: u32) -> Launch {
+pub fn candidates(
+    b: LogitBuffers,
+    wanted: Pointer,
+    list: Pointer,
+    counts: Pointer,
+    n_wanted: Pointer,
+    most_wanted: u32,
+) -> Launch {
     Launch {
         kernel: "candidates".into(),
         grid: [most_wanted, 1, 1],
@@ -511,7 +576,11 @@ pub struct DrawBuffers {
 /// Draws from whole distributions.
 pub fn draw(b: LogitBuffers, d: DrawBuffers, most_draws: u32) -> Launch {
     let shared = b.n_chunks() * 12 + b.vocab.div_ceil(32) * 4;
-    assert!(shared <= 200 << 10, "a vocabulary of {} needs {shared} bytes of shared memory to draw from", b.vocab);
+    assert!(
+        shared <= 200 << 10,
+        "a vocabulary of {} needs {shared} bytes of shared memory to draw from",
+        b.vocab
+    );
     Launch {
         kernel: "draw".into(),
         grid: [most_draws, 1, 1],
@@ -532,7 +601,15 @@ pub fn draw(b: LogitBuffers, d: DrawBuffers, most_draws: u32) -> Launch {
 }
 
 /// Copies the first tokens of cache blocks, all layers; `copies` is (n_copies) {from, to, tokens} u32.
-pub fn copy_blocks(cache: Pointer, copies: Pointer, n_copies: Pointer, most_copies: u32, n_layers: u32, n_blocks: u32, heads: Heads) -> Launch {
+pub fn copy_blocks(
+    cache: Pointer,
+    copies: Pointer,
+    n_copies: Pointer,
+    most_copies: u32,
+    n_layers: u32,
+    n_blocks: u32,
+    heads: Heads,
+) -> Launch {
     let planes = heads.n_kv_heads * 2;
     Launch {
         kernel: "copy_blocks".into(),

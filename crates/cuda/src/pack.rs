@@ -124,9 +124,18 @@ struct Share {
 ///
 /// # Panics
 /// When the columns are no whole number of blocks, or no multiple of 8.
-pub fn pack<'a>(format: Format, n_rows: usize, n_cols: usize, row: impl Fn(usize) -> Option<&'a [u8]>) -> Vec<u8> {
+pub fn pack<'a>(
+    format: Format,
+    n_rows: usize,
+    n_cols: usize,
+    row: impl Fn(usize) -> Option<&'a [u8]>,
+) -> Vec<u8> {
     let (block_values, block_bytes) = format.dtype().block();
-    assert!(n_cols.is_multiple_of(block_values) && n_cols.is_multiple_of(8), "{n_cols} columns of {}", format.dtype());
+    assert!(
+        n_cols.is_multiple_of(block_values) && n_cols.is_multiple_of(8),
+        "{n_cols} columns of {}",
+        format.dtype()
+    );
     let (loads, extra, scale_bytes, super_bytes) = format.layout();
     let (n_tiles, n_units) = (n_rows.div_ceil(TILE_ROWS), n_cols.div_ceil(UNIT_COLS));
     let n_supers = n_units.div_ceil(4);
@@ -136,7 +145,10 @@ pub fn pack<'a>(format: Format, n_rows: usize, n_cols: usize, row: impl Fn(usize
     let mut out = vec![0u8; format.packed_bytes(n_rows, n_cols)];
     for tile in 0..n_tiles {
         for r in 0..TILE_ROWS {
-            let Some(bytes) = (tile * TILE_ROWS + r < n_rows).then(|| row(tile * TILE_ROWS + r)).flatten() else { continue };
+            let Some(bytes) = (tile * TILE_ROWS + r < n_rows).then(|| row(tile * TILE_ROWS + r)).flatten()
+            else {
+                continue;
+            };
             assert_eq!(bytes.len(), n_cols / block_values * block_bytes, "bytes of row {r} of tile {tile}");
             let (g, half) = (r % 8, r / 8);
             for unit in 0..n_units {
@@ -145,7 +157,8 @@ pub fn pack<'a>(format: Format, n_rows: usize, n_cols: usize, row: impl Fn(usize
                 scatter(format, &share.numbers, g, half, &mut out[index * unit_bytes..][..unit_bytes]);
                 let at = scales_at + (index * 8 + g) * scale_bytes + half * scale_bytes / 2;
                 out[at..at + share.scales.len()].copy_from_slice(&share.scales);
-                let at = supers_at + ((tile * n_supers + unit / 4) * 8 + g) * super_bytes + half * super_bytes / 2;
+                let at =
+                    supers_at + ((tile * n_supers + unit / 4) * 8 + g) * super_bytes + half * super_bytes / 2;
                 out[at..at + share.supers.len()].copy_from_slice(&share.supers);
             }
         }
@@ -178,7 +191,9 @@ fn scatter(format: Format, numbers: &[u16], g: usize, half: usize, unit: &mut [u
                 let more = extra_at + lane * 4 * extra;
                 match format {
                     Format::Q5_0 => or_word(more, (n >> 4) << (step * 4 + i + 16 * h)),
-                    Format::Q6_K => or_word(more + step / 2 * 4, (n >> 4) << (2 * (step % 2 * 4 + i) + 16 * h)),
+                    Format::Q6_K => {
+                        or_word(more + step / 2 * 4, (n >> 4) << (2 * (step % 2 * 4 + i) + 16 * h))
+                    }
                     _ => {}
                 }
             }
@@ -189,7 +204,11 @@ fn scatter(format: Format, numbers: &[u16], g: usize, half: usize, unit: &mut [u
 /// A row's 64 numbers and scales of a unit; what lies past the row is zero.
 fn share_of(format: Format, row: &[u8], unit: usize, n_cols: usize) -> Share {
     let (.., scale_bytes, super_bytes) = format.layout();
-    let mut share = Share { numbers: vec![0; UNIT_COLS], scales: vec![0; scale_bytes / 2], supers: vec![0; super_bytes / 2] };
+    let mut share = Share {
+        numbers: vec![0; UNIT_COLS],
+        scales: vec![0; scale_bytes / 2],
+        supers: vec![0; super_bytes / 2],
+    };
     let first = unit * UNIT_COLS;
     let live = UNIT_COLS.min(n_cols - first);
     match format {
@@ -206,7 +225,8 @@ fn share_of(format: Format, row: &[u8], unit: usize, n_cols: usize) -> Share {
                 share.scales[b * of_block..][..of_block].copy_from_slice(&block[..of_block]);
                 let quants = &block[of_block..];
                 for (j, n) in share.numbers[b * 32..][..32].iter_mut().enumerate() {
-                    let nibble = |bytes: &[u8]| u16::from(if j < 16 { bytes[j] & 15 } else { bytes[j - 16] >> 4 });
+                    let nibble =
+                        |bytes: &[u8]| u16::from(if j < 16 { bytes[j] & 15 } else { bytes[j - 16] >> 4 });
                     *n = match format {
                         Format::Q8_0 => u16::from(quants[j] ^ 0x80),
                         Format::Q5_0 => nibble(&quants[4..]) | u16::from(quants[j / 8] >> (j % 8) & 1) << 4,

@@ -14,8 +14,6 @@
 #define __global__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-// One section of its own, so that the runtime knows where all static shared memory lies.
-#define __shared__ static __attribute__((section("simt_shared")))
 
 struct uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
@@ -60,6 +58,8 @@ void copy_async(void* shared, const void* global, unsigned bytes_copied, unsigne
 void copy_async_commit();
 void copy_async_wait(unsigned newest_left_open);
 void* dynamic_shared(size_t alignment);
+/// The block's variable that is declared at `site`. Not a static of the function: g++ puts those of templates where it likes.
+void* static_shared(const char* site, size_t bytes);
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 uint32_t atomic_add_u32(uint32_t* at, uint32_t value);

@@ -6,8 +6,6 @@
 #include <memory>
 
 extern "C" {
-extern char __start_simt_shared[] __attribute__((weak, visibility("hidden")));
-extern char __stop_simt_shared[] __attribute__((weak, visibility("hidden")));
 extern const char __ehdr_start __attribute__((visibility("hidden")));
 extern char _end[] __attribute__((visibility("hidden")));
 }
@@ -26,7 +24,7 @@ namespace {
 constexpr uint8_t kInitialised = 1, kReadByMany = 2, kReadByManyWarps = 4;
 /// Stands for "some thread, atomically": ordered with other atomics only.
 constexpr uint16_t kAtomic = 0xffff;
-constexpr size_t kCanary = 64, kMaxDynamic = 232448;
+constexpr size_t kCanary = 64, kMaxDynamic = 232448, kMaxStatic = 49152;
 
 /// Who touched a byte last, and when. Epochs count barriers, block starts and launches; syncs count __syncwarp.
 struct Cell {
@@ -51,6 +49,15 @@ uint32_t epoch = 1, launch_epoch = 1, block_epoch = 1;
 uint16_t syncs[32];
 alignas(128) char dynamic[kMaxDynamic + kCanary];
 size_t dynamic_bytes;
+/// Variables of the running launch, each a region of its own with room between them.
+struct Variable {
+    const char* site;
+    char* base;
+    size_t bytes;
+};
+std::vector<Variable>& variables = *new std::vector<Variable>;
+alignas(128) char variable_room[2 * kMaxStatic];
+size_t variable_bytes, variable_end;
 
 const char* name_of(Kind kind) {
     return kind == Kind::Global ? "device buffer" : kind == Kind::Dynamic ? "dynamic shared memory" : "static shared memory";
@@ -161,7 +168,7 @@ bool is_private(const char* at) {
     const char *low, *high;
     stack_of_running(&low, &high);
     if (at >= low && at < high) return true;
-    if (at >= __start_simt_shared && at < __stop_simt_shared) return false;
+    if (at >= variable_room && at < variable_room + sizeof variable_room) return false;
     if (at >= dynamic && at < dynamic + sizeof dynamic) return false;
     if (at >= &__ehdr_start && at < _end) return true;
     auto* record = reinterpret_cast<const char*>(&running());
@@ -186,7 +193,6 @@ void memory_remove(void* base) {
 }
 
 static void add_shared(char* base, size_t bytes, Kind kind) {
-    std::erase_if(regions, [kind](const Region& r) { return r.kind == kind; });
     if (!bytes) return;
     Region r{base, bytes, 0, kind, kChecked ? std::make_unique<Cell[]>(bytes) : nullptr};
     auto after = std::upper_bound(regions.begin(), regions.end(), r.base, [](const char* a, const Region& o) { return a < o.base; });
@@ -196,9 +202,12 @@ static void add_shared(char* base, size_t bytes, Kind kind) {
 void memory_begin_launch(size_t bytes) {
     if (dynamic_bytes != bytes || bytes == 0 || epoch == 1) {
         dynamic_bytes = bytes;
+        std::erase_if(regions, [](const Region& r) { return r.kind == Kind::Dynamic; });
         add_shared(dynamic, bytes, Kind::Dynamic);
-        add_shared(__start_simt_shared, size_t(__stop_simt_shared - __start_simt_shared), Kind::Static);
     }
+    std::erase_if(regions, [](const Region& r) { return r.kind == Kind::Static; });
+    variables.clear();
+    variable_bytes = variable_end = 0;
     launch_epoch = ++epoch;
     global_bytes_read = global_bytes_written = 0;
     last_hit = 0;
@@ -208,7 +217,7 @@ void memory_begin_block() {
     block_epoch = ++epoch;
     std::memset(dynamic, 0xff, dynamic_bytes);
     std::memset(dynamic + dynamic_bytes, 0x5a, kCanary);
-    if (__start_simt_shared) std::memset(__start_simt_shared, 0xff, size_t(__stop_simt_shared - __start_simt_shared));
+    std::memset(variable_room, 0xff, variable_end);
     std::fill(syncs, syncs + 32, uint16_t(0));
 }
 
@@ -223,6 +232,19 @@ void memory_warp_synced(uint32_t warp) { ++syncs[warp]; }
 void* dynamic_shared(size_t alignment) {
     (void)alignment;
     return dynamic;
+}
+
+void* static_shared(const char* site, size_t bytes) {
+    for (const Variable& v : variables)
+        if (v.site == site || std::strcmp(v.site, site) == 0) return v.base;
+    variable_bytes += bytes;
+    char* base = variable_room + variable_end;
+    if (variable_bytes > kMaxStatic) fail("%zu bytes of static shared memory; 49152 at most", variable_bytes);
+    variable_end += (bytes + kCanary + 15) / 16 * 16;
+    std::memset(base, 0xff, bytes);
+    add_shared(base, bytes, Kind::Static);
+    variables.push_back({site, base, bytes});
+    return base;
 }
 
 void memory_mark_written(const void* address, size_t bytes) {

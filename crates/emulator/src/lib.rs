@@ -86,13 +86,19 @@ impl Emulator {
     /// All kernels, without checks: for bulk.
     pub fn plain() -> &'static Emulator {
         static IMAGE: OnceLock<Emulator> = OnceLock::new();
-        IMAGE.get_or_init(|| Self::load(Path::new(env!("EMULATOR_PLAIN"))).expect("the plain image was built beside this crate"))
+        IMAGE.get_or_init(|| {
+            Self::load(Path::new(env!("EMULATOR_PLAIN")))
+                .expect("the plain image was built beside this crate")
+        })
     }
 
     /// All kernels, every access checked; 2 to 4 times slower.
     pub fn checked() -> &'static Emulator {
         static IMAGE: OnceLock<Emulator> = OnceLock::new();
-        IMAGE.get_or_init(|| Self::load(Path::new(env!("EMULATOR_CHECKED"))).expect("the checked image was built beside this crate"))
+        IMAGE.get_or_init(|| {
+            Self::load(Path::new(env!("EMULATOR_CHECKED")))
+                .expect("the checked image was built beside this crate")
+        })
     }
 
     /// The folder of the kernels' sources.
@@ -101,17 +107,21 @@ impl Emulator {
     }
 
     /// Compiles one kernel file, which includes its headers from its own folder, into a checked image of its own in
-    /// `folder`.
+    /// `folder`, together with the kernels of the files named `with` (no extension) as they are.
     ///
     /// # Errors
     /// What the compiler said.
-    pub fn compile(source: &Path, folder: &Path) -> Result<Emulator, String> {
+    pub fn compile(source: &Path, with: &[&str], folder: &Path) -> Result<Emulator, String> {
         let split = |list: &'static str| list.split('\u{1f}');
         let object = folder.join("kernel.o");
         let library = folder.join("libkernel.so");
         let run = |command: &mut Command| -> Result<(), String> {
             let output = command.output().map_err(|e| format!("{}: {e}", env!("EMULATOR_COMPILER")))?;
-            if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+            if output.status.success() {
+                Ok(())
+            } else {
+                Err(String::from_utf8_lossy(&output.stderr).into_owned())
+            }
         };
         run(Command::new(env!("EMULATOR_COMPILER"))
             .args(split(env!("EMULATOR_CHECKED_FLAGS")))
@@ -123,6 +133,10 @@ impl Emulator {
             .args(["-shared", "-Wl,-Bsymbolic", "-Wl,-z,defs"])
             .args(split(env!("EMULATOR_CHECKED_RUNTIME")))
             .arg(&object)
+            .args(
+                with.iter()
+                    .map(|name| Path::new(env!("EMULATOR_CHECKED")).with_file_name(name).with_extension("o")),
+            )
             .arg("-o")
             .arg(&library))?;
         Self::load(&library)
@@ -154,9 +168,11 @@ impl Emulator {
     /// Every kernel of the image and the sizes of its parameters in bytes, by name.
     pub fn kernels(&self) -> Vec<(String, Vec<u32>)> {
         // SAFETY: the signatures are those of runtime/api.cpp.
-        let name_at: unsafe extern "C" fn(usize, *mut c_char, usize) -> usize = unsafe { self.symbol("emulator_kernel_name") };
+        let name_at: unsafe extern "C" fn(usize, *mut c_char, usize) -> usize =
+            unsafe { self.symbol("emulator_kernel_name") };
         // SAFETY: as above.
-        let parameters: unsafe extern "C" fn(*const c_char, *mut u32, usize) -> usize = unsafe { self.symbol("emulator_parameters") };
+        let parameters: unsafe extern "C" fn(*const c_char, *mut u32, usize) -> usize =
+            unsafe { self.symbol("emulator_parameters") };
         let mut all = Vec::new();
         loop {
             let mut text = [0u8; 128];
@@ -179,7 +195,8 @@ impl Emulator {
     /// nothing may touch.
     pub fn allocate(&self, bytes: usize) -> Buffer<'_> {
         // SAFETY: the signature is that of runtime/api.cpp.
-        let allocate: unsafe extern "C" fn(usize) -> *mut c_void = unsafe { self.symbol("emulator_allocate") };
+        let allocate: unsafe extern "C" fn(usize) -> *mut c_void =
+            unsafe { self.symbol("emulator_allocate") };
         let _guard = LAUNCHING.lock().unwrap_or_else(|e| e.into_inner());
         // SAFETY: any size may be asked for.
         let base = unsafe { allocate(bytes) };
@@ -194,7 +211,13 @@ impl Emulator {
     ///
     /// # Panics
     /// When an argument's size is not the parameter's.
-    pub fn launch(&self, kernel: &str, shape: Shape, arguments: &[&[u8]], order: Order) -> Result<Traffic, Fault> {
+    pub fn launch(
+        &self,
+        kernel: &str,
+        shape: Shape,
+        arguments: &[&[u8]],
+        order: Order,
+    ) -> Result<Traffic, Fault> {
         type Launch = unsafe extern "C" fn(
             *const c_char,
             *const u32,
@@ -210,7 +233,8 @@ impl Emulator {
         // SAFETY: the signatures are those of runtime/api.cpp.
         let launch: Launch = unsafe { self.symbol("emulator_launch") };
         // SAFETY: as above.
-        let parameters: unsafe extern "C" fn(*const c_char, *mut u32, usize) -> usize = unsafe { self.symbol("emulator_parameters") };
+        let parameters: unsafe extern "C" fn(*const c_char, *mut u32, usize) -> usize =
+            unsafe { self.symbol("emulator_parameters") };
         let name = CString::new(kernel).expect("no zero byte in an identifier");
         let mut sizes = [0u32; 64];
         // SAFETY: the name ends with zero and the buffer has the length that is told.
@@ -289,7 +313,8 @@ impl Buffer<'_> {
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         assert!(offset + bytes.len() <= self.bytes, "{} bytes at {offset} of {}", bytes.len(), self.bytes);
         // SAFETY: the signature is that of runtime/api.cpp.
-        let write: unsafe extern "C" fn(*mut c_void, *const c_void, usize) = unsafe { self.image.symbol("emulator_write") };
+        let write: unsafe extern "C" fn(*mut c_void, *const c_void, usize) =
+            unsafe { self.image.symbol("emulator_write") };
         let _guard = LAUNCHING.lock().unwrap_or_else(|e| e.into_inner());
         // SAFETY: both ranges are valid, as just asserted.
         unsafe { write(self.base.cast::<u8>().add(offset).cast(), bytes.as_ptr().cast(), bytes.len()) }
@@ -302,7 +327,8 @@ impl Buffer<'_> {
     pub fn read(&self, offset: usize, out: &mut [u8]) -> usize {
         assert!(offset + out.len() <= self.bytes, "{} bytes at {offset} of {}", out.len(), self.bytes);
         // SAFETY: the signature is that of runtime/api.cpp.
-        let read: unsafe extern "C" fn(*mut c_void, *const c_void, usize) -> usize = unsafe { self.image.symbol("emulator_read") };
+        let read: unsafe extern "C" fn(*mut c_void, *const c_void, usize) -> usize =
+            unsafe { self.image.symbol("emulator_read") };
         let _guard = LAUNCHING.lock().unwrap_or_else(|e| e.into_inner());
         // SAFETY: both ranges are valid, as just asserted.
         unsafe { read(out.as_mut_ptr().cast(), self.base.cast::<u8>().add(offset).cast(), out.len()) }

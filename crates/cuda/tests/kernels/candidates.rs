@@ -9,11 +9,21 @@ use entropix_model::{Candidate, Candidates};
 /// (slot, k) of every row and some k, against the reference's lists.
 pub(crate) fn check(device: &Device<'_>, rows: &[Vec<f32>]) -> Outcome {
     let scored = score(device, rows, &vec![None; rows.len()])?;
-    let wanted: Vec<[u32; 2]> =
-        (0..rows.len() as u32).rev().flat_map(|slot| [1, 2, 27, 256].map(|k| [slot, k])).chain([[0, 0]]).collect();
+    let wanted: Vec<[u32; 2]> = (0..rows.len() as u32)
+        .rev()
+        .flat_map(|slot| [1, 2, 27, 256].map(|k| [slot, k]))
+        .chain([[0, 0]])
+        .collect();
     let (list, counts) = (device.empty::<Candidate>(wanted.len() * 256), device.empty::<u32>(wanted.len()));
     let (asked, n_asked) = (device.upload(wanted.as_flattened()), device.count(wanted.len()));
-    device.run(&ops::candidates(scored.buffers, at(&asked), at(&list), at(&counts), at(&n_asked), wanted.len() as u32 + 1))?;
+    device.run(&ops::candidates(
+        scored.buffers,
+        at(&asked),
+        at(&list),
+        at(&counts),
+        at(&n_asked),
+        wanted.len() as u32 + 1,
+    ))?;
     let counts: Vec<u32> = device.read(&counts, 0, wanted.len())?;
     let mut all = bytes_of(&counts);
     let (mut scratch, mut want) = (DrawScratch::default(), Candidates::default());
@@ -31,7 +41,12 @@ pub(crate) fn check(device: &Device<'_>, rows: &[Vec<f32>]) -> Outcome {
                 return Err(format!("row {slot}, k {k}, rank {rank}: {}, not {}", got.token, want.token));
             }
             let tolerance = f64::from(want.logprob.abs()) * 2e-6 + 2e-5;
-            near(format_args!("row {slot}, k {k}, rank {rank}"), got.logprob, want.logprob.into(), tolerance)?;
+            near(
+                format_args!("row {slot}, k {k}, rank {rank}"),
+                got.logprob,
+                want.logprob.into(),
+                tolerance,
+            )?;
         }
         all.extend(bytes_of(&got));
     }

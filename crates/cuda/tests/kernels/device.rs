@@ -84,5 +84,9 @@ pub(crate) fn bytes_of<T: Pod>(values: &[T]) -> Vec<u8> {
 /// Fails with place and numbers when `got` is further than `tolerance` from `want`; NaN is never near.
 pub(crate) fn near(what: impl std::fmt::Display, got: f32, want: f64, tolerance: f64) -> Result<(), String> {
     let distance = (f64::from(got) - want).abs();
-    if distance <= tolerance { Ok(()) } else { Err(format!("{what}: {got}, not {want} within {tolerance:e}")) }
+    if distance <= tolerance {
+        Ok(())
+    } else {
+        Err(format!("{what}: {got}, not {want} within {tolerance:e}"))
+    }
 }

@@ -46,14 +46,33 @@ impl Case {
 }
 
 /// One product; the launch may meet more tokens than there are.
-pub(crate) fn store(device: &Device<'_>, case: &Case, width: Width, tokens: std::ops::Range<usize>) -> Result<Vec<f32>, String> {
+pub(crate) fn store(
+    device: &Device<'_>,
+    case: &Case,
+    width: Width,
+    tokens: std::ops::Range<usize>,
+) -> Result<Vec<f32>, String> {
     let packed = pack(case.format, case.n_rows, case.n_cols, |i| Some(&case.rows[i]));
     let weights = device.upload(&packed);
     let n = tokens.len();
     let x = device.upload(&case.x[tokens.start * case.n_cols..tokens.end * case.n_cols]);
     let (y, count) = (device.empty::<f32>(n * case.n_rows), device.count(n));
-    let w = Weights { format: case.format, at: at(&weights), n_rows: case.n_rows as u32, n_cols: case.n_cols as u32 };
-    device.run(&ops::matmul(w, at(&x), at(&y), w.n_rows, at(&count), n as u32 + 30, Product::Store, width))?;
+    let w = Weights {
+        format: case.format,
+        at: at(&weights),
+        n_rows: case.n_rows as u32,
+        n_cols: case.n_cols as u32,
+    };
+    device.run(&ops::matmul(
+        w,
+        at(&x),
+        at(&y),
+        w.n_rows,
+        at(&count),
+        n as u32 + 30,
+        Product::Store,
+        width,
+    ))?;
     device.read(&y, 0, n * case.n_rows)
 }
 
@@ -65,12 +84,19 @@ pub(crate) fn check(device: &Device<'_>, case: &Case) -> Outcome {
         for token in 0..case.n_tokens {
             for row in 0..case.n_rows {
                 let (want, size) = case.dot(row, token);
-                near(format_args!("{width:?} row {row} token {token}"), y[token * case.n_rows + row], want, 2e-6 * size + 1e-9)?;
+                near(
+                    format_args!("{width:?} row {row} token {token}"),
+                    y[token * case.n_rows + row],
+                    want,
+                    2e-6 * size + 1e-9,
+                )?;
             }
         }
         match &all {
             None => all = Some(y),
-            Some(first) if bytes_of(first) != bytes_of(&y) => return Err(format!("{width:?} gives other bits")),
+            Some(first) if bytes_of(first) != bytes_of(&y) => {
+                return Err(format!("{width:?} gives other bits"));
+            }
             Some(_) => {}
         }
     }
@@ -94,10 +120,24 @@ pub(crate) fn check_add(device: &Device<'_>, case: &Case) -> Outcome {
     let plain = store(device, case, Width::N8, 0..case.n_tokens)?;
     let weights = device.upload(&pack(case.format, case.n_rows, case.n_cols, |i| Some(&case.rows[i])));
     let (x, count) = (device.upload(&case.x), device.count(case.n_tokens));
-    let w = Weights { format: case.format, at: at(&weights), n_rows: case.n_rows as u32, n_cols: case.n_cols as u32 };
+    let w = Weights {
+        format: case.format,
+        at: at(&weights),
+        n_rows: case.n_rows as u32,
+        n_cols: case.n_cols as u32,
+    };
     for width in WIDTHS {
         let y = device.upload(&before);
-        device.run(&ops::matmul(w, at(&x), at(&y), stride as u32, at(&count), case.n_tokens as u32, Product::Add, width))?;
+        device.run(&ops::matmul(
+            w,
+            at(&x),
+            at(&y),
+            stride as u32,
+            at(&count),
+            case.n_tokens as u32,
+            Product::Add,
+            width,
+        ))?;
         let after: Vec<f32> = device.read(&y, 0, before.len())?;
         for (i, (&after, &before)) in after.iter().zip(&before).enumerate() {
             let (token, row) = (i / stride, i % stride);
@@ -111,8 +151,15 @@ pub(crate) fn check_add(device: &Device<'_>, case: &Case) -> Outcome {
 }
 
 /// Gate and up interleaved give silu(gate) * up, the same bits in every width.
-pub(crate) fn check_gated(device: &Device<'_>, format: Format, n_gates: usize, n_cols: usize, n_tokens: usize) -> Outcome {
-    let (gate, up) = (Case::new(format, n_gates, n_cols, n_tokens), Case::new(format, n_gates, n_cols, n_tokens + 1));
+pub(crate) fn check_gated(
+    device: &Device<'_>,
+    format: Format,
+    n_gates: usize,
+    n_cols: usize,
+    n_tokens: usize,
+) -> Outcome {
+    let (gate, up) =
+        (Case::new(format, n_gates, n_cols, n_tokens), Case::new(format, n_gates, n_cols, n_tokens + 1));
     let n_rows = gated_rows(n_gates);
     let packed = pack(format, n_rows, n_cols, |i| {
         let (is_up, row) = gated_row(i);
@@ -124,15 +171,33 @@ pub(crate) fn check_gated(device: &Device<'_>, format: Format, n_gates: usize, n
     let mut all: Option<Vec<u8>> = None;
     for width in WIDTHS {
         let h = device.empty::<u16>(n_tokens * stride);
-        device.run(&ops::matmul(w, at(&x), at(&h), stride as u32, at(&count), n_tokens as u32, Product::Gated, width))?;
+        device.run(&ops::matmul(
+            w,
+            at(&x),
+            at(&h),
+            stride as u32,
+            at(&count),
+            n_tokens as u32,
+            Product::Gated,
+            width,
+        ))?;
         let bits: Vec<u16> = device.read(&h, 0, n_tokens * stride)?;
         for token in 0..n_tokens {
             for j in 0..n_gates {
                 let (g, g_size) = gate.dot(j, token);
-                let u: f64 = up.values[j].iter().zip(&gate.x[token * n_cols..]).map(|(&w, x)| f64::from(w) * f64::from(x.to_f32())).sum();
+                let u: f64 = up.values[j]
+                    .iter()
+                    .zip(&gate.x[token * n_cols..])
+                    .map(|(&w, x)| f64::from(w) * f64::from(x.to_f32()))
+                    .sum();
                 let want = f64::from(swiglu(&[g as f32], &[u as f32])[0]);
                 let got = bf16::from_bits(bits[token * stride + j]).to_f32();
-                near(format_args!("{width:?} gate {j} token {token}"), got, want, want.abs() / 200.0 + 1e-5 * g_size * u.abs() + 1e-6)?;
+                near(
+                    format_args!("{width:?} gate {j} token {token}"),
+                    got,
+                    want,
+                    want.abs() / 200.0 + 1e-5 * g_size * u.abs() + 1e-6,
+                )?;
             }
         }
         let bytes = bytes_of(&bits);
@@ -155,7 +220,9 @@ fn products_of_every_format_agree_with_f64_in_every_width_and_batch() {
         };
         for (n_cols, n_rows, n_tokens) in [(columns[0], 1, 1), (columns[1], 50, 9), (columns[2], 33, 67)] {
             let case = Case::new(format, n_rows, n_cols, n_tokens);
-            everywhere(&format!("{format:?} {n_rows} x {n_cols}, {n_tokens} tokens"), |device| check(device, &case));
+            everywhere(&format!("{format:?} {n_rows} x {n_cols}, {n_tokens} tokens"), |device| {
+                check(device, &case)
+            });
         }
     }
 }

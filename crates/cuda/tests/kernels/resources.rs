@@ -38,11 +38,24 @@ struct Usage {
 }
 
 /// Compiles a file as the build does; gives each entry's usage.
-fn compile(nvcc: &Path, file: &str, architecture: &str, out: &Path) -> Result<BTreeMap<String, Usage>, String> {
+fn compile(
+    nvcc: &Path,
+    file: &str,
+    architecture: &str,
+    out: &Path,
+) -> Result<BTreeMap<String, Usage>, String> {
     let number = architecture.trim_start_matches("sm_");
     let output = Command::new(nvcc)
         .arg(format!("-I{}", root().join("kernels").display()))
-        .args(["-std=c++17", "-O3", "-cubin", "-Xptxas", "-v,-warn-spills,-Werror", "-Werror", "all-warnings"])
+        .args([
+            "-std=c++17",
+            "-O3",
+            "-cubin",
+            "-Xptxas",
+            "-v,-warn-spills,-Werror",
+            "-Werror",
+            "all-warnings",
+        ])
         .args(["-gencode", &format!("arch=compute_{number},code={architecture}")])
         .arg(root().join("kernels").join(file))
         .arg("-o")
@@ -60,10 +73,14 @@ fn compile(nvcc: &Path, file: &str, architecture: &str, out: &Path) -> Result<BT
             name = rest.split('\'').next().unwrap_or_default().to_owned();
         } else if line.contains("Used ") {
             let before = |what: &str| -> u32 {
-                let words: Vec<&str> = line.split(what).next().unwrap_or_default().split_whitespace().collect();
+                let words: Vec<&str> =
+                    line.split(what).next().unwrap_or_default().split_whitespace().collect();
                 if line.contains(what) { words.last().and_then(|w| w.parse().ok()).unwrap_or(0) } else { 0 }
             };
-            all.insert(name.clone(), Usage { registers: before(" registers"), shared: before(" bytes smem") });
+            all.insert(
+                name.clone(),
+                Usage { registers: before(" registers"), shared: before(" bytes smem") },
+            );
         }
     }
     Ok(all)
@@ -79,7 +96,11 @@ fn by_file() -> BTreeMap<String, Vec<Kernel>> {
 
 /// The machine code of one cubin, by kernel.
 fn sass(nvcc: &Path, cubin: &Path) -> BTreeMap<String, String> {
-    let output = Command::new(nvcc.with_file_name("nvdisasm")).arg("-c").arg(cubin).output().expect("nvdisasm is beside nvcc");
+    let output = Command::new(nvcc.with_file_name("nvdisasm"))
+        .arg("-c")
+        .arg(cubin)
+        .output()
+        .expect("nvdisasm is beside nvcc");
     assert!(output.status.success(), "nvdisasm: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("text");
     let mut all = BTreeMap::new();
@@ -100,13 +121,17 @@ fn at_least(code: &BTreeMap<String, String>, kernel: &str, instruction: &str, n:
 fn every_file_compiles_without_spills_within_the_table() {
     let nvcc = nvcc();
     let folder = tempfile::tempdir().unwrap();
-    let jobs: Vec<(String, Vec<Kernel>, &str)> =
-        by_file().into_iter().flat_map(|(file, list)| ARCHITECTURES.map(|a| (file.clone(), list.clone(), a))).collect();
+    let jobs: Vec<(String, Vec<Kernel>, &str)> = by_file()
+        .into_iter()
+        .flat_map(|(file, list)| ARCHITECTURES.map(|a| (file.clone(), list.clone(), a)))
+        .collect();
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
-                while let Some((file, list, architecture)) = jobs.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                while let Some((file, list, architecture)) =
+                    jobs.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                {
                     let cubin = folder.path().join(format!("{file}.{architecture}.cubin"));
                     let usage = compile(&nvcc, file, architecture, &cubin).unwrap_or_else(|e| panic!("{e}"));
                     assert_eq!(usage.len(), list.len(), "{file}: kernels {:?}", usage.keys());
@@ -114,7 +139,8 @@ fn every_file_compiles_without_spills_within_the_table() {
                         let used = &usage[&kernel.name];
                         let reserved = if *architecture == "sm_90a" { RESERVED_SHARED } else { 0 };
                         assert!(
-                            used.registers <= kernel.most_registers && used.shared <= kernel.most_shared + reserved,
+                            used.registers <= kernel.most_registers
+                                && used.shared <= kernel.most_shared + reserved,
                             "{} on {architecture}: {used:?}, the table allows {} registers and {} bytes",
                             kernel.name,
                             kernel.most_registers,
@@ -135,7 +161,7 @@ fn check_code(nvcc: &Path, file: &str, cubin: &Path) {
         assert!(!text.contains("LDL") && !text.contains("STL"), "{name} uses local memory");
     }
     if let Some(format) = file.strip_prefix("matmul_").and_then(|f| f.strip_suffix(".cu")) {
-        at_least(&code, &format!("matmul_{format}_n8"), "LDG.E.128", 1);
+        at_least(&code, &format!("matmul_{format}_n8"), "LDG.E.NA.128.CONSTANT", 1);
         at_least(&code, &format!("matmul_{format}_n8"), "HMMA.16816.F32.BF16", 4);
         at_least(&code, &format!("matmul_{format}_wide"), "HMMA.16816.F32.BF16", 64);
         at_least(&code, &format!("matmul_{format}_wide"), "LDGSTS.E", 2);
@@ -154,7 +180,18 @@ fn parameters_are_those_of_the_ptx() {
     let nvcc = nvcc();
     let folder = tempfile::tempdir().unwrap();
     // One file of each kind; the others are made by the same macros.
-    for file in ["matmul_bf16.cu", "attend_64.cu", "embed.cu", "rms_norm.cu", "rope_store.cu", "attention_signals.cu", "signals.cu", "candidates.cu", "draw.cu", "copy_blocks.cu"] {
+    for file in [
+        "matmul_bf16.cu",
+        "attend_64.cu",
+        "embed.cu",
+        "rms_norm.cu",
+        "rope_store.cu",
+        "attention_signals.cu",
+        "signals.cu",
+        "candidates.cu",
+        "draw.cu",
+        "copy_blocks.cu",
+    ] {
         let ptx = folder.path().join(file).with_extension("ptx");
         let output = Command::new(&nvcc)
             .arg(format!("-I{}", root().join("kernels").display()))
@@ -167,7 +204,9 @@ fn parameters_are_those_of_the_ptx() {
         assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
         let text = std::fs::read_to_string(&ptx).unwrap();
         for kernel in &by_file()[file] {
-            let (_, rest) = text.split_once(&format!(".entry {}(", kernel.name)).unwrap_or_else(|| panic!("{file} has no {}", kernel.name));
+            let (_, rest) = text
+                .split_once(&format!(".entry {}(", kernel.name))
+                .unwrap_or_else(|| panic!("{file} has no {}", kernel.name));
             let list = rest.split(')').next().unwrap();
             let found: Vec<Kind> = list
                 .split(',')

@@ -16,7 +16,11 @@ pub(crate) struct Scored<'a> {
 }
 
 /// Uploads rows of one vocabulary, with padding nobody may read, and runs both kernels.
-pub(crate) fn score<'a>(device: &Device<'a>, rows: &[Vec<f32>], targets: &[Option<u32>]) -> Result<Scored<'a>, String> {
+pub(crate) fn score<'a>(
+    device: &Device<'a>,
+    rows: &[Vec<f32>],
+    targets: &[Option<u32>],
+) -> Result<Scored<'a>, String> {
     let vocab = rows[0].len();
     let stride = vocab.next_multiple_of(4) + 4;
     let logits = device.empty::<f32>(rows.len() * stride);
@@ -24,11 +28,18 @@ pub(crate) fn score<'a>(device: &Device<'a>, rows: &[Vec<f32>], targets: &[Optio
         logits.write(i * stride * 4, bytemuck::cast_slice(row));
     }
     let targets: Vec<u32> = targets.iter().map(|t| t.unwrap_or(u32::MAX)).collect();
-    let mut buffers = LogitBuffers { logits: at(&logits), vocab: vocab as u32, stride: stride as u32, ..Default::default() };
+    let mut buffers = LogitBuffers {
+        logits: at(&logits),
+        vocab: vocab as u32,
+        stride: stride as u32,
+        ..Default::default()
+    };
     let parts = device.empty::<f32>(rows.len() * buffers.n_tiles() as usize * 16);
     let maxima = device.empty::<f32>(rows.len() * buffers.n_chunks() as usize);
-    let (signals, count, wanted) = (device.empty::<Signals>(rows.len()), device.count(rows.len()), device.upload(&targets));
-    (buffers.parts, buffers.maxima, buffers.signals, buffers.n_asks) = (at(&parts), at(&maxima), at(&signals), at(&count));
+    let (signals, count, wanted) =
+        (device.empty::<Signals>(rows.len()), device.count(rows.len()), device.upload(&targets));
+    (buffers.parts, buffers.maxima, buffers.signals, buffers.n_asks) =
+        (at(&parts), at(&maxima), at(&signals), at(&count));
     for launch in ops::signals(buffers, at(&wanted), rows.len() as u32 + 2) {
         device.run(&launch)?;
     }
@@ -38,7 +49,12 @@ pub(crate) fn score<'a>(device: &Device<'a>, rows: &[Vec<f32>], targets: &[Optio
 
 /// The rows of tests/data/samplers.json, by name.
 pub(crate) fn torture_rows() -> Vec<(String, Vec<f32>)> {
-    table()["rows"].as_array().expect("rows").iter().map(|row| (row["name"].as_str().expect("name").to_owned(), logits_of(row))).collect()
+    table()["rows"]
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|row| (row["name"].as_str().expect("name").to_owned(), logits_of(row)))
+        .collect()
 }
 
 pub(crate) fn table() -> Value {
@@ -76,7 +92,11 @@ pub(crate) fn compare(got: &Signals, want: &Signals) -> Result<(), String> {
         return Err(format!("status {:?}, not {:?}", got.status(), want.status()));
     }
     if want.status() == Status::NotFinite {
-        return if bytes_of(&[*got]) == bytes_of(&[*want]) { Ok(()) } else { Err(format!("{got:?} of a poisoned row")) };
+        return if bytes_of(&[*got]) == bytes_of(&[*want]) {
+            Ok(())
+        } else {
+            Err(format!("{got:?} of a poisoned row"))
+        };
     }
     let relative = |w: f32, tolerance: f64| f64::from(w.abs()) * tolerance + tolerance;
     near("entropy", got.entropy, want.entropy.into(), 1e-4)?;
@@ -99,7 +119,12 @@ pub(crate) fn compare(got: &Signals, want: &Signals) -> Result<(), String> {
     }
     if want.target_logprob.is_finite() {
         // ln Z in f32 has lost digits where logits are large; the kernel counts from the maximum.
-        near("target", got.target_logprob, want.target_logprob.into(), relative(want.target_logprob, 2e-6) + 2e-5)?;
+        near(
+            "target",
+            got.target_logprob,
+            want.target_logprob.into(),
+            relative(want.target_logprob, 2e-6) + 2e-5,
+        )?;
     }
     Ok(())
 }

@@ -15,7 +15,8 @@ pub(crate) fn check_embed(device: &Device<'_>, format: Format, hidden: usize) ->
     let rows: Vec<Vec<u8>> = (0..vocab).map(|_| random.weights(format, hidden)).collect();
     let tokens = [36u32, 0, 15, 16, 8, 8];
     let weights = device.upload(&pack(format, vocab, hidden, |i| Some(&rows[i])));
-    let (ids, count, x) = (device.upload(&tokens), device.count(tokens.len()), device.empty::<f32>(tokens.len() * hidden));
+    let (ids, count, x) =
+        (device.upload(&tokens), device.count(tokens.len()), device.empty::<f32>(tokens.len() * hidden));
     let w = Weights { format, at: at(&weights), n_rows: vocab as u32, n_cols: hidden as u32 };
     device.run(&ops::embed(w, at(&ids), at(&x), at(&count), 9))?;
     let got: Vec<f32> = device.read(&x, 0, tokens.len() * hidden)?;
@@ -24,7 +25,12 @@ pub(crate) fn check_embed(device: &Device<'_>, format: Format, hidden: usize) ->
         dequantise(format.dtype(), &rows[token as usize], &mut want);
         for (col, &want) in want.iter().enumerate() {
             // One rounding apart where a minimum is added.
-            near(format_args!("token {token} column {col}"), got[i * hidden + col], want.into(), f64::from(want.abs()) * 1e-6 + 1e-7)?;
+            near(
+                format_args!("token {token} column {col}"),
+                got[i * hidden + col],
+                want.into(),
+                f64::from(want.abs()) * 1e-6 + 1e-7,
+            )?;
         }
     }
     Ok(bytes_of(&got))
@@ -44,7 +50,12 @@ pub(crate) fn check_norm(device: &Device<'_>, hidden: usize, gather: bool) -> Ou
         let want = rms_norm(&x[row as usize * hidden..][..hidden], &weight, eps);
         for (col, &want) in want.iter().enumerate() {
             let got = bf16::from_bits(got[i * hidden + col]).to_f32();
-            near(format_args!("row {row} column {col}"), got, want.into(), f64::from(want.abs()) / 250.0 + 1e-30)?;
+            near(
+                format_args!("row {row} column {col}"),
+                got,
+                want.into(),
+                f64::from(want.abs()) / 250.0 + 1e-30,
+            )?;
         }
     }
     Ok(bytes_of(&got))
@@ -74,8 +85,10 @@ pub(crate) fn check_rope(device: &Device<'_>, case: RopeCase) -> Outcome {
     let rope_of = Rope { layout: case.layout, inv_freq };
 
     let buffers = [device.upload(&qkv), device.upload(&bias), device.upload(&q_norm), device.upload(&k_norm)];
-    let (turns, places, where_to) = (device.upload(&half_turns), device.upload(&positions), device.upload(&slots));
-    let (count, q) = (device.count(positions.len()), device.empty::<u16>(positions.len() * n_heads as usize * hd));
+    let (turns, places, where_to) =
+        (device.upload(&half_turns), device.upload(&positions), device.upload(&slots));
+    let (count, q) =
+        (device.count(positions.len()), device.empty::<u16>(positions.len() * n_heads as usize * hd));
     let cache = device.poisoned::<u8>(case.heads.cache_bytes(n_blocks));
     let some = |wanted: bool, i: usize| if wanted { at(&buffers[i]) } else { NULL };
     let from = RopeInputs {
@@ -113,7 +126,9 @@ pub(crate) fn check_rope(device: &Device<'_>, case: RopeCase) -> Outcome {
             } else {
                 let (block, offset) = (slots[token] / block_size, slots[token] % block_size);
                 let kv_head = (head as u32 - n_heads) % n_kv_heads;
-                let first = (((block * n_kv_heads + kv_head) * 2 + u32::from(is_v)) * block_size + offset) as usize * hd;
+                let first = (((block * n_kv_heads + kv_head) * 2 + u32::from(is_v)) * block_size + offset)
+                    as usize
+                    * hd;
                 left[first..first + hd].fill(0xffff);
                 &cache[first..first + hd]
             };
@@ -121,7 +136,12 @@ pub(crate) fn check_rope(device: &Device<'_>, case: RopeCase) -> Outcome {
             let size = want.iter().fold(0f32, |m, w| m.max(w.abs()));
             for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
                 let tolerance = f64::from(want.abs()) / 250.0 + f64::from(size) * 3e-6;
-                near(format_args!("token {token} head {head} component {i}"), bf16::from_bits(got).to_f32(), want.into(), tolerance)?;
+                near(
+                    format_args!("token {token} head {head} component {i}"),
+                    bf16::from_bits(got).to_f32(),
+                    want.into(),
+                    tolerance,
+                )?;
             }
         }
     }
@@ -139,7 +159,15 @@ pub(crate) fn check_copy(device: &Device<'_>) -> Outcome {
     // Block 1 goes to 4 whole, block 0 to 2 in part; a third copy is beyond the count.
     let copies = [[1u32, 4, 16], [0, 2, 7], [0, 3, 16]];
     let (cache, list, count) = (device.upload(&before), device.upload(&copies.concat()), device.count(2));
-    device.run(&ops::copy_blocks(at(&cache), at(&list), at(&count), 3, n_layers as u32, n_blocks as u32, heads))?;
+    device.run(&ops::copy_blocks(
+        at(&cache),
+        at(&list),
+        at(&count),
+        3,
+        n_layers as u32,
+        n_blocks as u32,
+        heads,
+    ))?;
     let after: Vec<u16> = device.read(&cache, 0, before.len())?;
     let mut want = before.clone();
     let piece = 16 * 40;
@@ -147,7 +175,8 @@ pub(crate) fn check_copy(device: &Device<'_>) -> Outcome {
         for l in 0..n_layers {
             for plane in 0..6 {
                 let first = |block: u32| l * layer + (block as usize * 6 + plane) * piece;
-                want[first(*to)..][..*tokens as usize * 40].copy_from_slice(&before[first(*from)..][..*tokens as usize * 40]);
+                want[first(*to)..][..*tokens as usize * 40]
+                    .copy_from_slice(&before[first(*from)..][..*tokens as usize * 40]);
             }
         }
     }
@@ -178,7 +207,8 @@ fn norms_agree_with_the_reference() {
 
 #[test]
 fn rotated_heads_agree_with_the_reference() {
-    let heads = |n_heads, n_kv_heads, head_dim, block_size| Heads { n_heads, n_kv_heads, head_dim, block_size };
+    let heads =
+        |n_heads, n_kv_heads, head_dim, block_size| Heads { n_heads, n_kv_heads, head_dim, block_size };
     for case in [
         RopeCase { heads: heads(9, 3, 64, 16), layout: RopeLayout::Halves, bias: false, norms: false },
         RopeCase { heads: heads(4, 4, 80, 32), layout: RopeLayout::Adjacent, bias: true, norms: false },
