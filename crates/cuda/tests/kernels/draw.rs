@@ -167,13 +167,18 @@ fn draws_of<'a>(table: &'a Value, name: &'a Value) -> impl Iterator<Item = &'a V
     table["draws"].as_array().expect("draws").iter().filter(move |d| d["row"] == *name).filter(reachable)
 }
 
+/// Every draw and toss in the plain image, some draws in every order with every access checked.
 #[test]
 fn draws_from_short_rows_are_those_of_the_table() {
     let table = table();
     for row in table["rows"].as_array().expect("rows") {
         let logits = logits_of(row);
         if logits.len() <= 1000 {
-            let lines: Vec<Line> = draws_of(&table, &row["name"]).map(|d| line(d, logits.len(), 2)).collect();
+            let lines: Vec<Line> = draws_of(&table, &row["name"]).map(|d| line(d, logits.len(), 4)).collect();
+            let plain = Device { image: Emulator::plain(), order: Order::Random(4) };
+            check_lines(&plain, &logits, &lines).unwrap_or_else(|e| panic!("{}: {e}", row["name"]));
+            let lines: Vec<Line> =
+                draws_of(&table, &row["name"]).step_by(5).map(|d| line(d, logits.len(), 0)).collect();
             everywhere(&row["name"].to_string(), |device| check_lines(device, &logits, &lines));
         }
     }
