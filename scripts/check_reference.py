@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Holds scripts/reference.py against llama.cpp: both compute the last logits of two texts from the same weights, as F32."""
+import in_venv  # noqa: F401
 import argparse
 import subprocess
 import sys

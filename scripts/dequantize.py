@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Writes a GGUF file again with every weight as F32: the same model without quantised arithmetic."""
+import in_venv  # noqa: F401
 import argparse
 import os
 import sys

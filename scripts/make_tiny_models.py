@@ -4,6 +4,7 @@
 Their distributions are made interesting on purpose. The first SOAK dimensions of the embedding never reach the logits (the final norm's
 weight is 0 there), but they count in the norm: a token with a large soak has small logits and high entropy, one with none is nearly sure.
 """
+import in_venv  # noqa: F401
 import argparse
 import json
 import shutil

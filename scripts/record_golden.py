@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Records what each test checkpoint must give, from the float64 reference of reference.py, into tests/data/golden."""
+import in_venv  # noqa: F401
 import argparse
 import json
 import os

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Renders real chat templates with Jinja set up as transformers does, and records the texts into tests/data/templates."""
+import in_venv  # noqa: F401
 import argparse
 import json
 import os

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Records the token ids of a torture list for each test vocabulary, by the tokenizers package and by llama.cpp, into tests/data/tokens."""
+import in_venv  # noqa: F401
 import argparse
 import json
 import os

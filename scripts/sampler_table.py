@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Computes in float64 what signals, filters and draws must give, into tests/data/samplers.json, and Philox's answers into tests/data/philox.json."""
+import in_venv  # noqa: F401
 import argparse
 import json
 from pathlib import Path

@@ -8,7 +8,7 @@ pub enum KernelPath {
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI; BF16 instructions are used where they are there.
+    /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI.
     Avx512,
 }
 
@@ -74,18 +74,6 @@ impl std::str::FromStr for KernelPath {
             .into_iter()
             .find(|path| path.name() == name)
             .ok_or_else(|| format!("unknown kernel path {name:?}: known are portable, avx2 and avx512"))
-    }
-}
-
-/// Whether the AVX-512 family may use `vdpbf16ps` here.
-pub(crate) fn has_bf16_dot() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        is_x86_feature_detected!("avx512bf16")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
     }
 }
 

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const SPIN: Duration = Duration::from_micros(1500);
 /// The same when there are more threads than processors, where spinning takes time from a thread with work.
 const SPIN_CROWDED: Duration = Duration::from_micros(20);
+/// How long of that with PAUSE alone.
+const PAUSE_ALONE: Duration = Duration::from_micros(30);
 /// PAUSEs between two looks at the clock.
 const PAUSES_A_LOOK: u32 = 32;
 
@@ -201,7 +203,8 @@ impl Shared {
     }
 }
 
-/// Whether `done` became true while spinning for about `time`.
+/// Whether `done` became true while waiting for about `time` without sleeping: first with PAUSE alone, then
+/// giving the processor away in between, in case the thread that is waited for stands in line for this very one.
 fn spin_until(time: Duration, done: impl Fn() -> bool) -> bool {
     let start = Instant::now();
     loop {
@@ -211,8 +214,12 @@ fn spin_until(time: Duration, done: impl Fn() -> bool) -> bool {
             }
             std::hint::spin_loop();
         }
-        if start.elapsed() > time {
+        let waited = start.elapsed();
+        if waited > time {
             return done();
+        }
+        if waited > PAUSE_ALONE {
+            std::thread::yield_now();
         }
     }
 }
@@ -262,10 +269,11 @@ fn work(shared: &Shared, thread: usize) {
             give_up(shared);
             shared.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
         }
-        if shared.busy.0.fetch_sub(1, Ordering::SeqCst) == 1 && shared.caller_parked.load(Ordering::SeqCst) {
-            if let Some(caller) = &*shared.caller.lock().unwrap_or_else(PoisonError::into_inner) {
-                caller.unpark();
-            }
+        if shared.busy.0.fetch_sub(1, Ordering::SeqCst) == 1
+            && shared.caller_parked.load(Ordering::SeqCst)
+            && let Some(caller) = &*shared.caller.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            caller.unpark();
         }
     }
 }

@@ -6,14 +6,23 @@
 //! on what else is in the batch.
 #![forbid(unsafe_code)]
 
+mod blocks;
 mod classes;
+mod edits;
 mod engine;
 mod event;
+#[cfg(test)]
+mod faults;
+pub mod limits;
 mod parameters;
 mod philox;
 mod policy;
 mod request;
+mod scheduler;
+mod sequence;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use classes::{TokenClass, TokenClasses};
 pub use engine::{Engine, EngineOptions};

@@ -1,6 +1,8 @@
 //! The sampling parameters of a request, checked.
 
-use entropix_model::TokenId;
+use crate::limits::{CHOICES, STOP_TOKENS};
+use entropix_model::{Error, Result, TokenId};
+use std::{fmt::Display, ops::RangeInclusive};
 
 /// Sampling parameters of one request.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,5 +65,108 @@ impl Default for Parameters {
             n: 1,
             attention: false,
         }
+    }
+}
+
+impl Parameters {
+    /// Whether every field is within its range by itself; what depends on prompt and model is checked by
+    /// [`crate::Engine::submit`].
+    ///
+    /// # Errors
+    /// `Data`, `OutOfRange`, naming field, value and range.
+    pub fn check(&self, max_candidates: usize) -> Result<()> {
+        let (n, n_stops) = (self.n, self.stop_tokens.len());
+        within("temperature", self.temperature.unwrap_or(1.0), 0.0..=100.0)?;
+        within("min_p", self.min_p.unwrap_or(0.0), 0.0..=1.0)?;
+        let top_p = self.top_p.unwrap_or(1.0);
+        demand("top_p", top_p, top_p > 0.0 && top_p <= 1.0, "above 0, at most 1")?;
+        within("repetition_penalty", self.repetition_penalty, 0.01..=100.0)?;
+        within("frequency_penalty", self.frequency_penalty, -2.0..=2.0)?;
+        within("presence_penalty", self.presence_penalty, -2.0..=2.0)?;
+        within("n", n, 1..=CHOICES)?;
+        within("logprobs", usize::from(self.logprobs), 0..=max_candidates)?;
+        within("the number of stop_tokens", n_stops, 0..=STOP_TOKENS)?;
+        for &(_, bias) in &self.logit_bias {
+            let holds = bias == f32::NEG_INFINITY || (-100.0..=100.0).contains(&bias);
+            demand("logit_bias", bias, holds, "-100 to 100, or minus infinity")?;
+        }
+        let mut biased: Vec<TokenId> = self.logit_bias.iter().map(|&(token, _)| token).collect();
+        biased.sort_unstable();
+        match biased.windows(2).find(|pair| pair[0] == pair[1]) {
+            None => Ok(()),
+            Some(pair) => Err(Error::data("OutOfRange", format!("logit_bias names token {} twice", pair[0]))),
+        }
+    }
+}
+
+fn within<T: PartialOrd + Display>(field: &str, value: T, range: RangeInclusive<T>) -> Result<()> {
+    let holds = range.contains(&value);
+    demand(field, value, holds, &format!("{} to {}", range.start(), range.end()))
+}
+
+/// The error of a parameter that is outside its range, unless it `holds`.
+pub(crate) fn demand(field: &str, value: impl Display, holds: bool, allowed: &str) -> Result<()> {
+    if holds {
+        return Ok(());
+    }
+    Err(Error::data("OutOfRange", format!("{field} is {value}; allowed is {allowed}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_field_value_and_range() {
+        let p = Parameters::default;
+        let bad = [
+            (
+                Parameters { temperature: Some(999_999.0), ..p() },
+                "temperature is 999999; allowed is 0 to 100",
+            ),
+            (Parameters { temperature: Some(f32::NAN), ..p() }, "temperature is NaN; allowed is 0 to 100"),
+            (Parameters { temperature: Some(-1.0), ..p() }, "temperature is -1; allowed is 0 to 100"),
+            (Parameters { top_p: Some(0.0), ..p() }, "top_p is 0; allowed is above 0, at most 1"),
+            (Parameters { top_p: Some(f32::NAN), ..p() }, "top_p is NaN; allowed is above 0, at most 1"),
+            (Parameters { min_p: Some(1.5), ..p() }, "min_p is 1.5; allowed is 0 to 1"),
+            (
+                Parameters { repetition_penalty: 0.0, ..p() },
+                "repetition_penalty is 0; allowed is 0.01 to 100",
+            ),
+            (Parameters { frequency_penalty: 3.0, ..p() }, "frequency_penalty is 3; allowed is -2 to 2"),
+            (
+                Parameters { presence_penalty: f32::INFINITY, ..p() },
+                "presence_penalty is inf; allowed is -2 to 2",
+            ),
+            (Parameters { n: 0, ..p() }, "n is 0; allowed is 1 to 128"),
+            (Parameters { n: 129, ..p() }, "n is 129; allowed is 1 to 128"),
+            (Parameters { logprobs: 21, ..p() }, "logprobs is 21; allowed is 0 to 20"),
+            (
+                Parameters { stop_tokens: vec![0; 1025], ..p() },
+                "the number of stop_tokens is 1025; allowed is 0 to 1024",
+            ),
+            (
+                Parameters { logit_bias: vec![(3, 101.0)], ..p() },
+                "logit_bias is 101; allowed is -100 to 100, or minus infinity",
+            ),
+            (
+                Parameters { logit_bias: vec![(3, 1.0), (4, 0.0), (3, 2.0)], ..p() },
+                "logit_bias names token 3 twice",
+            ),
+        ];
+        for (parameters, message) in bad {
+            let error = parameters.check(20).expect_err(message);
+            assert_eq!((error.code, error.message.as_str()), ("OutOfRange", message));
+        }
+        let good = Parameters {
+            temperature: Some(100.0),
+            top_p: Some(1.0),
+            min_p: Some(1.0),
+            n: 128,
+            logprobs: 20,
+            logit_bias: vec![(3, f32::NEG_INFINITY), (1, -100.0)],
+            ..p()
+        };
+        assert_eq!(good.check(20), Ok(()));
     }
 }

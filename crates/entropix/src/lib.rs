@@ -1,4 +1,15 @@
-//! The door of entropix: text, jobs, and a session that ties a checkpoint to an engine.
+//! The door of entropix: text, models by name, jobs, and a [`Session`] that ties a checkpoint to an engine.
 #![forbid(unsafe_code)]
 
+pub mod hub;
 pub mod jobs;
+mod session;
+pub mod text;
+
+pub use entropix_cpu::{KernelPath, Precision, StepTimes};
+pub use entropix_engine::{
+    Engine, Event, FinishReason, Generate, Parameters, Policy, PolicyFile, Request, RequestId, RequestKey,
+    Work,
+};
+pub use entropix_model::{Class, Error, Result, TokenId};
+pub use session::{ModelSummary, Session, SessionOptions};

@@ -1,6 +1,6 @@
 //! A checkpoint on disk: a Hugging Face folder or a GGUF file, opened and checked.
 
-use crate::{ModelConfig, Result, TokenId, Weights, folder, gguf};
+use crate::{Class, Error, ModelConfig, Result, TokenId, Weights, folder, gguf};
 use std::path::{Path, PathBuf};
 
 /// Where a model's vocabulary is found.
@@ -67,9 +67,17 @@ impl Checkpoint {
     /// `NoInput` for what is not there or is no file, `Model` for what is damaged, `Unsupported` for what is
     /// valid and not computed here. The message lists everything found wrong.
     pub fn open(path: &Path) -> Result<Self> {
-        match path.is_dir() {
-            true => folder::open(path),
-            false => gguf::open(path),
+        if path.is_dir() {
+            return folder::open(path);
         }
+        let extension = path.extension().unwrap_or_default();
+        if path.is_file() && (extension == "safetensors" || extension == "json") {
+            return Err(Error::new(
+                Class::NoInput,
+                "NotAModel",
+                format!("{}: is one file of a model; name the folder that holds all of them", path.display()),
+            ));
+        }
+        gguf::open(path)
     }
 }

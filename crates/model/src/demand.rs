@@ -3,7 +3,7 @@
 use crate::quant::DType;
 use crate::source::SourceFile;
 use crate::{Architecture, Error, LayerWeights, ModelConfig, Result, Tensor, Weights};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -89,7 +89,9 @@ enum Shape {
 
 /// Looks tensors up and gathers everything that is wrong with them.
 struct Demand<'a> {
-    stored: &'a HashMap<String, Stored>,
+    stored: &'a BTreeMap<String, Stored>,
+    /// Layers that have any tensor at all.
+    layers: HashSet<usize>,
     used: HashSet<String>,
     missing: Vec<String>,
     misshapen: Vec<String>,
@@ -134,6 +136,10 @@ impl Demand<'_> {
 
     fn layer(&mut self, names: &Names, config: &ModelConfig, i: usize) -> Option<LayerWeights> {
         use Shape::{Matrix, Vector};
+        if !self.layers.contains(&i) {
+            self.missing.push(format!("all of {}.{i}", names.layer));
+            return None;
+        }
         let hidden = config.hidden_size;
         let (q_size, kv_size) = (config.q_size(), config.kv_size());
         let name = |part: &str, kind: &str| format!("{}.{i}.{part}.{kind}", names.layer);
@@ -186,12 +192,13 @@ pub(crate) fn demand(
     path: &Path,
     names: &Names,
     config: &ModelConfig,
-    stored: &HashMap<String, Stored>,
+    stored: &BTreeMap<String, Stored>,
     warnings: &mut Vec<String>,
 ) -> Result<Weights> {
     use Shape::{Matrix, Vector};
+    let layers = stored.keys().filter_map(|name| layer_of(names, name)).collect();
     let mut demand =
-        Demand { stored, used: HashSet::new(), missing: vec![], misshapen: vec![], mistyped: vec![] };
+        Demand { stored, layers, used: HashSet::new(), missing: vec![], misshapen: vec![], mistyped: vec![] };
     let table = Matrix(config.vocab_size, config.hidden_size);
     let embedding = demand.tensor(format!("{}.weight", names.embedding), table);
     let final_norm = demand.tensor(format!("{}.weight", names.final_norm), Vector(config.hidden_size));
@@ -226,27 +233,42 @@ pub(crate) fn demand(
     }
 }
 
+/// The first of some names in their order, and how many more there are.
+pub(crate) fn listed(mut names: Vec<&str>) -> String {
+    const SHOWN: usize = 16;
+    names.sort_unstable();
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let names = names.join(", ");
+    if more == 0 { names } else { format!("{names} and {more} more") }
+}
+
+/// The layer a tensor belongs to.
+fn layer_of(names: &Names, tensor: &str) -> Option<usize> {
+    tensor.strip_prefix(names.layer)?.strip_prefix('.')?.split('.').next()?.parse().ok()
+}
+
 fn report_extras(
     path: &Path,
     names: &Names,
     config: &ModelConfig,
-    stored: &HashMap<String, Stored>,
+    stored: &BTreeMap<String, Stored>,
     used: &HashSet<String>,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
-    let mut extras: Vec<&str> = stored
+    let extras: Vec<&str> = stored
         .keys()
         .filter(|name| !used.contains(*name))
         // Old Llama checkpoints store what follows from rope_theta.
         .filter(|name| !name.ends_with(".rotary_emb.inv_freq"))
         .map(String::as_str)
         .collect();
-    extras.sort_unstable();
-    let in_layer = |name: &str| name.strip_prefix(names.layer).is_some_and(|rest| rest.starts_with('.'));
     let counts: Vec<&str> = extras
         .iter()
         .copied()
-        .filter(|name| in_layer(name) && (name.ends_with(".bias") || name.contains("_norm.")))
+        .filter(|name| {
+            layer_of(names, name).is_some() && (name.ends_with(".bias") || name.contains("_norm."))
+        })
         .collect();
     if !counts.is_empty() {
         return Err(Error::unsupported(
@@ -255,14 +277,12 @@ fn report_extras(
                 "{}: {:?} models are computed without {}; leaving them out would change every answer",
                 path.display(),
                 config.architecture,
-                counts.join(", ")
+                listed(counts)
             ),
         ));
     }
     if !extras.is_empty() {
-        let shown = extras.iter().take(8).copied().collect::<Vec<_>>().join(", ");
-        let more = if extras.len() > 8 { format!(" and {} more", extras.len() - 8) } else { String::new() };
-        warnings.push(format!("{}: tensors nobody asked for: {shown}{more}", path.display()));
+        warnings.push(format!("{}: tensors nobody asked for: {}", path.display(), listed(extras)));
     }
     Ok(())
 }

@@ -4,11 +4,11 @@ mod config;
 mod index;
 
 use crate::checkpoint::{Checkpoint, Vocabulary};
-use crate::demand::{self, Stored};
+use crate::demand::{self, Stored, listed};
 use crate::source::SourceFile;
-use crate::{Class, Error, Result, safetensors};
+use crate::{Class, Error, Result, gguf, safetensors};
 use index::Index;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +17,9 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// Opens a folder, checks everything, reads no weight.
 pub(crate) fn open(folder: &Path) -> Result<Checkpoint> {
+    if let Some(file) = only_gguf(folder)? {
+        return gguf::open(&file);
+    }
     let mut warnings = Vec::new();
     let (config, mut files) = config::read(folder, &mut warnings)?;
     let single = folder.join(SINGLE);
@@ -42,6 +45,28 @@ pub(crate) fn open(folder: &Path) -> Result<Checkpoint> {
     })
 }
 
+/// The one GGUF file of a folder that is no Hugging Face model.
+fn only_gguf(folder: &Path) -> Result<Option<PathBuf>> {
+    if folder.join("config.json").symlink_metadata().is_ok() {
+        return Ok(None);
+    }
+    let entries = std::fs::read_dir(folder).map_err(|error| Error::io(folder, "read it", &error))?;
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let mut files: Vec<_> =
+        names.filter(|name| Path::new(name).extension().is_some_and(|e| e == "gguf")).collect();
+    files.sort_unstable();
+    match files.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(folder.join(one))),
+        _ => {
+            let names: Vec<_> = files.iter().map(|name| name.to_string_lossy()).collect();
+            let names = listed(names.iter().map(|name| &**name).collect());
+            let what = format!("{}: holds several models; name one: {names}", folder.display());
+            Err(Error::new(Class::NoInput, "NotAModel", what))
+        }
+    }
+}
+
 fn open_weights(folder: &Path, single: &Path) -> Result<SourceFile> {
     SourceFile::open(single).map_err(|mut error| {
         let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
@@ -54,7 +79,7 @@ fn open_weights(folder: &Path, single: &Path) -> Result<SourceFile> {
 }
 
 /// The tensors of all shards, each in the shard the index names and in no other.
-fn sharded(folder: &Path, index: &Index, warnings: &mut Vec<String>) -> Result<HashMap<String, Stored>> {
+fn sharded(folder: &Path, index: &Index, warnings: &mut Vec<String>) -> Result<BTreeMap<String, Stored>> {
     let mut missing = Vec::new();
     let mut opened = Vec::with_capacity(index.shards.len());
     for shard in &index.shards {
@@ -68,8 +93,9 @@ fn sharded(folder: &Path, index: &Index, warnings: &mut Vec<String>) -> Result<H
         let what = format!("{} of {} shards cannot be read: ", missing.len(), index.shards.len());
         return Err(Error::new(Class::NoInput, "Shard", what + &missing.join("; ")));
     }
-    let mut stored = HashMap::new();
+    let mut stored = BTreeMap::new();
     for (i, file) in opened.iter().enumerate() {
+        let mut strangers = Vec::new();
         for (name, tensor) in safetensors::read_header(file)? {
             let wrong = |what: String| {
                 Err(Error::model(
@@ -85,15 +111,18 @@ fn sharded(folder: &Path, index: &Index, warnings: &mut Vec<String>) -> Result<H
                     let (wanted, found) = (&index.shards[wanted], &index.shards[i]);
                     return wrong(format!("is mapped to {wanted} and lies in {found}"));
                 }
-                None => warnings.push(format!("{}: {name:?} is not in the index", file.path.display())),
+                None => strangers.push(name),
             }
         }
+        if !strangers.is_empty() {
+            let names = listed(strangers.iter().map(String::as_str).collect());
+            warnings.push(format!("{}: tensors that are not in the index: {names}", file.path.display()));
+        }
     }
-    let mut lacking: Vec<&str> =
+    let lacking: Vec<&str> =
         index.shard_of.keys().filter(|name| !stored.contains_key(*name)).map(String::as_str).collect();
     if !lacking.is_empty() {
-        lacking.sort_unstable();
-        let what = format!("{}: its shards lack {}", folder.join(INDEX).display(), lacking.join(", "));
+        let what = format!("{}: its shards lack {}", folder.join(INDEX).display(), listed(lacking));
         return Err(Error::model("Index", what));
     }
     let total: u64 = stored.values().map(|tensor| tensor.bytes).fold(0, u64::saturating_add);

@@ -10,9 +10,9 @@ use crate::checkpoint::{Checkpoint, Vocabulary};
 use crate::demand::{self, Stored};
 use crate::source::SourceFile;
 use crate::{Class, Error, Result, Tensor};
-use header::{Header, Value};
+use header::{Header, TensorInfo, Value};
 use keys::Keys;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,27 +21,16 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
     let file = Arc::new(SourceFile::open(path)?);
     let header = Header::read(&file)?;
     refuse_split(path, &header)?;
-    let mut stored: HashMap<String, Stored> = header
-        .tensors
-        .iter()
-        .map(|info| {
-            let shape = info.dims.iter().rev().copied().collect();
-            (
-                info.name.clone(),
-                Stored {
-                    dtype: Ok(info.dtype),
-                    shape,
-                    file: file.clone(),
-                    offset: info.offset,
-                    bytes: info.bytes,
-                },
-            )
-        })
-        .collect();
+    let Header { values, tensors } = header;
+    let place = |TensorInfo { name, dtype, dims, offset, bytes }: TensorInfo| {
+        let shape = dims.into_iter().rev().collect();
+        (name, Stored { dtype: Ok(dtype), shape, file: file.clone(), offset, bytes })
+    };
+    let mut stored: BTreeMap<String, Stored> = tensors.into_iter().map(place).collect();
 
     let mut warnings = Vec::new();
     let divisors = rope_divisors(path, &mut stored)?;
-    let mut keys = Keys::new(path, header.values)?;
+    let mut keys = Keys::new(path, values)?;
     let rows = stored.get("token_embd.weight").and_then(|tensor| tensor.shape.first().copied());
     let vocabulary = vocabulary::read(&mut keys, rows)?;
     let tied_head = !stored.contains_key("output.weight");
@@ -90,7 +79,7 @@ fn refuse_split(path: &Path, header: &Header) -> Result<()> {
 }
 
 /// The divisors of the rope frequencies that Llama 3 files carry as a tensor.
-fn rope_divisors(path: &Path, stored: &mut HashMap<String, Stored>) -> Result<Option<Vec<f32>>> {
+fn rope_divisors(path: &Path, stored: &mut BTreeMap<String, Stored>) -> Result<Option<Vec<f32>>> {
     const NAME: &str = "rope_freqs.weight";
     let Some(tensor) = stored.remove(NAME) else { return Ok(None) };
     let wrong = |what: String| Error::model("ShapeMismatch", format!("{}: {NAME} {what}", path.display()));

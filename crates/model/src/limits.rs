@@ -6,6 +6,8 @@ pub const SAFETENSORS_HEADER_BYTES: u64 = 100_000_000;
 pub const CONFIG_BYTES: u64 = 1 << 20;
 /// Bytes of a model.safetensors.index.json.
 pub const INDEX_BYTES: u64 = 64 << 20;
+/// Tensors of one file.
+pub const TENSORS: u64 = 1 << 17;
 /// Bytes of the metadata and tensor table of a GGUF file.
 pub const GGUF_HEADER_BYTES: u64 = 256 << 20;
 /// Bytes of a GGUF key or tensor name.
@@ -13,7 +15,9 @@ pub const GGUF_NAME_BYTES: u64 = 64 << 10;
 /// Bytes of one GGUF string value; chat templates are the longest.
 pub const GGUF_STRING_BYTES: u64 = 16 << 20;
 /// Keys of a GGUF file.
-pub const GGUF_KEYS: u64 = 1 << 16;
+pub const GGUF_KEYS: u64 = 1 << 13;
+/// Items of a GGUF array that is kept: tokens, merges, scores.
+pub const GGUF_ITEMS: u64 = 1 << 22;
 /// Largest alignment of tensor data in a GGUF file.
 pub const GGUF_ALIGNMENT: u32 = 1 << 20;
 
@@ -28,6 +32,6 @@ pub const HEADS: u64 = 4096;
 /// Components a head.
 pub const HEAD_DIM: u64 = 4096;
 /// Tokens of a vocabulary.
-pub const VOCAB_SIZE: u64 = 1 << 24;
+pub const VOCAB_SIZE: u64 = 1 << 21;
 /// Positions of a sequence; a model that claims more is cut to it with a warning.
 pub const CONTEXT: u64 = 1 << 24;

@@ -8,7 +8,7 @@
 #![deny(clippy::arithmetic_side_effects)]
 
 use crate::demand::Stored;
-use crate::limits::SAFETENSORS_HEADER_BYTES;
+use crate::limits::{SAFETENSORS_HEADER_BYTES, TENSORS};
 use crate::quant::DType;
 use crate::source::SourceFile;
 use crate::{Error, Result};
@@ -16,7 +16,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use std::sync::Arc;
 const LENGTH_BYTES: u64 = 8;
 
 /// The tensors of a file by name, their places compared with the file.
-pub(crate) fn read_header(file: &Arc<SourceFile>) -> Result<HashMap<String, Stored>> {
+pub(crate) fn read_header(file: &Arc<SourceFile>) -> Result<BTreeMap<String, Stored>> {
     let path = file.path.display();
     let error = |code: &'static str, what: String| Error::model(code, format!("{path}: {what}"));
     if file.len < LENGTH_BYTES {
@@ -54,48 +54,54 @@ pub(crate) fn read_header(file: &Arc<SourceFile>) -> Result<HashMap<String, Stor
     if !text.starts_with('{') {
         return Err(error("HeaderInvalid", "its header is no JSON object".into()));
     }
-    let RawHeader(raw) = serde_json::from_str(text).map_err(|e| {
-        let what = e.to_string();
-        match CODES.iter().find(|code| what.starts_with(**code)) {
-            Some(code) => error(code, what.trim_start_matches(code).trim_start_matches(": ").to_owned()),
-            None => error("HeaderInvalid", format!("its header is not valid: {what}")),
-        }
-    })?;
+    let RawHeader(mut raw) = serde_json::from_str(text).map_err(|e| coded(&e.to_string(), &error))?;
     drop(header);
 
-    let mut infos = Vec::with_capacity(raw.len());
-    for (name, tensor) in raw {
-        infos.push((name.clone(), info(name, tensor, &error)?));
+    raw.sort_unstable_by_key(|(_, tensor)| tensor.span);
+    for (name, tensor) in &raw {
+        check_tensor(name, tensor, &error)?;
     }
-    infos.sort_by_key(|(_, info)| info.data_offsets);
-    check_spans(&infos, file.len.saturating_sub(data_start), &error)?;
+    check_spans(&raw, file.len.saturating_sub(data_start), &error)?;
+    // The authority on the format has the last word; the checks above only give its refusals better names. The
+    // crate looks at places only, so it needs no names.
+    let infos = raw.iter().map(|(_, tensor)| (String::new(), tensor.info())).collect();
+    Metadata::new(None, infos)
+        .map_err(|e| error("Layout", format!("the safetensors crate refuses the header: {e}")))?;
 
-    let mut stored = HashMap::with_capacity(infos.len());
-    for (name, info) in &infos {
-        let dtype = match info.dtype {
+    let place = |(name, tensor): (String, RawTensor)| {
+        let dtype = match tensor.dtype {
             Dtype::F32 => Ok(DType::F32),
             Dtype::F16 => Ok(DType::F16),
             Dtype::BF16 => Ok(DType::BF16),
             other => Err(other.to_string()),
         };
-        let shape = info.shape.iter().map(|&n| n as u64).collect();
+        let (start, end) = tensor.span;
         // Within the file, so it cannot pass 2^64.
-        let offset = data_start.saturating_add(info.data_offsets.0 as u64);
-        let bytes = info.data_offsets.1.saturating_sub(info.data_offsets.0) as u64;
-        stored.insert(name.clone(), Stored { dtype, shape, file: file.clone(), offset, bytes });
+        let offset = data_start.saturating_add(start);
+        let bytes = end.saturating_sub(start);
+        (name, Stored { dtype, shape: tensor.shape, file: file.clone(), offset, bytes })
+    };
+    Ok(raw.into_iter().map(place).collect())
+}
+
+/// The error for what the deserialiser says, by the code before its message if there is one.
+fn coded(what: &str, error: &MakeError<'_>) -> Error {
+    let coded = CODES.iter().find_map(|code| Some((*code, what.strip_prefix(code)?.strip_prefix(": ")?)));
+    match coded {
+        Some(("Dtype", what)) => Error::unsupported("Dtype", error("Dtype", what.to_owned()).message),
+        Some((code, what)) => error(code, what.to_owned()),
+        None => error("HeaderInvalid", format!("its header is not valid: {what}")),
     }
-    // The authority on the format has the last word; the checks above only give its refusals better names.
-    Metadata::new(None, infos)
-        .map_err(|e| error("Layout", format!("the safetensors crate refuses the header: {e}")))?;
-    Ok(stored)
 }
 
 /// Codes that the deserialiser puts before its message.
-const CODES: [&str; 2] = ["DuplicateTensor", "BadOffset"];
+const CODES: [&str; 4] = ["DuplicateTensor", "BadOffset", "Count", "Dtype"];
 
 struct RawTensor {
-    dtype: String,
+    dtype: Dtype,
+    /// Outermost first; no larger on the heap than it must be, since files may have very many.
     shape: Vec<u64>,
+    /// First byte and end, from the start of the data.
     span: (u64, u64),
 }
 
@@ -121,6 +127,8 @@ impl<'de> Deserialize<'de> for RawHeader {
                             return Err(de::Error::custom("DuplicateTensor: __metadata__ comes twice"));
                         }
                         map.next_value::<Texts>()?;
+                    } else if all.len() as u64 == TENSORS {
+                        return Err(de::Error::custom(format_args!("Count: more than {TENSORS} tensors")));
                     } else {
                         all.push((name, map.next_value()?));
                     }
@@ -163,6 +171,28 @@ impl<'de> Deserialize<'de> for Texts {
     }
 }
 
+impl RawTensor {
+    /// The crate's view of it.
+    fn info(&self) -> TensorInfo {
+        TensorInfo {
+            dtype: self.dtype,
+            shape: self.shape.iter().map(|&n| n as usize).collect(),
+            data_offsets: (self.span.0 as usize, self.span.1 as usize),
+        }
+    }
+}
+
+/// The name of a number format that the safetensors crate knows.
+struct Format(Dtype);
+
+impl<'de> Deserialize<'de> for Format {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = Cow::<str>::deserialize(deserializer)?;
+        let known = Dtype::deserialize(de::value::StrDeserializer::<de::value::Error>::new(&name));
+        known.map(Format).map_err(|_| de::Error::custom(format_args!("Dtype: the unknown dtype {name:?}")))
+    }
+}
+
 /// A number of `data_offsets`, so that a negative or fractional one is named as what it is.
 struct Offset(u64);
 
@@ -189,7 +219,7 @@ impl<'de> Deserialize<'de> for RawTensor {
                 let (mut dtype, mut shape, mut span) = (None, None, None);
                 while let Some(key) = map.next_key::<Cow<'_, str>>()? {
                     let again = match &*key {
-                        "dtype" => dtype.replace(map.next_value::<String>()?).is_some(),
+                        "dtype" => dtype.replace(map.next_value::<Format>()?).is_some(),
                         "shape" => shape.replace(map.next_value::<Vec<u64>>()?).is_some(),
                         "data_offsets" => span.replace(map.next_value::<(Offset, Offset)>()?).is_some(),
                         _ => {
@@ -201,8 +231,9 @@ impl<'de> Deserialize<'de> for RawTensor {
                         return Err(de::Error::custom(format_args!("{key} comes twice in one tensor")));
                     }
                 }
-                let dtype = dtype.ok_or_else(|| de::Error::missing_field("dtype"))?;
-                let shape = shape.ok_or_else(|| de::Error::missing_field("shape"))?;
+                let Format(dtype) = dtype.ok_or_else(|| de::Error::missing_field("dtype"))?;
+                let mut shape = shape.ok_or_else(|| de::Error::missing_field("shape"))?;
+                shape.shrink_to_fit();
                 let (Offset(start), Offset(end)) =
                     span.ok_or_else(|| de::Error::missing_field("data_offsets"))?;
                 Ok(RawTensor { dtype, shape, span: (start, end) })
@@ -214,43 +245,36 @@ impl<'de> Deserialize<'de> for RawTensor {
 
 type MakeError<'a> = dyn Fn(&'static str, String) -> Error + 'a;
 
-/// The crate's view of a tensor, after the checks that need one tensor only.
-fn info(name: String, tensor: RawTensor, error: &MakeError<'_>) -> Result<TensorInfo> {
+/// The checks that need one tensor only.
+fn check_tensor(name: &str, tensor: &RawTensor, error: &MakeError<'_>) -> Result<()> {
     let RawTensor { dtype, shape, span: (start, end) } = tensor;
-    let known = Dtype::deserialize(de::value::StrDeserializer::<de::value::Error>::new(&dtype));
-    let known = known.map_err(|_| {
-        let what = format!("tensor {name:?} has the unknown dtype {dtype:?}");
-        Error::unsupported("Dtype", error("Dtype", what).message)
-    })?;
     if end < start {
         return Err(error("BadOffset", format!("tensor {name:?} ends at {end}, before its start {start}")));
     }
     let bits = shape
         .iter()
         .try_fold(1u64, |product, &n| product.checked_mul(n))
-        .and_then(|n| n.checked_mul(known.bitsize() as u64))
+        .and_then(|n| n.checked_mul(dtype.bitsize() as u64))
         .ok_or_else(|| error("Overflow", format!("tensor {name:?} of {shape:?} {dtype} passes 2^64 bits")))?;
-    let span = end.saturating_sub(start);
+    let span = end.saturating_sub(*start);
     if span.checked_mul(8) != Some(bits) {
         let what = format!("tensor {name:?} of {shape:?} {dtype} needs {bits} bits and spans {span} bytes");
         return Err(error("ShapeMismatch", what));
     }
-    let shape = shape.into_iter().map(|n| n as usize).collect();
-    Ok(TensorInfo { dtype: known, shape, data_offsets: (start as usize, end as usize) })
+    Ok(())
 }
 
 /// Tensors, sorted by place, must follow one another without hole or overlap to the end of the file.
-fn check_spans(infos: &[(String, TensorInfo)], data_len: u64, error: &MakeError<'_>) -> Result<()> {
+fn check_spans(tensors: &[(String, RawTensor)], data_len: u64, error: &MakeError<'_>) -> Result<()> {
     let mut end = 0;
-    for (name, info) in infos {
-        let (start, next) = info.data_offsets;
+    for (name, tensor) in tensors {
+        let (start, next) = tensor.span;
         if start != end {
             let what = if start < end { "overlaps the tensor before it" } else { "leaves a hole before it" };
             return Err(error("Layout", format!("tensor {name:?} at {start} {what}, which ends at {end}")));
         }
         end = next;
     }
-    let end = end as u64;
     if end > data_len {
         let what = format!("wants {end} bytes of data and has {data_len}: it is cut short; fetch it again");
         return Err(error("Truncated", what));

@@ -47,3 +47,26 @@ pub struct Weights {
     /// (vocab, hidden); none when the head is the embedding.
     pub head: Option<Tensor>,
 }
+
+impl LayerWeights {
+    /// Every tensor of the layer.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let Self { attn_norm, q, k, v, q_bias, k_bias, v_bias, q_norm, k_norm, o, ffn_norm, gate, up, down } =
+            self;
+        let always = [attn_norm, q, k, v, o, ffn_norm, gate, up, down];
+        always.into_iter().chain([q_bias, k_bias, v_bias, q_norm, k_norm].into_iter().flatten())
+    }
+}
+
+impl Weights {
+    /// Every tensor of the model.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let ends = [&self.embedding, &self.final_norm].into_iter().chain(&self.head);
+        ends.chain(self.layers.iter().flat_map(LayerWeights::tensors))
+    }
+
+    /// Bytes of all tensors as stored.
+    pub fn n_bytes(&self) -> usize {
+        self.tensors().map(Tensor::n_bytes).sum()
+    }
+}

@@ -1,16 +1,43 @@
 //! The inputs of a product, rounded once and read by every row of the matrix.
+//!
+//! Four tokens make a panel, and a panel is (n_blocks, 4 tokens, one block of 32 columns), so that a kernel
+//! reaches twelve tokens from three pointers and constants.
 
-use super::{Matrix, Precision};
+use super::Matrix;
+use super::layout::BLOCK;
+use super::memory::AlignedBytes;
 use crate::features::KernelPath;
-use std::cell::UnsafeCell;
+
+/// Tokens whose blocks lie side by side.
+pub(crate) const PANEL: usize = 4;
+
+/// One rounding of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As they are: (32) f32.
+    F32,
+    /// Rounded to bf16 and kept in f32: (32) f32.
+    Rounded,
+    /// `x = dx q`: (32) i8 q; f32 dx = max |x| / 127; f32 dx sum q; then -128 sum q over the block, its
+    /// first half and its second half, as i32.
+    Int8,
+}
+
+impl Form {
+    pub(crate) const ALL: [Form; 3] = [Form::F32, Form::Rounded, Form::Int8];
+
+    /// Bytes of one block of one token.
+    pub(crate) const fn token_bytes(self) -> usize {
+        match self {
+            Form::F32 | Form::Rounded => 4 * BLOCK,
+            Form::Int8 => BLOCK + 5 * 4,
+        }
+    }
+}
 
 /// Which roundings of the same activations are kept, since matrices that share an input may differ in type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Forms {
-    pub(crate) f32: bool,
-    pub(crate) bf16: bool,
-    pub(crate) int8: bool,
-}
+pub struct Forms([bool; 3]);
 
 impl Forms {
     /// What these matrices read.
@@ -20,7 +47,16 @@ impl Forms {
 
     /// Both.
     pub fn and(self, other: Self) -> Self {
-        Self { f32: self.f32 | other.f32, bf16: self.bf16 | other.bf16, int8: self.int8 | other.int8 }
+        Self(std::array::from_fn(|i| self.0[i] | other.0[i]))
+    }
+
+    pub(crate) fn with(mut self, form: Form) -> Self {
+        self.0[form as usize] = true;
+        self
+    }
+
+    pub(crate) fn has(self, form: Form) -> bool {
+        self.0[form as usize]
     }
 }
 
@@ -30,20 +66,31 @@ impl Forms {
 pub struct Activations {
     max_tokens: usize,
     n_cols: usize,
-    forms: Forms,
-    data: Vec<UnsafeCell<f32>>,
+    n_blocks: usize,
+    forms: [Option<AlignedBytes>; 3],
+    path: KernelPath,
 }
-
-// SAFETY: the cells are written only through `write_row`, which is exclusive, and `write_row_shared`, whose
-// callers promise that nobody else touches the row.
-unsafe impl Sync for Activations {}
 
 impl Activations {
     /// Room for `max_tokens` rows of `n_cols`.
+    ///
+    /// # Panics
+    /// When there is no memory.
     pub fn new(max_tokens: usize, n_cols: usize, forms: Forms, path: KernelPath) -> Self {
-        let _ = path;
-        let data = (0..max_tokens * n_cols).map(|_| UnsafeCell::new(0.0)).collect();
-        Self { max_tokens, n_cols, forms, data }
+        assert!(path.is_available(), "the {path} kernels cannot run on this machine");
+        assert!(
+            !forms.has(Form::Int8) || n_cols.is_multiple_of(BLOCK),
+            "{n_cols} columns are no whole blocks of {BLOCK} 8-bit activations"
+        );
+        let n_blocks = n_cols.div_ceil(BLOCK);
+        let n_panels = max_tokens.div_ceil(PANEL);
+        let forms = Form::ALL.map(|form| {
+            let n_bytes = n_panels * PANEL * n_blocks * form.token_bytes();
+            forms
+                .has(form)
+                .then(|| AlignedBytes::zeroed(n_bytes, "activations").unwrap_or_else(|e| panic!("{e}")))
+        });
+        Self { max_tokens, n_cols, n_blocks, forms, path }
     }
 
     /// Rows there is room for.
@@ -56,8 +103,8 @@ impl Activations {
         self.n_cols
     }
 
-    /// Rounds and stores row `token`; `values` is (n_cols). A row with a NaN or an infinity makes every
-    /// output of that token NaN or infinite.
+    /// Rounds and stores row `token`; `values` is (n_cols). A NaN or an infinity in a row leaves no output of
+    /// that token finite.
     pub fn write_row(&mut self, token: usize, values: &[f32]) {
         // SAFETY: the borrow is exclusive.
         unsafe { self.write_row_shared(token, values) }
@@ -70,25 +117,139 @@ impl Activations {
     pub unsafe fn write_row_shared(&self, token: usize, values: &[f32]) {
         assert!(token < self.max_tokens, "row {token} of {} activations", self.max_tokens);
         assert_eq!(values.len(), self.n_cols, "columns of an activation row");
-        for (cell, value) in self.data[token * self.n_cols..].iter().zip(values) {
-            // SAFETY: by the contract above nobody else touches this row.
-            unsafe { *cell.get() = *value }
+        for form in Form::ALL {
+            let Some((panel, _)) = self.panel(form, token / PANEL) else { continue };
+            let row = Row {
+                first: panel.wrapping_add(token % PANEL * form.token_bytes()).cast_mut(),
+                stride: PANEL * form.token_bytes(),
+                values,
+            };
+            // SAFETY: the row lies within the panel, and by the contract above nobody else touches it; `new`
+            // checked that the machine has the instructions of the path.
+            unsafe {
+                match (form, self.path) {
+                    (Form::F32, _) => row.write_floats(|x| x),
+                    (Form::Rounded, _) => row.write_floats(round_to_bf16),
+                    (Form::Int8, KernelPath::Portable) => row.write_int8(),
+                    #[cfg(target_arch = "x86_64")]
+                    (Form::Int8, KernelPath::Avx2) => super::avx2::write_int8(&row),
+                    #[cfg(target_arch = "x86_64")]
+                    (Form::Int8, KernelPath::Avx512) => super::avx512::write_int8(&row),
+                    #[cfg(not(target_arch = "x86_64"))]
+                    (Form::Int8, _) => row.write_int8(),
+                }
+            }
         }
     }
 
-    pub(crate) fn row(&self, token: usize) -> &[f32] {
-        let row = &self.data[token * self.n_cols..(token + 1) * self.n_cols];
-        // SAFETY: nobody writes a row while it is multiplied, by the contract of `write_row_shared`.
-        unsafe { std::slice::from_raw_parts(row.as_ptr().cast(), self.n_cols) }
+    /// Where panel `panel` starts, and how far the next one is; none when the form is not kept.
+    pub(crate) fn panel(&self, form: Form, panel: usize) -> Option<(*const u8, usize)> {
+        let bytes = self.forms[form as usize].as_ref()?;
+        let stride = PANEL * self.n_blocks * form.token_bytes();
+        Some((bytes.as_ptr().wrapping_add(panel * stride), stride))
     }
 }
 
-pub(crate) fn forms_of(quantised: bool, precision: Precision) -> Forms {
-    let mut forms = Forms::default();
-    match precision {
-        Precision::Int8 if quantised => forms.int8 = true,
-        Precision::Bf16 => forms.bf16 = true,
-        _ => forms.f32 = true,
+/// One row on its way into one form.
+pub(crate) struct Row<'a> {
+    /// Where its first block goes.
+    pub(crate) first: *mut u8,
+    /// From one block to the next.
+    pub(crate) stride: usize,
+    pub(crate) values: &'a [f32],
+}
+
+impl Row<'_> {
+    /// # Safety
+    /// There is room for every block of a form of f32, and nobody else touches it.
+    unsafe fn write_floats(&self, round: impl Fn(f32) -> f32) {
+        for (i, values) in self.values.chunks(BLOCK).enumerate() {
+            let mut block = [0.0; BLOCK];
+            for (to, x) in block.iter_mut().zip(values) {
+                *to = round(*x);
+            }
+            // SAFETY: promised by the caller.
+            unsafe { self.first.add(i * self.stride).cast::<[f32; BLOCK]>().write_unaligned(block) };
+        }
     }
-    forms
+
+    /// # Safety
+    /// There is room for every block of the 8-bit form, and nobody else touches it.
+    unsafe fn write_int8(&self) {
+        for (i, block) in self.values.as_chunks::<BLOCK>().0.iter().enumerate() {
+            // SAFETY: promised by the caller.
+            unsafe { Int8Block::new(block).write(self.first.add(i * self.stride)) };
+        }
+    }
+}
+
+/// To the nearest bf16, ties to even; a NaN stays one.
+#[inline(always)]
+pub(crate) fn round_to_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+    if bits & 0x7fff_ffff > 0x7f80_0000 { f32::NAN } else { f32::from_bits(rounded) }
+}
+
+/// What stands behind the quants of a block.
+///
+/// # Safety
+/// `to` has room for a block of one token.
+#[inline(always)]
+pub(crate) unsafe fn write_int8_scale(to: *mut u8, scale: f32, sums: [i32; 2]) {
+    let total = sums[0] + sums[1];
+    // SAFETY: promised by the caller.
+    unsafe {
+        to.add(BLOCK).cast::<[f32; 2]>().write_unaligned([scale, scale * total as f32]);
+        let offsets = [-128 * total, -128 * sums[0], -128 * sums[1]];
+        to.add(BLOCK + 8).cast::<[i32; 3]>().write_unaligned(offsets);
+    }
+}
+
+/// Magnitudes whose scale is an ordinary number.
+pub(crate) const ORDINARY: std::ops::Range<f32> = 1e-24..f32::INFINITY;
+
+/// A block of 32 in 8 bits.
+pub(crate) struct Int8Block {
+    /// x / scale, to the nearest, ties to even.
+    pub(crate) quants: [i8; BLOCK],
+    /// max |x| / 127. 0 for a block of numbers below 1e-24, which no sum of a network can feel and whose
+    /// products would leave the range of f32; NaN when a number is NaN or infinite.
+    pub(crate) scale: f32,
+    /// Sums of the quants of each half.
+    pub(crate) sums: [i32; 2],
+}
+
+impl Int8Block {
+    pub(crate) fn new(block: &[f32; BLOCK]) -> Self {
+        // As integers, magnitudes of floats are in their own order with NaN above infinity.
+        let largest = block.iter().fold(0, |largest: i32, x| largest.max((x.to_bits() & 0x7fff_ffff) as i32));
+        let largest = f32::from_bits(largest as u32);
+        if !ORDINARY.contains(&largest) {
+            let scale = if largest < 1.0 { 0.0 } else { f32::NAN };
+            return Self { quants: [0; BLOCK], scale, sums: [0; 2] };
+        }
+        let inverse = 127.0 / largest;
+        // Adding 1.5 x 2^23 leaves the number rounded to even in the low bits of the significand.
+        const MAGIC: f32 = 12_582_912.0;
+        let quants: [i32; BLOCK] =
+            std::array::from_fn(|i| (block[i] * inverse + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32);
+        let sum = |half: &[i32]| half.iter().sum();
+        Self {
+            quants: quants.map(|q| q as i8),
+            scale: largest / 127.0,
+            sums: [sum(&quants[..16]), sum(&quants[16..])],
+        }
+    }
+
+    /// # Safety
+    /// `to` has room for a block of one token.
+    #[inline(always)]
+    pub(crate) unsafe fn write(&self, to: *mut u8) {
+        // SAFETY: promised by the caller.
+        unsafe {
+            to.cast::<[i8; BLOCK]>().write_unaligned(self.quants);
+            write_int8_scale(to, self.scale, self.sums);
+        }
+    }
 }

@@ -1,9 +1,13 @@
 //! A weight matrix, packed once when a model is opened.
 
-use super::activations::{Activations, Forms, forms_of};
+use super::activations::{Activations, Form, Forms};
+use super::kernels::{Job, Kernel, form, select};
+use super::layout::{self, GroupLayout};
+use super::memory::{AlignedBytes, prefetch_far};
+use super::packing::pack_group;
 use super::{Precision, ROW_GROUP};
 use crate::features::KernelPath;
-use entropix_model::{Result, Tensor, quant::dequantise};
+use entropix_model::{DType, Result, Tensor};
 use std::ops::Range;
 
 /// One of the tensors that a matrix stacks.
@@ -31,37 +35,71 @@ impl<'a> Part<'a> {
 /// zeros follow it ([`Matrix::rows_of`] says where each tensor lies).
 #[derive(Debug)]
 pub struct Matrix {
-    parts: Vec<(Tensor, Range<usize>, Vec<u8>)>,
+    segments: Vec<Segment>,
+    /// The groups of all segments.
+    bytes: AlignedBytes,
     n_rows: usize,
     n_cols: usize,
-    precision: Precision,
 }
+
+/// One packed tensor.
+#[derive(Debug)]
+struct Segment {
+    dtype: DType,
+    layout: GroupLayout,
+    /// Of the matrix, without padding.
+    rows: Range<usize>,
+    /// Of its first group.
+    offset: usize,
+    form: Form,
+    kernel: Kernel,
+}
+
+impl Segment {
+    fn padded_rows(&self) -> Range<usize> {
+        self.rows.start..self.rows.end.next_multiple_of(ROW_GROUP)
+    }
+
+    /// Offset of the group that starts with row `row` of the matrix.
+    fn group(&self, row: usize) -> usize {
+        self.offset + (row - self.rows.start) / ROW_GROUP * self.layout.n_bytes
+    }
+}
+
+/// Bytes of stored rows that are read at once.
+const CHUNK_BYTES: usize = 1 << 19;
 
 impl Matrix {
     /// Reads and packs tensors of equal width, some rows at a time.
     ///
     /// # Errors
     /// When a file cannot be read or there is no memory.
+    ///
+    /// # Panics
+    /// When there are no parts, they differ in width, an order leaves its tensor, or this machine cannot run
+    /// the kernels of `path`.
     pub fn pack(parts: &[Part<'_>], precision: Precision, path: KernelPath) -> Result<Self> {
-        let _ = path;
-        let n_cols = parts[0].tensor.n_cols;
-        let mut packed = Vec::new();
-        let mut n_rows: usize = 0;
-        for part in parts {
-            assert_eq!(part.tensor.n_cols, n_cols, "columns of {}", part.tensor.name);
-            let stored = part.tensor.read()?;
-            let bytes = match part.order {
-                None => stored,
-                Some(order) => (0..part.tensor.n_rows)
-                    .flat_map(|row| {
-                        stored.chunks_exact(part.tensor.row_bytes()).nth(order(row)).unwrap().to_vec()
-                    })
-                    .collect(),
-            };
-            packed.push((part.tensor.clone(), n_rows..n_rows + part.tensor.n_rows, bytes));
-            n_rows = (n_rows + part.tensor.n_rows).next_multiple_of(ROW_GROUP);
+        assert!(path.is_available(), "the {path} kernels cannot run on this machine");
+        let first = parts.first().expect("a matrix has at least one part").tensor;
+        let n_cols = first.n_cols;
+        let mut segments = Vec::with_capacity(parts.len());
+        let (mut n_rows, mut n_bytes) = (0usize, 0usize);
+        for Part { tensor, .. } in parts {
+            assert_eq!(tensor.n_cols, n_cols, "columns of {}, stacked on {}", tensor.name, first.name);
+            let layout = GroupLayout::new(tensor.dtype, n_cols);
+            let form = form(precision, tensor.dtype);
+            let kernel = select(path, tensor.dtype, form);
+            let rows = n_rows..n_rows + tensor.n_rows;
+            segments.push(Segment { dtype: tensor.dtype, layout, rows, offset: n_bytes, form, kernel });
+            let n_groups = tensor.n_rows.div_ceil(ROW_GROUP);
+            n_rows += n_groups * ROW_GROUP;
+            n_bytes += n_groups * layout.n_bytes;
         }
-        Ok(Self { parts: packed, n_rows, n_cols, precision })
+        let mut bytes = AlignedBytes::zeroed(n_bytes, &first.name)?;
+        for (segment, part) in segments.iter().zip(parts) {
+            segment.pack(part, &mut bytes)?;
+        }
+        Ok(Self { segments, bytes, n_rows, n_cols })
     }
 
     /// Rows with the zeros between and after tensors; a multiple of [`ROW_GROUP`].
@@ -76,7 +114,7 @@ impl Matrix {
 
     /// Where the rows of the `part`-th tensor are, without padding.
     pub fn rows_of(&self, part: usize) -> Range<usize> {
-        self.parts[part].1.clone()
+        self.segments[part].rows.clone()
     }
 
     /// Rows computed together: [`ROW_GROUP`].
@@ -86,31 +124,36 @@ impl Matrix {
 
     /// Bytes in memory.
     pub fn n_bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.2.len()).sum()
+        self.bytes.len()
     }
 
     /// The activations this matrix reads.
     pub fn forms(&self) -> Forms {
-        self.parts.iter().fold(Forms::default(), |forms, part| {
-            forms.and(forms_of(part.0.dtype.is_quantised(), self.precision))
-        })
+        self.segments.iter().fold(Forms::default(), |forms, segment| forms.with(segment.form))
     }
 
-    /// Writes the exact weights of one row, (n_cols), equal to [`dequantise`] bit for bit.
+    /// Writes the exact weights of one row, (n_cols): bit for bit what
+    /// [`dequantise`](entropix_model::quant::dequantise) gives for finite ones.
     pub fn dequantise_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.n_rows, "row {row} of {}", self.n_rows);
         assert_eq!(out.len(), self.n_cols, "columns of a weight row");
-        match self.parts.iter().find(|part| part.1.contains(&row)) {
-            None => out.fill(0.0),
-            Some((tensor, rows, bytes)) => {
-                let width = tensor.row_bytes();
-                dequantise(tensor.dtype, &bytes[(row - rows.start) * width..][..width], out);
-            }
+        for segment in self.segments.iter().filter(|segment| segment.padded_rows().contains(&row)) {
+            let lane = (row - segment.rows.start) % ROW_GROUP;
+            let group = &self.bytes[segment.group(row - lane)..][..segment.layout.n_bytes];
+            layout::dequantise_row(segment.dtype, group, &segment.layout, lane, out);
         }
     }
 
-    /// Starts to load the packed weights of `rows` into the cache, at most `max_bytes` of them.
-    pub fn prefetch(&self, rows: Range<usize>, max_bytes: usize) {
-        let _ = (rows, max_bytes);
+    /// Starts to load the packed weights from row `row` (a multiple of [`ROW_GROUP`]) on into the second-level
+    /// cache, at most `max_bytes` of them, so that a region can be warm when it begins.
+    pub fn prefetch(&self, row: usize, max_bytes: usize) {
+        let Some(segment) = self.segments.iter().find(|segment| segment.padded_rows().contains(&row)) else {
+            return;
+        };
+        let first = segment.group(row);
+        for at in (first..self.bytes.len().min(first + max_bytes)).step_by(layout::ALIGNMENT) {
+            prefetch_far(&self.bytes[at]);
+        }
     }
 
     /// Products of `tokens` of the activations with `rows` of the matrix: `out[t * stride + r]` for the t-th
@@ -155,15 +198,78 @@ impl Matrix {
         stride: usize,
     ) {
         assert_eq!(activations.n_cols(), self.n_cols, "columns of the activations");
-        let mut weights = vec![0.0; self.n_cols];
-        for row in rows.clone() {
-            self.dequantise_row(row, &mut weights);
-            for token in tokens.clone() {
-                let sum: f64 =
-                    weights.iter().zip(activations.row(token)).map(|(w, x)| *w as f64 * *x as f64).sum();
-                // SAFETY: promised by the caller.
-                unsafe { *out.add((token - tokens.start) * stride + row - rows.start) = sum as f32 };
+        assert!(
+            tokens.end <= activations.max_tokens(),
+            "tokens {tokens:?} of {} activations",
+            activations.max_tokens()
+        );
+        assert!(
+            rows.end <= self.n_rows
+                && rows.start.is_multiple_of(ROW_GROUP)
+                && rows.end.is_multiple_of(ROW_GROUP),
+            "rows {rows:?} of {}, in groups of {ROW_GROUP}",
+            self.n_rows
+        );
+        if tokens.is_empty() {
+            return;
+        }
+        for segment in &self.segments {
+            let padded = segment.padded_rows();
+            let (start, end) = (rows.start.max(padded.start), rows.end.min(padded.end));
+            if start >= end {
+                continue;
+            }
+            let (panels, panel_stride) = activations.panel(segment.form, 0).unwrap_or_else(|| {
+                panic!("{} weights need activations of form {:?}", segment.dtype, segment.form)
+            });
+            let job = Job {
+                groups: self.bytes[segment.group(start)..].as_ptr(),
+                n_groups: (end - start) / ROW_GROUP,
+                layout: segment.layout,
+                panels,
+                panel_stride,
+                tokens: tokens.clone(),
+                out: out.wrapping_add(start - rows.start),
+                stride,
+            };
+            // SAFETY: `pack` checked that the machine has the instructions; the segment holds these groups and
+            // the activations these tokens; the caller vouches for `out`.
+            unsafe { (segment.kernel)(&job) }
+        }
+    }
+}
+
+impl Segment {
+    /// Reads the part in pieces and packs them group by group.
+    fn pack(&self, part: &Part<'_>, bytes: &mut [u8]) -> Result<()> {
+        let Part { tensor, order } = *part;
+        let row_bytes = tensor.row_bytes();
+        let rows_a_chunk = (CHUNK_BYTES / row_bytes.max(1)).next_multiple_of(ROW_GROUP).max(ROW_GROUP);
+        let mut chunk = Vec::new();
+        for start in (0..tensor.n_rows).step_by(rows_a_chunk) {
+            let rows = start..tensor.n_rows.min(start + rows_a_chunk);
+            let stored = |row: usize| order.map_or(row, |order| order(row));
+            let low = rows.clone().map(stored).min().unwrap_or(0);
+            let high = rows.clone().map(stored).max().unwrap_or(0);
+            // Orders stay near as a rule, since rows change places within a head: one piece has them all.
+            // Otherwise each row is read by itself.
+            let near = high - low < 4 * rows_a_chunk;
+            chunk.resize(if near { high + 1 - low } else { rows.len() } * row_bytes, 0);
+            if near {
+                tensor.read_rows_into(low..high + 1, &mut chunk)?;
+            } else {
+                for (row, to) in rows.clone().zip(chunk.chunks_exact_mut(row_bytes)) {
+                    tensor.read_rows_into(stored(row)..stored(row) + 1, to)?;
+                }
+            }
+            let place = |row: usize| if near { stored(row) - low } else { row - start };
+            for first in rows.clone().step_by(ROW_GROUP) {
+                let row = |row: usize| &chunk[place(row) * row_bytes..][..row_bytes];
+                let group_rows: Vec<&[u8]> = (first..rows.end.min(first + ROW_GROUP)).map(row).collect();
+                let group = &mut bytes[self.group(self.rows.start + first)..][..self.layout.n_bytes];
+                pack_group(self.dtype, &group_rows, &self.layout, group);
             }
         }
+        Ok(())
     }
 }

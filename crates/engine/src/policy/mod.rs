@@ -1,6 +1,14 @@
 //! The judgement: who turns the signals of a position into a decision.
 
+mod document;
 mod file;
+mod parse;
+mod reach;
+mod rule;
+mod signal;
+mod table;
+#[cfg(test)]
+mod tests;
 
 pub use file::{Encode, PolicyFile, Preset};
 

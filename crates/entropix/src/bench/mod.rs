@@ -1,4 +1,6 @@
 //! Measuring: what is run, what it is compared with, and how it is told.
 
 pub(crate) mod ceiling;
+pub(crate) mod result;
+pub(crate) mod run;
 pub(crate) mod stats;

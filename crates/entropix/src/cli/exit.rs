@@ -1,9 +1,12 @@
 //! How the program ends: the exit codes of sysexits.h, and one message.
 
+use crate::report::say::sayln;
+use entropix::jobs::Flow;
 use entropix_model::{Class, Error};
-use std::io::Write;
 use std::process::ExitCode;
 
+/// How many failed rows are told.
+const TOLD: usize = 5;
 /// Some rows failed, the rest are done.
 pub(super) const FAILED_ROWS: u8 = 3;
 
@@ -20,8 +23,48 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
         // Whoever read standard output has seen enough.
         return ExitCode::SUCCESS;
     }
-    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    sayln!("error: {error:#}");
     ExitCode::from(code(error))
+}
+
+/// The failed rows of a job: how many, and what the first of them say.
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    count: usize,
+    first: Vec<String>,
+}
+
+impl Failures {
+    /// Notes one.
+    pub(crate) fn add(&mut self, id: &str, error: &Error) {
+        self.count += 1;
+        if self.first.len() < TOLD {
+            let id: String = id.chars().take(40).collect();
+            self.first.push(format!("{id:?}: {}: {}", error.code, error.message));
+        }
+    }
+
+    /// How many.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+}
+
+/// Ends a job: all is well, some rows failed, or it was interrupted with `n_left` to do.
+pub(crate) fn job(flow: Flow, n_left: usize, failures: &Failures) -> ExitCode {
+    let Failures { count, first } = failures;
+    if *count > 0 {
+        sayln!("error: {count} requests failed; their lines in the output say why:");
+        first.iter().for_each(|failure| sayln!("  {failure}"));
+        if *count > first.len() {
+            sayln!("  and {} more", count - first.len());
+        }
+    }
+    if flow > Flow::Continue && n_left > 0 {
+        sayln!("error: interrupted with {n_left} requests to do; every line of the output is whole");
+        return ExitCode::from(Class::Temp.exit_code());
+    }
+    if *count > 0 { ExitCode::from(FAILED_ROWS) } else { ExitCode::SUCCESS }
 }
 
 fn code(error: &anyhow::Error) -> u8 {

@@ -1,6 +1,9 @@
 //! Signals: the first SIGINT, SIGTERM or SIGHUP asks to finish what was begun, the second to stop at once.
 //! Either way an output ends with a whole line, because nobody but the writer of lines stops the writing.
 
+use crate::report::say::sayln;
+use anyhow::Context;
+use entropix::jobs::Flow;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::io;
@@ -26,13 +29,19 @@ pub(super) struct Interrupts {
 
 impl Interrupts {
     /// Listens from now on, on a thread of its own.
-    pub(super) fn listen() -> io::Result<Self> {
+    pub(super) fn listen() -> anyhow::Result<Self> {
+        Self::start().context("cannot listen for signals")
+    }
+
+    fn start() -> io::Result<Self> {
         let interrupts = Self::default();
         let Self { count, at_prompt } = interrupts.clone();
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for _ in signals.forever() {
                 if at_prompt.load(Ordering::Relaxed) {
+                    // The shell's own prompt starts a line of its own.
+                    sayln!();
                     std::process::exit(INTERRUPTED.into());
                 }
                 count.fetch_add(1, Ordering::Relaxed);
@@ -44,6 +53,15 @@ impl Interrupts {
     /// How often since the last [`Interrupts::clear`].
     pub(super) fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// What a job does about them.
+    pub(crate) fn flow(&self) -> Flow {
+        match self.count() {
+            0 => Flow::Continue,
+            1 => Flow::Drain,
+            _ => Flow::Stop,
+        }
     }
 
     /// Forgets them.

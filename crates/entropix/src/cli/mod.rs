@@ -1,19 +1,27 @@
 //! The verbs: what each flag sets in motion.
 
 pub(crate) mod args;
+mod batch;
+mod bench;
 mod docs;
-
+mod doctor;
 mod exit;
 mod interrupt;
+mod load;
 mod policy;
+mod run;
+mod score;
+mod sources;
 
 use anyhow::Result;
 use args::{Cli, Verb};
 use clap::Parser;
+use entropix::hub;
+use std::io::Write;
 use std::process::ExitCode;
 
-/// What `run` and the others use when no model is named.
-pub(crate) const DEFAULT_MODEL: &str = "smollm2-135m";
+/// The commit this program was built from.
+const BUILD_COMMIT: &str = env!("ENTROPIX_BUILD_COMMIT");
 
 /// Runs the program on its own arguments.
 pub(crate) fn main() -> ExitCode {
@@ -29,12 +37,22 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
-    let Cli { verb, output: _ } = cli;
+    let Cli { verb, output } = cli;
     match verb {
+        Verb::Run(args) => return run::run(&args, &output),
+        Verb::Batch(args) => return batch::run(&args, &output),
+        Verb::Score(args) => return score::run(&args, &output),
+        Verb::Bench(args) => bench::run(&args, &output)?,
         Verb::Policy(verb) => policy::run(verb)?,
+        Verb::Pull(args) => {
+            let settings = hub::Settings { refresh: true, ..hub::Settings::from_env() };
+            let model = args.model.as_deref().unwrap_or_else(|| load::default_model().as_ref());
+            let path = load::fetch(&settings, model, &output)?;
+            writeln!(std::io::stdout(), "{}", path.display())?;
+        }
+        Verb::Doctor(args) => doctor::run(&args)?,
         Verb::Completions(args) => docs::completions(args.shell)?,
         Verb::Man => docs::man()?,
-        _ => anyhow::bail!("this verb is in the making"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,8 @@
 //! time, so that memory does not grow with the file.
 
 use super::json::Flaw;
-use super::lines::{LINE_BYTES, Lines};
+use super::limits::{LINE_BYTES, TOLD_FLAWS};
+use super::lines::Lines;
 use super::request::{JobRequest, PlainText};
 use entropix_model::{Class, Error, Result};
 use sha2::{Digest, Sha256};
@@ -10,9 +11,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-
-/// How many bad lines are told before the rest are only counted.
-const TOLD: usize = 10;
 
 /// What a job's input is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +110,7 @@ impl JobInput {
             let checked = self.read::<L>(line.text).and_then(|request| ids.assign(&request, line.number));
             if let Err(flaw) = checked {
                 n_flaws += 1;
-                if flaws.len() < TOLD {
+                if flaws.len() < TOLD_FLAWS {
                     flaws.push(self.tell(line.number, line.text, &flaw));
                 }
             }

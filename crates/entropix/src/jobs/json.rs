@@ -56,6 +56,11 @@ impl<'a> Value<'a> {
         Ok(Self::inside(line, 0, raw))
     }
 
+    /// `text` as JSON writes it.
+    pub fn quote(text: &str) -> String {
+        serde_json::to_string(text).expect("a string serialises")
+    }
+
     /// `raw` points into `text`, which starts at `offset`.
     fn inside(text: &'a str, offset: usize, raw: &'a RawValue) -> Self {
         let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;

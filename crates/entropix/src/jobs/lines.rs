@@ -1,11 +1,9 @@
 //! The lines of a file, one at a time and never more than one in memory.
 
+use super::limits::LINE_BYTES;
 use entropix_model::{Class, Error};
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
-
-/// Bytes of one input line.
-pub const LINE_BYTES: usize = 64 << 20;
 
 /// A reader of UTF-8 lines that knows where it is. Takes a byte-order mark, CRLF, and a last line without an
 /// end; passes blank lines over.

@@ -3,17 +3,26 @@
 //! An input is checked whole before anything is written; results are whole lines in the order they finish; one
 //! bad request never ends the others.
 
-pub mod choice;
+pub mod answers;
+mod batch;
+mod choice;
 mod input;
 pub mod json;
+pub mod limits;
 mod lines;
 mod openai_row;
 mod output;
 pub mod params;
+mod prepare;
 mod request;
 pub mod row;
+mod score;
 
+pub use batch::{BatchJob, Ended, Flow, Observer};
+pub use choice::{Choice, SignalsLevel, Summary, decision_index};
 pub use input::{InputFormat, JobInput, JobLine, Requests};
-pub use lines::{LINE_BYTES, Line, Lines};
+pub use lines::{Line, Lines};
 pub use output::{Existing, LineWriter};
-pub use request::{Form, ID_BYTES, JobRequest, MESSAGES, PROMPT_TOKENS, PlainText, Prompt, Turn};
+pub use prepare::{Preparation, Prepared};
+pub use request::{Form, JobRequest, PlainText, Prompt};
+pub use score::{ScoreJob, ScoreObserver, ScoreRequest};

@@ -1,21 +1,10 @@
 //! The sampling parameters a request may name, their limits, and which of several sources wins.
 
 use super::json::{Flaw, Value};
+use super::limits::{LOGIT_BIAS_ENTRIES, LOGPROBS, N, STOP_TOKENS};
+use crate::text::limits::{STOP_BYTES, STOP_STRINGS};
 use serde::Serialize;
 use std::fmt;
-
-/// Most stop strings a request.
-pub const STOP_STRINGS: usize = 64;
-/// Bytes of one stop string.
-pub const STOP_BYTES: usize = 1024;
-/// Most ids in `stop_token_ids`.
-pub const STOP_TOKENS: usize = 256;
-/// Most entries in `logit_bias`.
-pub const LOGIT_BIAS_ENTRIES: usize = 1024;
-/// Most alternatives reported for a token.
-pub const LOGPROBS: i64 = 256;
-/// Most answers to one request.
-pub const N: i64 = 128;
 
 /// The numbers a parameter may take; always finite.
 #[derive(Debug, Clone, Copy, PartialEq)]

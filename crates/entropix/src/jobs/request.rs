@@ -2,16 +2,11 @@
 //! `{"custom_id", "method", "url", "body"}`, or a line of plain text.
 
 use super::json::{Flaw, Member, Value};
+use super::limits::{self, ID_BYTES, MESSAGES, PROMPT_TOKENS};
 use super::params::{self, Params};
+use crate::text::Message;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-
-/// Bytes of a request's id.
-pub const ID_BYTES: usize = 1024;
-/// Most messages of one request.
-pub const MESSAGES: usize = 16_384;
-/// Most tokens of a prompt given as token ids.
-pub const PROMPT_TOKENS: usize = 4 << 20;
 
 /// How a request was written, which decides how its result is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,17 +19,8 @@ pub enum Form {
     OpenAiChat(Option<String>),
 }
 
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Turn {
-    /// `system`, `user`, `assistant` or `tool`.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
 /// What the model is given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Prompt {
     /// Raw text.
@@ -42,7 +28,7 @@ pub enum Prompt {
     /// Token ids as they are.
     Tokens(Vec<u32>),
     /// A conversation, for the chat template.
-    Messages(Vec<Turn>),
+    Messages(Vec<Message>),
 }
 
 /// A request as read from a job's input.
@@ -72,9 +58,7 @@ impl JobRequest {
     /// A line of plain text: a question for the chat template, or a raw prompt.
     pub fn from_plain(line: &str, chat: PlainText) -> Self {
         let prompt = match chat {
-            PlainText::Question => {
-                Prompt::Messages(vec![Turn { role: "user".into(), content: line.to_owned() }])
-            }
+            PlainText::Question => Prompt::Messages(vec![Message::new("user", line)]),
             PlainText::Raw => Prompt::Text(line.to_owned()),
         };
         Self { id: None, form: Form::Short, prompt, params: Params::default() }
@@ -102,11 +86,11 @@ fn short(members: &[Member]) -> Result<JobRequest, Flaw> {
     for member in members {
         let Member { key, value, .. } = member;
         match key.as_str() {
-            "id" => id = Some(read_id(key, value)?),
+            "id" => id = Some(check_id(key, value)?),
             "prompt" | "messages" => set_prompt(&mut prompt, member)?,
             _ => {
                 if !params.set(key, value)? {
-                    return Err(unknown(member, &["id", "prompt", "messages"]));
+                    return Err(unknown_param(member, &["id", "prompt", "messages"]));
                 }
             }
         }
@@ -120,7 +104,7 @@ fn openai(members: &[Member]) -> Result<JobRequest, Flaw> {
     for member in members {
         let Member { key, value, .. } = member;
         match key.as_str() {
-            "custom_id" => id = Some(read_id(key, value)?),
+            "custom_id" => id = Some(check_id(key, value)?),
             "method" => {
                 let method = value.string(key)?;
                 if method != "POST" {
@@ -129,7 +113,7 @@ fn openai(members: &[Member]) -> Result<JobRequest, Flaw> {
             }
             "url" => url = Some(*value),
             "body" => body = Some(value.members("body")?),
-            _ => return Err(unknown(member, &["custom_id", "method", "url", "body"])),
+            _ => return Err(unknown_field(member, &["custom_id", "method", "url", "body"])),
         }
     }
     let id = id.ok_or_else(|| missing("\"custom_id\""))?;
@@ -175,7 +159,7 @@ fn openai_body(body: &[Member], chat: bool) -> Result<(Prompt, Params, Option<St
             }
             "logprobs" if chat => wants_logprobs = value.boolean(key)?,
             "top_logprobs" if chat => {
-                top_logprobs = Some((member, value.integer(key, 0, params::LOGPROBS)? as usize));
+                top_logprobs = Some((member, value.integer(key, 0, limits::LOGPROBS)? as usize));
             }
             // They change nothing in an answer.
             "user" | "metadata" | "store" | "service_tier" => {}
@@ -188,7 +172,7 @@ fn openai_body(body: &[Member], chat: bool) -> Result<(Prompt, Params, Option<St
                 }
             }
             "best_of" => {
-                if value.integer(key, 1, params::N)? != 1 {
+                if value.integer(key, 1, limits::N)? != 1 {
                     return Err(member_flaw(
                         member,
                         "best_of is not supported; ask for n answers and choose",
@@ -197,7 +181,7 @@ fn openai_body(body: &[Member], chat: bool) -> Result<(Prompt, Params, Option<St
             }
             _ => {
                 if !params.set(key, value)? {
-                    return Err(unknown(member, &["model", wanted, "user", "metadata"]));
+                    return Err(unknown_param(member, &["model", wanted, "user", "metadata"]));
                 }
             }
         }
@@ -235,7 +219,7 @@ fn set_prompt(prompt: &mut Option<Prompt>, member: &Member) -> Result<(), Flaw> 
     Ok(())
 }
 
-fn messages(value: &Value) -> Result<Vec<Turn>, Flaw> {
+fn messages(value: &Value) -> Result<Vec<Message>, Flaw> {
     let list = value.elements("messages", MESSAGES)?;
     if list.is_empty() {
         return Err(value.flaw("messages is empty, wants at least one message"));
@@ -243,18 +227,18 @@ fn messages(value: &Value) -> Result<Vec<Turn>, Flaw> {
     list.iter().map(message).collect()
 }
 
-fn message(value: &Value) -> Result<Turn, Flaw> {
+fn message(value: &Value) -> Result<Message, Flaw> {
     let (mut role, mut content) = (None, None);
     for member in value.members("a message")? {
         match member.key.as_str() {
             "role" => role = Some(read_role(&member.value)?),
             "content" => content = Some(read_content(&member.value)?),
-            _ => return Err(unknown(&member, &["role", "content"])),
+            _ => return Err(unknown_field(&member, &["role", "content"])),
         }
     }
     let role = role.ok_or_else(|| value.flaw("a message has no \"role\""))?;
     let content = content.ok_or_else(|| value.flaw("a message has no \"content\""))?;
-    Ok(Turn { role, content })
+    Ok(Message::new(role, content))
 }
 
 fn read_role(value: &Value) -> Result<String, Flaw> {
@@ -288,7 +272,8 @@ fn read_content(value: &Value) -> Result<String, Flaw> {
     Ok(text)
 }
 
-fn read_id(name: &str, value: &Value) -> Result<String, Flaw> {
+/// An id of 1 to [`ID_BYTES`] bytes.
+pub(super) fn check_id(name: &str, value: &Value) -> Result<String, Flaw> {
     let id = value.string(name)?;
     match id.len() {
         0 => Err(value.flaw(format!("{name} is empty; give a text, or leave it out"))),
@@ -305,15 +290,17 @@ fn member_flaw(member: &Member, message: impl Into<String>) -> Flaw {
     Flaw::new("Field", member.offset, message)
 }
 
-fn unknown(member: &Member, besides: &[&str]) -> Flaw {
-    let known = besides.iter().chain(&params::NAMES);
-    let near = known
-        .copied()
-        .filter(|name| distance(name, &member.key) <= 2)
-        .min_by_key(|n| distance(n, &member.key));
+fn unknown_param(member: &Member, besides: &[&str]) -> Flaw {
+    let known: Vec<&str> = besides.iter().chain(&params::NAMES).copied().collect();
+    unknown_field(member, &known)
+}
+
+/// A member that is none of `known`.
+pub(super) fn unknown_field(member: &Member, known: &[&str]) -> Flaw {
+    let near = known.iter().map(|name| (distance(name, &member.key), name)).filter(|(d, _)| *d <= 2).min();
     let hint = match near {
-        Some(name) => format!("; did you mean {name:?}?"),
-        None => format!("; known are {}, {}", besides.join(", "), params::NAMES.join(", ")),
+        Some((_, name)) => format!("; did you mean {name:?}?"),
+        None => format!("; known are {}", known.join(", ")),
     };
     let key: String = member.key.chars().take(80).collect();
     Flaw::new("UnknownField", member.offset, format!("unknown field {key:?}{hint}"))
@@ -361,8 +348,8 @@ mod tests {
         let request = JobRequest::from_json(line).unwrap();
         assert_eq!(request.form, Form::OpenAiChat(Some("m".into())));
         assert_eq!((request.params.max_tokens, request.params.logprobs), (Some(4), Some(2)));
-        let Prompt::Messages(turns) = request.prompt else { panic!("no messages") };
-        assert_eq!((turns[0].role.as_str(), turns[1].content.as_str()), ("system", "Hi"));
+        let turns = vec![Message::new("system", "Be brief."), Message::new("user", "Hi")];
+        assert_eq!(request.prompt, Prompt::Messages(turns));
         let line = r#"{"custom_id": "c", "url": "/v1/completions", "body": {"prompt": "Hi", "logprobs": 3}}"#;
         let request = JobRequest::from_json(line).unwrap();
         assert_eq!((request.form, request.params.logprobs), (Form::OpenAiCompletion(None), Some(3)));

@@ -3,4 +3,6 @@
 
 pub(crate) mod paint;
 pub(crate) mod progress;
+pub(crate) mod say;
 pub(crate) mod table;
+pub(crate) mod tally;

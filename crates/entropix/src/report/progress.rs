@@ -1,6 +1,7 @@
 //! How far a job has come: a bar on a terminal, a plain line every ten seconds elsewhere, or nothing.
 
 use crate::cli::args::{OutputArgs, ProgressArg};
+use crate::report::say::sayln;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -67,17 +68,23 @@ impl Progress {
                     }
                     _ => String::new(),
                 };
-                eprintln!("{what}: {done} of {total} ({:.0} %){left}  {}", share * 100.0, note());
+                sayln!("{what}: {done} of {total} ({:.0} %){left}  {}", share * 100.0, note());
             }
             Shown::Nothing => {}
         }
     }
 
-    /// The total turned out to be `total`.
-    pub(crate) fn set_total(&mut self, total: u64) {
-        self.total = total;
-        if let Shown::Bar(bar) = &self.shown {
-            bar.set_length(total);
+    /// Whether it is a bar.
+    pub(crate) fn is_bar(&self) -> bool {
+        matches!(self.shown, Shown::Bar(_))
+    }
+
+    /// A line beside the progress.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.shown {
+            Shown::Bar(bar) => bar.println(text),
+            Shown::Plain { .. } => sayln!("{text}"),
+            Shown::Nothing => {}
         }
     }
 
@@ -91,7 +98,7 @@ impl Progress {
 
 fn bar(what: &str, total: u64, unit: Unit) -> ProgressBar {
     let counts = match unit {
-        Unit::Bytes => "{bytes}/{total_bytes} {bytes_per_sec}",
+        Unit::Bytes => "{decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}",
         Unit::Pieces => "{pos}/{len}",
     };
     let template = format!("{{prefix}} {{wide_bar:.cyan/dim}} {counts} {{eta}} {{msg}}");

@@ -7,7 +7,7 @@
 
 use super::cursor::Cursor;
 use super::types::dtype;
-use crate::limits::{GGUF_ALIGNMENT, GGUF_KEYS, GGUF_NAME_BYTES, GGUF_STRING_BYTES};
+use crate::limits::{GGUF_ALIGNMENT, GGUF_ITEMS, GGUF_KEYS, GGUF_NAME_BYTES, GGUF_STRING_BYTES, TENSORS};
 use crate::quant::DType;
 use crate::source::SourceFile;
 use crate::{Error, Result};
@@ -75,11 +75,8 @@ impl Header {
             2 | 3 => {}
             version => return Err(unsupported_version(file, version)),
         }
-        let n_tensors = count(&mut cursor, "tensors", MIN_TENSOR_BYTES)?;
-        let n_pairs = count(&mut cursor, "keys", MIN_PAIR_BYTES)?;
-        if n_pairs as u64 > GGUF_KEYS {
-            return Err(cursor.error("Count", format!("{n_pairs} keys; the limit is {GGUF_KEYS}")));
-        }
+        let n_tensors = count(&mut cursor, "tensors", MIN_TENSOR_BYTES, TENSORS)?;
+        let n_pairs = count(&mut cursor, "keys", MIN_PAIR_BYTES, GGUF_KEYS)?;
 
         let mut values = HashMap::new();
         for _ in 0..n_pairs {
@@ -106,7 +103,7 @@ fn unsupported_version(file: &SourceFile, version: u32) -> Error {
     Error::unsupported("Version", message)
 }
 
-fn count(cursor: &mut Cursor<'_>, what: &str, min_bytes: u64) -> Result<usize> {
+fn count(cursor: &mut Cursor<'_>, what: &str, min_bytes: u64, limit: u64) -> Result<usize> {
     let at = cursor.position();
     let n = cursor.u64()?;
     let most = cursor.remaining().checked_div(min_bytes).unwrap_or(0);
@@ -114,6 +111,9 @@ fn count(cursor: &mut Cursor<'_>, what: &str, min_bytes: u64) -> Result<usize> {
         let left = cursor.remaining();
         let what = format!("{n} {what} cannot lie in the {left} bytes that follow");
         return Err(cursor.error_at(at, "Count", what));
+    }
+    if n > limit {
+        return Err(cursor.error_at(at, "Count", format!("{n} {what}; the limit is {limit}")));
     }
     Ok(n as usize)
 }
@@ -204,6 +204,9 @@ fn array(cursor: &mut Cursor<'_>, key: &str) -> Result<Value> {
         return Err(cursor.error_at(at, "Kv", what));
     }
     let keep = KEPT_ARRAYS.contains(&key);
+    if keep && n > GGUF_ITEMS {
+        return Err(cursor.error_at(at, "Kv", format!("{key:?} has {n} items; the limit is {GGUF_ITEMS}")));
+    }
     let n = n as usize;
     match kind {
         STRING if keep => {

@@ -1,10 +1,11 @@
 use super::run::ChatArgs;
 use super::{FileArg, ModelArgs, SamplingArgs, SignalsArg, values};
 use clap::{Args, ValueEnum};
+use entropix::jobs::InputFormat;
 
-/// Answer every prompt of a file; results are written one whole line at a time, as they finish.
+/// Answer a file of prompts, each token with its signals.
 ///
-/// Input lines are {"id"?, "prompt" | "messages", parameters…}, OpenAI batch lines, or plain text (one prompt
+/// Results are written as they finish, one whole line a request. Input lines are {"id"?, "prompt" | "messages", parameters…}, OpenAI batch lines, or plain text (one prompt
 /// a line, put through the model's chat template unless --no-chat-template says otherwise). All lines are
 /// checked before anything is written. A request that fails becomes a line {"id", "error"} and exit code 3.
 #[derive(Debug, Args)]
@@ -43,4 +44,13 @@ pub(crate) enum FormatArg {
     Jsonl,
     /// A prompt a line.
     Text,
+}
+
+impl From<FormatArg> for InputFormat {
+    fn from(arg: FormatArg) -> Self {
+        match arg {
+            FormatArg::Jsonl => InputFormat::Jsonl,
+            FormatArg::Text => InputFormat::Text,
+        }
+    }
 }

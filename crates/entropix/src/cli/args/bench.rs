@@ -1,9 +1,9 @@
 use super::{ModelArgs, values, values::Sizes};
 use clap::{Args, ValueEnum};
 
-/// The columns of llama-bench, the share of what this machine's memory could do, and the cost of signals.
+/// Measure the speed of prompt and generation, and what the signals cost.
 ///
-/// pp is a prompt of -p tokens read at once; tg is -n tokens generated, one a step, for each of -b rows. -d puts
+/// The columns of llama-bench, the share of what this machine's memory could do, and the cost of signals. pp is a prompt of -p tokens read at once; tg is -n tokens generated, one a step, for each of -b rows. -d puts
 /// that many tokens into the cache first. All but -r take several values with commas between.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {

@@ -11,15 +11,28 @@ mod score;
 pub(crate) mod values;
 
 pub(crate) use batch::BatchArgs;
-pub(crate) use bench::BenchArgs;
-pub(crate) use model::ModelArgs;
+pub(crate) use bench::{BenchArgs, BenchFormat};
+pub(crate) use model::{Device, Dtype, ModelArgs, PrecisionArg};
 pub(crate) use output::{Color, OutputArgs, ProgressArg, SignalsArg, SpecialArg};
-pub(crate) use run::RunArgs;
+pub(crate) use run::{ChatArgs, RunArgs};
 pub(crate) use sampling::SamplingArgs;
 pub(crate) use score::ScoreArgs;
 
 use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
+
+const AFTER_HELP: &str = "\
+Sampling parameters: a request's own win over flags, flags over the policy, the policy over the environment, the
+environment over the model's generation_config.json.
+
+Environment: ENTROPIX_MODEL, ENTROPIX_POLICY, ENTROPIX_DEVICE, ENTROPIX_PRECISION, ENTROPIX_THREADS, and
+ENTROPIX_<PARAMETER> for the parameters of a request that a policy does not decide (ENTROPIX_SEED,
+ENTROPIX_MAX_TOKENS, ENTROPIX_STOP, ...). HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE as Hugging Face has them;
+XDG_CACHE_HOME; NO_COLOR.
+
+Exit codes: 0 done, 3 done with failed requests, 64 usage, 65 bad data or model, 66 missing input, 69 unsupported,
+70 a fault of our own, 74 input or output failed, 75 try again, 78 bad configuration, 130 interrupted.";
 
 /// An LLM inference engine whose sampler listens to the model's own uncertainty.
 ///
@@ -27,7 +40,8 @@ use std::path::PathBuf;
 /// turns them into decisions. Answers and results go to standard output or the file named with -o; everything
 /// else goes to standard error.
 #[derive(Debug, Parser)]
-#[command(name = "entropix", version, max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "entropix", version, max_term_width = 110, disable_help_subcommand = true,
+          after_long_help = AFTER_HELP)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -37,16 +51,12 @@ pub(crate) struct Cli {
     pub output: OutputArgs,
 }
 
-/// The verbs.
+/// The verbs; those with many flags are described where the flags are.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Answer one prompt, or chat on a terminal.
     Run(Box<RunArgs>),
-    /// Answer a file of prompts, each token with its signals.
     Batch(Box<BatchArgs>),
-    /// Say how likely given texts are, token by token.
     Score(Box<ScoreArgs>),
-    /// Measure the speed of prompt and generation, and what the signals cost.
     Bench(Box<BenchArgs>),
     /// List, show and check policies.
     #[command(subcommand)]
@@ -86,9 +96,10 @@ pub(crate) struct PolicyArgs {
 /// Which model.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
-    /// An alias (smollm2-135m) or a Hugging Face id ORG/NAME[@REV].
-    #[arg(value_name = "MODEL", default_value = super::DEFAULT_MODEL)]
-    pub model: String,
+    /// An alias (smollm2-135m, qwen2.5-coder-0.5b) or a Hugging Face id ORG/NAME[@REV] [default:
+    /// smollm2-135m].
+    #[arg(value_name = "MODEL")]
+    pub model: Option<OsString>,
 }
 
 /// What doctor prints.

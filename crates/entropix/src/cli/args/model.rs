@@ -1,5 +1,7 @@
 use super::values;
 use clap::{Args, ValueEnum};
+use entropix::KernelPath;
+use std::ffi::OsString;
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,7 +11,7 @@ use std::str::FromStr;
 pub(crate) struct ModelArgs {
     /// A folder, a .gguf file, a Hugging Face id ORG/NAME[@REV], or an alias [default: smollm2-135m].
     #[arg(short, long, value_name = "MODEL", aliases = ["model-id", "hf-repo"])]
-    pub model: Option<String>,
+    pub model: Option<OsString>,
     /// Where to compute: cpu, cuda or cuda:N [default: cpu].
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<Device>,
@@ -19,6 +21,9 @@ pub(crate) struct ModelArgs {
     /// The same by the type of the activations, as vLLM names it: f32 is exact.
     #[arg(long, value_name = "TYPE", conflicts_with = "precision")]
     pub dtype: Option<Dtype>,
+    /// Kernels other than the best this machine has, for comparisons: avx512, avx2 or portable.
+    #[arg(long, value_name = "PATH", hide_short_help = true)]
+    pub(crate) kernel_path: Option<KernelPath>,
     /// Threads that compute [default: all cores].
     #[arg(short, long, value_name = "N", value_parser = values::at_least_one)]
     pub threads: Option<usize>,

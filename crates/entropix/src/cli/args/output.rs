@@ -1,4 +1,5 @@
 use clap::{Args, ValueEnum};
+use entropix::jobs::SignalsLevel;
 
 /// How to say things.
 #[derive(Debug, Clone, Args)]
@@ -61,4 +62,21 @@ pub(crate) enum SpecialArg {
     Text,
     /// The tokens they spell.
     Parse,
+}
+
+impl OutputArgs {
+    /// When to use colours.
+    pub(crate) fn color(&self) -> Color {
+        if self.no_color { Color::Never } else { self.color }
+    }
+}
+
+impl From<SignalsArg> for SignalsLevel {
+    fn from(arg: SignalsArg) -> Self {
+        match arg {
+            SignalsArg::Off => SignalsLevel::Off,
+            SignalsArg::Summary => SignalsLevel::Summary,
+            SignalsArg::Token => SignalsLevel::Token,
+        }
+    }
 }

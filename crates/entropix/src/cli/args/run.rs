@@ -1,7 +1,12 @@
-use super::{FileArg, ModelArgs, SamplingArgs, SignalsArg, SpecialArg};
+use super::{FileArg, ModelArgs, SamplingArgs, SignalsArg, SpecialArg, values};
 use clap::Args;
+use entropix::text::Date;
 
-/// Answer one prompt, streamed; on a terminal and without a prompt, chat.
+/// Answer one prompt, or chat on a terminal.
+///
+/// The answer is streamed to standard output, on a terminal with every token tinted by its entropy. The prompt is
+/// -p, a file, or standard input; without any of them and on a terminal it is a chat. It goes through the model's
+/// chat template unless --no-chat-template says otherwise.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// The prompt; - reads it from standard input.
@@ -34,6 +39,9 @@ pub(crate) struct ChatArgs {
     /// A Jinja chat template instead of the model's own.
     #[arg(long, value_name = "FILE", conflicts_with = "no_chat_template")]
     pub chat_template: Option<FileArg>,
+    /// The day that a chat template may ask for [default: today].
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = values::date)]
+    pub(crate) date: Option<Date>,
     /// Special tokens spelled out in a raw prompt: parse them, or take them as text.
     #[arg(long, value_name = "HOW", default_value = "parse")]
     pub special: SpecialArg,

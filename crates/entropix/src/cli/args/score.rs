@@ -2,9 +2,9 @@ use super::batch::FormatArg;
 use super::{FileArg, ModelArgs, SpecialArg, values};
 use clap::Args;
 
-/// Teacher-forced log-probabilities, entropy and varentropy of given texts; perplexity on standard error.
+/// Say how likely given texts are, token by token.
 ///
-/// Input lines are {"id"?, "text"} or plain text. Output lines are {"id", "tokens", "logprobs", "entropy",
+/// Teacher-forced log-probabilities, entropy and varentropy; perplexity on standard error. Input lines are {"id"?, "text"} or plain text. Output lines are {"id", "tokens", "logprobs", "entropy",
 /// "varentropy"}: logprobs[i] is ln p of tokens[i] given the tokens before it (null for the first), entropy[i]
 /// and varentropy[i] belong to the distribution that follows tokens[0..=i].
 #[derive(Debug, Args)]

@@ -1,6 +1,8 @@
 //! Parsers of single values.
 
+use entropix::jobs::limits;
 use entropix::jobs::params::{self, Bounds};
+use entropix::text::Date;
 
 /// A whole number of at least 1.
 pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
@@ -108,6 +110,11 @@ pub(crate) fn logit_bias(text: &str) -> Result<(u32, f32), String> {
     Ok((token.parse().map_err(|_| wrong())?, within(params::LOGIT_BIAS, bias).map_err(|_| wrong())?))
 }
 
+/// A day.
+pub(crate) fn date(text: &str) -> Result<Date, String> {
+    Date::parse(text).map_err(|error| error.message)
+}
+
 /// A stop string.
 pub(crate) fn stop(text: &str) -> Result<String, String> {
     params::check_stop(text)?;
@@ -117,8 +124,8 @@ pub(crate) fn stop(text: &str) -> Result<String, String> {
 /// How many alternatives.
 pub(crate) fn logprobs(text: &str) -> Result<usize, String> {
     match text.parse::<i64>() {
-        Ok(k @ 0..=params::LOGPROBS) => Ok(k as usize),
-        _ => Err(format!("wants a whole number from 0 to {}", params::LOGPROBS)),
+        Ok(k @ 0..=limits::LOGPROBS) => Ok(k as usize),
+        _ => Err(format!("wants a whole number from 0 to {}", limits::LOGPROBS)),
     }
 }
 

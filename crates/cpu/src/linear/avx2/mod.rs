@@ -1,0 +1,42 @@
+//! Kernels of 256-bit vectors: eight lanes, so a group is two halves of eight rows; up to four tokens at once.
+//! They fold in the same order as the 512-bit kernels and give the same bits for f32 and 8-bit activations.
+
+// Loops over constant indices of several arrays are what the compiler unrolls into registers.
+#![allow(clippy::needless_range_loop)]
+
+mod float;
+mod int8;
+mod round;
+mod weights;
+
+pub(super) use round::write_int8;
+
+use super::activations::{Form, PANEL};
+use super::kernels::Kernel;
+use entropix_model::DType;
+
+/// Most tokens of a tile.
+const TILE: usize = PANEL;
+/// Rows of half a group.
+const LANES: usize = 8;
+
+pub(super) fn select(dtype: DType, form: Form) -> Kernel {
+    match form {
+        Form::F32 | Form::Rounded => float::select(dtype),
+        Form::Int8 => int8::select(dtype),
+    }
+}
+
+/// Calls `$f::<.., n>` for the `n` in 1..=4 at hand.
+macro_rules! with_tokens {
+    ($n:expr, $f:ident::<$weights:ty>($($argument:expr),*)) => {
+        match $n {
+            1 => $f::<$weights, 1>($($argument),*),
+            2 => $f::<$weights, 2>($($argument),*),
+            3 => $f::<$weights, 3>($($argument),*),
+            4 => $f::<$weights, 4>($($argument),*),
+            n => unreachable!("a tile of {n} tokens"),
+        }
+    };
+}
+use with_tokens;

@@ -1,0 +1,165 @@
+//! 8-bit activations: integer dot products of a block (`vpdpbusd`, exact in any order), folded into f32 in
+//! the order of the blocks: `sum += m sx` where there are minima, then `sum += dot (d dx)`, each a fused
+//! multiply-add.
+
+use super::opened::{Bytes, FEWEST_TILES, RUN};
+use super::weights::{self, Weights};
+use super::{TILE, few_sizes, with_few_sizes, with_tokens};
+use crate::linear::activations::{Form, PANEL};
+use crate::linear::kernels::{Ahead, Job, Kernel, Run};
+use crate::linear::layout::BLOCK;
+use crate::linear::memory::with_scratch;
+use entropix_model::DType;
+use std::arch::x86_64::*;
+
+pub(super) fn select(dtype: DType) -> Kernel {
+    match dtype {
+        DType::Q4_0 => run::<weights::Q4_0>,
+        DType::Q4_1 => run::<weights::Q4_1>,
+        DType::Q5_0 => run::<weights::Q5_0>,
+        DType::Q5_1 => run::<weights::Q5_1>,
+        DType::Q8_0 => run::<weights::Q8_0>,
+        DType::Q4_K => run::<weights::Q4_K>,
+        DType::Q5_K => run::<weights::Q5_K>,
+        DType::Q6_K => run::<weights::Q6_K>,
+        DType::F32 | DType::F16 | DType::BF16 => panic!("{dtype} weights meet no 8-bit activations"),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn run<W: Weights>(job: &Job) {
+    let n_tiles = job.tokens.len().div_ceil(TILE);
+    // SAFETY: the job's promise.
+    unsafe {
+        if n_tiles >= FEWEST_TILES {
+            return match (W::SIGNED, W::HALVES) {
+                (true, false) => run_opened::<W, true, false>(job),
+                (true, true) => run_opened::<W, true, true>(job),
+                (false, _) => run_opened::<W, false, false>(job),
+            };
+        }
+    }
+    let whole = Run::whole(&job.layout);
+    for i in 0..job.n_groups {
+        let (group, out) = job.group(i);
+        let mut ahead = Ahead::new(job, i, 1, n_tiles);
+        job.for_each_tile(
+            Form::Int8,
+            |n| n.min(TILE),
+            |panel, n, to| {
+                let out = out.wrapping_add(to);
+                // SAFETY: the job's promise; tiles and groups stay within it.
+                unsafe { with_tokens!(n, tile::<W>(job, whole, group, panel, out, &mut ahead)) }
+            },
+        );
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn run_opened<W: Weights, const SIGNED: bool, const HALVES: bool>(job: &Job) {
+    with_scratch(RUN * Bytes::<SIGNED, HALVES>::BLOCK, |scratch| {
+        for i in 0..job.n_groups {
+            let (group, out) = job.group(i);
+            let mut ahead = Ahead::new(job, i, 1, FEWEST_TILES);
+            for run in Run::each(&job.layout, RUN) {
+                // SAFETY: the job's promise, and scratch memory of the size asked for.
+                unsafe {
+                    Bytes::<SIGNED, HALVES>::open(W::new(group, &job.layout), run, scratch);
+                    many_tiles::<Bytes<SIGNED, HALVES>>(job, run, scratch, out, &mut ahead);
+                }
+            }
+        }
+    });
+}
+
+/// One opened run of a group times all tokens; the same code for all types that open alike.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn many_tiles<W: Weights>(job: &Job, run: Run, group: *const u8, out: *mut f32, ahead: &mut Ahead) {
+    job.for_each_tile(Form::Int8, few_sizes, |panel, n, to| {
+        let (panel, out) = (run.panel(panel, Form::Int8), out.wrapping_add(to));
+        // SAFETY: the job's promise; tiles and groups stay within it.
+        unsafe { with_few_sizes!(n, tile::<W>(job, run, group, panel, out, ahead)) }
+    });
+}
+
+const TOKEN: usize = Form::Int8.token_bytes();
+
+/// A run of a group times T tokens. `group` and `panel` start with the run's first block.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn tile<W: Weights, const T: usize>(
+    job: &Job,
+    run: Run,
+    group: *const u8,
+    panel: *const u8,
+    out: *mut f32,
+    ahead: &mut Ahead,
+) {
+    // SAFETY: the job's promise holds for the group, for T tokens from `panel` on and for T rows of `out`.
+    unsafe {
+        let weights = W::new(group, &job.layout);
+        let mut sums = [_mm512_setzero_ps(); T];
+        if run.start > 0 {
+            for t in 0..T {
+                sums[t] = _mm512_loadu_ps(out.add(t * job.stride));
+            }
+        }
+        for block in 0..run.n_blocks {
+            ahead.step();
+            let first = panel.add(block * PANEL * TOKEN);
+            let tokens: [*const u8; T] =
+                std::array::from_fn(|t| first.add(t / PANEL * job.panel_stride + t % PANEL * TOKEN));
+            let (d, m) = weights.scales(block);
+            let mut dots = [_mm512_setzero_si512(); T];
+            macro_rules! start {
+                ($at:expr) => {
+                    for t in 0..T {
+                        dots[t] = _mm512_set1_epi32(tokens[t].add($at).cast::<i32>().read_unaligned());
+                    }
+                };
+            }
+            macro_rules! quad {
+                ($quad:literal) => {
+                    let w = weights.quad::<$quad>(block);
+                    for t in 0..T {
+                        let x = tokens[t].add(4 * $quad).cast::<i32>().read_unaligned();
+                        dots[t] = _mm512_dpbusd_epi32(dots[t], w, _mm512_set1_epi32(x));
+                    }
+                };
+            }
+            macro_rules! fold {
+                ($half:literal) => {
+                    for t in 0..T {
+                        let dx = _mm512_set1_ps(tokens[t].add(BLOCK).cast::<f32>().read_unaligned());
+                        let scale = _mm512_mul_ps(d[$half], dx);
+                        sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), scale, sums[t]);
+                    }
+                };
+            }
+            if W::SIGNED {
+                start!(if W::HALVES { BLOCK + 12 } else { BLOCK + 8 });
+            } else {
+                for t in 0..T {
+                    let sx = _mm512_set1_ps(tokens[t].add(BLOCK + 4).cast::<f32>().read_unaligned());
+                    sums[t] = _mm512_fmadd_ps(m, sx, sums[t]);
+                }
+            }
+            quad!(0);
+            quad!(1);
+            quad!(2);
+            quad!(3);
+            if W::HALVES {
+                fold!(0);
+                start!(BLOCK + 16);
+            }
+            quad!(4);
+            quad!(5);
+            quad!(6);
+            quad!(7);
+            fold!(1);
+        }
+        for t in 0..T {
+            _mm512_storeu_ps(out.add(t * job.stride), sums[t]);
+        }
+    }
+}

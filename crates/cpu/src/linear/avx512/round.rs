@@ -1,0 +1,42 @@
+//! Rounding activations to 8 bits.
+
+use crate::linear::activations::{Int8Block, ORDINARY, Row, write_int8_scale};
+use crate::linear::layout::BLOCK;
+use std::arch::x86_64::*;
+
+/// As [`Int8Block`] does it, bit for bit.
+///
+/// # Safety
+/// There is room for every block of the 8-bit form, and nobody else touches it; the processor has the
+/// instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+pub(in crate::linear) unsafe fn write_int8(row: &Row<'_>) {
+    for (i, block) in row.values.as_chunks::<BLOCK>().0.iter().enumerate() {
+        // SAFETY: promised by the caller; a block has two vectors.
+        unsafe {
+            let to = row.first.add(i * row.stride);
+            let (low, high) = (_mm512_loadu_ps(block.as_ptr()), _mm512_loadu_ps(block.as_ptr().add(16)));
+            let magnitude = _mm512_set1_epi32(0x7fff_ffff);
+            let largest = _mm512_max_epi32(
+                _mm512_and_si512(_mm512_castps_si512(low), magnitude),
+                _mm512_and_si512(_mm512_castps_si512(high), magnitude),
+            );
+            let largest = f32::from_bits(_mm512_reduce_max_epi32(largest) as u32);
+            if !ORDINARY.contains(&largest) {
+                Int8Block::new(block).write(to);
+                continue;
+            }
+            let inverse = _mm512_set1_ps(127.0 / largest);
+            const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+            let low = _mm512_cvt_roundps_epi32::<NEAREST>(_mm512_mul_ps(low, inverse));
+            let high = _mm512_cvt_roundps_epi32::<NEAREST>(_mm512_mul_ps(high, inverse));
+            let quants = _mm256_set_m128i(_mm512_cvtepi32_epi8(high), _mm512_cvtepi32_epi8(low));
+            _mm256_storeu_si256(to.cast(), quants);
+            let sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), quants);
+            let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b01_00_11_10>(sums));
+            let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
+            let sums = [_mm256_extract_epi32::<0>(sums), _mm256_extract_epi32::<4>(sums)];
+            write_int8_scale(to, largest / 127.0, sums);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+use super::*;
+use crate::linear::activations::{Form, Int8Block, round_to_bf16};
+
+fn block(x: [f32; 32]) -> Int8Block {
+    Int8Block::new(&x)
+}
+
+#[test]
+fn bf16_is_rounded_to_nearest_even() {
+    let mut random = Numbers(30);
+    let edges =
+        [0.0, -0.0, 1.0, f32::MAX, f32::MIN_POSITIVE, 1e-45, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+    let any = (0..20_000).map(|_| f32::from_bits(random.next() as u32));
+    // Halfway between two bf16, above and below.
+    let ties = (0..2000u32)
+        .flat_map(|i| [0x7fff, 0x8000, 0x8001].map(|low| f32::from_bits(((i * 0x1_f000) & !0xffff) | low)));
+    for x in edges.into_iter().chain(any).chain(ties) {
+        let (got, expected) = (round_to_bf16(x), bf16::from_f32(x).to_f32());
+        assert!(got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan(), "{x:e}: {got:e}");
+    }
+}
+
+#[test]
+fn eight_bits_reach_from_edge_to_edge() {
+    let mut x = [0.0; 32];
+    (x[0], x[1], x[20], x[31]) = (2.54, -2.54, 0.031, 0.029);
+    let got = block(x);
+    assert_eq!((got.quants[0], got.quants[1], got.quants[20], got.quants[31]), (127, -127, 2, 1));
+    assert_eq!(got.sums, [0, 3]);
+    assert_eq!(got.scale, 2.54 / 127.0);
+    // Ties go to even.
+    let ties = block(std::array::from_fn(|i| if i == 0 { 127.0 } else { i as f32 - 16.5 }));
+    assert_eq!(ties.quants[1..5], [-16, -14, -14, -12]);
+}
+
+#[test]
+fn one_huge_number_leaves_the_others_zero() {
+    for huge in [f32::MAX, 1e30, 1e10] {
+        let mut x = [1.0; 32];
+        x[7] = -huge;
+        let got = block(x);
+        assert_eq!(got.quants[7], -127);
+        assert!(got.scale.is_finite() && got.quants.iter().enumerate().all(|(i, q)| i == 7 || *q == 0));
+    }
+}
+
+#[test]
+fn zeros_and_denormals_are_zeros() {
+    for x in [0.0, -0.0, 1e-45, -1e-40, f32::MIN_POSITIVE, 1e-25] {
+        let got = block([x; 32]);
+        assert_eq!((got.quants, got.scale, got.sums), ([0; 32], 0.0, [0; 2]), "{x:e}");
+    }
+    assert_eq!(block([1e-23; 32]).quants, [127; 32]);
+}
+
+#[test]
+fn what_is_not_finite_has_no_scale() {
+    for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for at in [0, 13, 31] {
+            let mut x = [0.5; 32];
+            x[at] = bad;
+            assert!(block(x).scale.is_nan(), "{bad} at {at}");
+        }
+    }
+}
+
+// The vector families round by code of their own; nothing may differ.
+#[test]
+fn every_family_rounds_alike() {
+    let mut random = Numbers(34);
+    let n_cols = 32 * 400;
+    let matrix = pack(&tensor(DType::Q4_1, 1, n_cols, 35), Precision::Int8, KernelPath::Portable);
+    // Blocks of all sizes, some with a number that is not finite, some with ties.
+    let row: Vec<f32> = (0..n_cols)
+        .map(|i| match (i / 32 % 8, random.below(40)) {
+            (0, 0) => f32::NAN,
+            (1, 0) => f32::NEG_INFINITY,
+            (2, _) => (random.below(255) as f32 - 127.0) / 2.0,
+            (3, _) => 0.0,
+            (4, _) => f32::from_bits(random.next() as u32 & 0x80ff_ffff),
+            _ => random.unit() * 2f32.powi(random.below(4) as i32 * 20 - 40),
+        })
+        .collect();
+    let written = |path| {
+        let all = activations(&matrix, &row, path);
+        let (panel, stride) = all.panel(Form::Int8, 0).unwrap();
+        // SAFETY: one panel was allocated and nobody writes it now.
+        unsafe { std::slice::from_raw_parts(panel, stride) }.to_vec()
+    };
+    for path in KernelPath::available() {
+        assert!(written(path) == written(KernelPath::Portable), "{path}");
+    }
+}
+
+// A NaN that became a zero would make the row look like a good one.
+#[test]
+fn no_output_of_a_broken_token_is_finite() {
+    for dtype in DType::ALL {
+        for precision in PRECISIONS {
+            for path in KernelPath::available() {
+                let (n_tokens, n_cols) = (6, 512);
+                let matrix = pack(&tensor(dtype, 40, n_cols, 31), precision, path);
+                for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut inputs = inputs(n_tokens, n_cols, 32);
+                    inputs[2 * n_cols + 300] = bad;
+                    let out = multiply(&matrix, &activations(&matrix, &inputs, path), n_tokens);
+                    for (token, out) in out.chunks(matrix.n_rows()).enumerate() {
+                        let finite = out[..40].iter().filter(|x| x.is_finite()).count();
+                        let expected = if token == 2 { 0 } else { 40 };
+                        assert_eq!(
+                            finite, expected,
+                            "{dtype} {precision:?} {path} {bad} token {token}: {out:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn zeros_give_zeros() {
+    for dtype in DType::ALL {
+        for precision in PRECISIONS {
+            for path in KernelPath::available() {
+                let matrix = pack(&tensor(dtype, 16, 256, 33), precision, path);
+                let out = multiply(&matrix, &activations(&matrix, &[0.0; 256], path), 1);
+                assert!(out.iter().all(|x| *x == 0.0), "{dtype} {precision:?} {path}: {out:?}");
+            }
+        }
+    }
+}

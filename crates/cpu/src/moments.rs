@@ -1,0 +1,398 @@
+//! The signals of a row of logits, tile by tile.
+//!
+//! Each tile of 512 logits is reduced in the frame of its own maximum; tiles come together in the frame of the
+//! row's, in f64 and in the order of the vocabulary, so neither the size of the logits nor who computed which
+//! tile matters. S0 = sum e^d, S1 = sum e^d d, S2 = sum e^d d^2 with d = max(z - largest, -80).
+
+use crate::simd::{Family, Kernel, LANES, Lanes, dispatch, exp};
+use entropix_model::{Candidate, Signals, TokenId};
+
+/// Logits a tile.
+pub(crate) const TILE: usize = 512;
+
+/// A token and its logit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Scored {
+    z: f32,
+    token: TokenId,
+}
+
+impl Scored {
+    const NONE: Self = Self { z: f32::NEG_INFINITY, token: TokenId::MAX };
+
+    fn beats(self, other: Self) -> bool {
+        self.z > other.z || self.z == other.z && self.token < other.token
+    }
+}
+
+/// What a tile says, with d = max(z - largest, -80) and p = e^d / S0.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TileMoments {
+    /// A NaN or a plus infinity was there; nothing else counts.
+    is_broken: bool,
+    /// The two largest, ties to the lower token.
+    best: [Scored; 2],
+    /// ln S0
+    ln_sum: f64,
+    /// sum p d, and the variance of d under p.
+    mean: f64,
+    variance: f64,
+    /// sum p^2
+    collision: f64,
+    /// Finite logits, their mean, and the sum of squares around it.
+    n_finite: u32,
+    average: f32,
+    squares: f32,
+}
+
+impl TileMoments {
+    /// Of no logit.
+    pub(crate) const NONE: Self = Self {
+        is_broken: false,
+        best: [Scored::NONE; 2],
+        ln_sum: 0.0,
+        mean: 0.0,
+        variance: 0.0,
+        collision: 0.0,
+        n_finite: 0,
+        average: 0.0,
+        squares: 0.0,
+    };
+
+    /// From S0, S1, S2 and sum e^2d.
+    #[inline(always)]
+    fn with_sums(self, [s0, s1, s2, collision]: [f64; 4]) -> Self {
+        let mean = s1 / s0;
+        Self {
+            ln_sum: s0.ln(),
+            mean,
+            variance: (s2 / s0 - mean * mean).max(0.0),
+            collision: collision / (s0 * s0),
+            ..self
+        }
+    }
+}
+
+struct Reduce<'a> {
+    logits: &'a [f32],
+    first: TokenId,
+}
+
+impl Kernel for Reduce<'_> {
+    type Output = TileMoments;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> TileMoments {
+        let Self { logits, first } = self;
+        let (vectors, rest) = logits.as_chunks::<LANES>();
+        let least = L::splat(f32::NEG_INFINITY);
+        let (mut largest, mut second) = (least, least);
+        let (mut sum, mut odd) = (L::splat(0.0), L::splat(0.0));
+        for z in vectors {
+            let z = L::load(z);
+            second = second.max(largest.min(z));
+            largest = largest.max(z);
+            sum = sum.add(z);
+            // 0, or NaN when z is not finite.
+            odd = odd.add(z.sub(z));
+        }
+        if !rest.is_empty() || odd.sum() != 0.0 {
+            return unusual(logits, first);
+        }
+        let (max, runner_up) = top_two(largest.to_array(), second.to_array());
+        let mean = sum.sum() / logits.len() as f32;
+        let (mut sums, mut squares) = ([L::splat(0.0); 4], L::splat(0.0));
+        for z in vectors {
+            let z = L::load(z);
+            let d = z.sub(L::splat(max)).max(L::splat(-80.0));
+            let e = exp(d);
+            let ed = e.mul(d);
+            sums[0] = sums[0].add(e);
+            sums[1] = sums[1].add(ed);
+            sums[2] = ed.fma(d, sums[2]);
+            sums[3] = e.fma(e, sums[3]);
+            let off = z.sub(L::splat(mean));
+            squares = off.fma(off, squares);
+        }
+        let moments = TileMoments {
+            best: find(logits, first, max, runner_up),
+            n_finite: logits.len() as u32,
+            average: mean,
+            squares: squares.sum(),
+            ..TileMoments::NONE
+        };
+        let sums = [sums[0].sum(), sums[1].sum(), sums[2].sum(), sums[3].sum()];
+        moments.with_sums([sums[0].into(), sums[1].into(), sums[2].into(), sums[3].into()])
+    }
+}
+
+/// The two largest of what sixteen lanes hold as their largest and second.
+#[inline(always)]
+fn top_two(largest: [f32; LANES], second: [f32; LANES]) -> (f32, f32) {
+    let mut top = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+    for z in largest.into_iter().chain(second) {
+        if z > top.0 {
+            top = (z, top.0);
+        } else if z > top.1 {
+            top.1 = z;
+        }
+    }
+    top
+}
+
+/// The first token with the largest logit, and the next with the second, which may be as large.
+#[inline(always)]
+fn find(logits: &[f32], first: TokenId, max: f32, runner_up: f32) -> [Scored; 2] {
+    let best = position(logits, max, 0);
+    let next = position(logits, runner_up, if runner_up == max { best + 1 } else { 0 });
+    [best, next].map(|i| match logits.get(i) {
+        Some(&z) => Scored { z, token: first + i as TokenId },
+        None => Scored::NONE,
+    })
+}
+
+/// Where `value` is for the first time at or behind `from`; the length when it is not.
+#[inline(always)]
+fn position(logits: &[f32], value: f32, from: usize) -> usize {
+    let (vectors, _) = logits.as_chunks::<LANES>();
+    for (i, vector) in vectors.iter().enumerate().skip(from / LANES) {
+        let mut is_here = false;
+        for &z in vector {
+            is_here |= z == value;
+        }
+        if is_here {
+            for (lane, &z) in vector.iter().enumerate() {
+                if z == value && i * LANES + lane >= from {
+                    return i * LANES + lane;
+                }
+            }
+        }
+    }
+    logits.len()
+}
+
+/// A tile with logits that are not finite, or whose length is no multiple of 16, by plain loops.
+#[cold]
+fn unusual(logits: &[f32], first: TokenId) -> TileMoments {
+    let mut m = TileMoments::NONE;
+    m.is_broken = logits.iter().any(|z| z.is_nan() || *z == f32::INFINITY);
+    for (&z, token) in logits.iter().zip(first..) {
+        let new = Scored { z, token };
+        if new.beats(m.best[0]) {
+            m.best = [new, m.best[0]];
+        } else if new.beats(m.best[1]) {
+            m.best[1] = new;
+        }
+    }
+    let finite = || logits.iter().filter(|z| z.is_finite()).map(|&z| f64::from(z));
+    let n = finite().count();
+    if m.is_broken || n == 0 {
+        return m;
+    }
+    let max = f64::from(m.best[0].z);
+    let total = |f: &dyn Fn(f64) -> f64| finite().map(|z| f((z - max).max(-80.0))).sum::<f64>();
+    let average = finite().sum::<f64>() / n as f64;
+    m.n_finite = n as u32;
+    m.average = average as f32;
+    m.squares = finite().map(|z| (z - average).powi(2)).sum::<f64>() as f32;
+    m.with_sums([
+        total(&f64::exp),
+        total(&|d| d.exp() * d),
+        total(&|d| d.exp() * d * d),
+        total(&|d| (2.0 * d).exp()),
+    ])
+}
+
+/// The moments of a tile: at most [`TILE`] logits, the first of them `first`'s.
+pub(crate) fn reduce(family: Family, logits: &[f32], first: TokenId) -> TileMoments {
+    assert!(logits.len() <= TILE, "{} logits in a tile of {TILE}", logits.len());
+    dispatch(family, Reduce { logits, first })
+}
+
+/// The signals of a row from all its tiles, in order. `target` is the logit of the token asked about.
+pub(crate) fn signals(tiles: &[TileMoments], target: Option<f32>) -> Signals {
+    let mut best = [Scored::NONE; 2];
+    for new in tiles.iter().flat_map(|tile| tile.best) {
+        if new.beats(best[0]) {
+            best = [new, best[0]];
+        } else if new.beats(best[1]) {
+            best[1] = new;
+        }
+    }
+    if best[0].z == f32::NEG_INFINITY || tiles.iter().any(|tile| tile.is_broken) {
+        return Signals::not_finite();
+    }
+    let max = f64::from(best[0].z);
+    let (mut weights, mut first, mut second, mut collision) = (0.0, 0.0, 0.0, 0.0);
+    let (mut n, mut average, mut squares) = (0.0, 0.0, 0.0);
+    for tile in tiles.iter().filter(|tile| tile.n_finite > 0) {
+        // In the row's frame; the likeliest tile has weight S0 >= 1, so the sums neither overflow nor vanish.
+        let shift = f64::from(tile.best[0].z) - max;
+        let weight = (shift + tile.ln_sum).exp();
+        let mean = shift + tile.mean;
+        weights += weight;
+        first += weight * mean;
+        second += weight * (tile.variance + mean * mean);
+        collision += weight * weight * tile.collision;
+        // Averages and squares together (Chan, Golub and LeVeque 1979).
+        let more = f64::from(tile.n_finite);
+        let off = f64::from(tile.average) - average;
+        squares += f64::from(tile.squares) + off * off * n * more / (n + more);
+        average += off * more / (n + more);
+        n += more;
+    }
+    let ln_sum = weights.ln();
+    let mean = first / weights;
+    let logprob = |z: f32| ((f64::from(z) - max) - ln_sum) as f32;
+    let mut signals = Signals::default();
+    signals.entropy = (ln_sum - mean).max(0.0) as f32;
+    signals.varentropy = (second / weights - mean * mean).max(0.0) as f32;
+    signals.collision = (collision / (weights * weights)) as f32;
+    signals.log_z = (max + ln_sum) as f32;
+    signals.logit_std = (squares / n).sqrt() as f32;
+    signals.target_logprob = target.map_or(f32::NAN, logprob);
+    signals.best = best.map(|b| match b.token {
+        // A vocabulary of one token has no second.
+        TokenId::MAX => Candidate { token: 0, logprob: f32::NEG_INFINITY },
+        token => Candidate { token, logprob: logprob(b.z) },
+    });
+    signals
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::KernelPath;
+    use entropix_model::{Status, sampling::signals_of};
+
+    fn of(path: KernelPath, logits: &[f32], target: Option<TokenId>) -> Signals {
+        let family = Family::of(path);
+        let tiles: Vec<TileMoments> = logits
+            .chunks(TILE)
+            .zip((0..).step_by(TILE))
+            .map(|(tile, first)| reduce(family, tile, first))
+            .collect();
+        signals(&tiles, target.map(|t| logits[t as usize]))
+    }
+
+    fn check(what: &str, logits: &[f32], target: Option<TokenId>) {
+        let want = signals_of(logits, target);
+        for path in KernelPath::available() {
+            let got = of(path, logits, target);
+            let near = |name: &str, g: f32, w: f32, tolerance: f32| {
+                assert!((g - w).abs() <= tolerance || g == w, "{path}, {what}: {name} is {g}, not {w}");
+            };
+            assert_eq!(got.status(), want.status(), "{path}, {what}");
+            near("H", got.entropy, want.entropy, 2e-5);
+            near("V", got.varentropy, want.varentropy, 1e-4 * (1.0 + want.varentropy));
+            near("collision", got.collision, want.collision, 1e-6);
+            near("log Z", got.log_z, want.log_z, 1e-6 * (1.0 + want.log_z.abs()));
+            near("deviation", got.logit_std, want.logit_std, 1e-5 * (1.0 + want.logit_std));
+            if target.is_some() {
+                near("target", got.target_logprob, want.target_logprob, 1e-5);
+            }
+            for (got, want) in got.best.iter().zip(want.best) {
+                assert_eq!(got.token, want.token, "{path}, {what}");
+                near("best", got.logprob, want.logprob, 1e-6 * (1.0 + want.logprob.abs()));
+            }
+        }
+    }
+
+    fn noise(n: usize, scale: f32, offset: f32) -> Vec<f32> {
+        let mut state = 9u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..n).map(|_| (next() + next() + next()) * scale + offset).collect()
+    }
+
+    #[test]
+    fn rows_of_every_kind_agree_with_f64() {
+        for n in [1, 2, 15, 16, 17, 384, 511, 512, 513, 1040, 49_152] {
+            check("noise", &noise(n, 3.0, 0.0), Some(n as u32 / 2));
+            check("flat", &vec![0.25; n], Some(0));
+            check("far from zero", &noise(n, 3.0, 1e4), None);
+            check("deep below zero", &noise(n, 3.0, -1e4), None);
+            let mut peak = noise(n, 1.0, -20.0);
+            peak[n / 3] = 15.0;
+            check("a sea and one peak", &peak, Some(n as u32 / 3));
+            let mut holes = noise(n, 3.0, 0.0);
+            holes.iter_mut().step_by(3).for_each(|z| *z = f32::NEG_INFINITY);
+            if n > 1 {
+                check("holes", &holes, Some(1));
+            }
+            let mut ties = noise(n, 1.0, 0.0);
+            ties.iter_mut().skip(n / 4).step_by(n / 8 + 1).for_each(|z| *z = 9.0);
+            check("ties", &ties, None);
+        }
+        let mut one = vec![f32::NEG_INFINITY; 2000];
+        one[1999] = -3.0;
+        check("one token left", &one, None);
+        one[1998] = -1e15;
+        check("one far below", &one, None);
+    }
+
+    /// The torture rows of the sampler table, whose signals numpy gave: H within 1e-4, V within 1e-3.
+    #[test]
+    fn torture_rows_agree_with_numpy() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/samplers.json");
+        let table: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        for row in table["rows"].as_array().unwrap() {
+            let (name, want) = (&row["name"], &row["signals"]);
+            let logits: Vec<f32> = match row["logits"].as_array() {
+                Some(list) => {
+                    list.iter().map(|z| z.as_f64().map_or(f32::NEG_INFINITY, |z| z as f32)).collect()
+                }
+                None => by_formula(&row["formula"]),
+            };
+            for path in KernelPath::available() {
+                let got = of(path, &logits, None);
+                for (field, got, tolerance) in [
+                    ("entropy", got.entropy, 1e-4),
+                    ("varentropy", got.varentropy, 1e-3),
+                    ("collision", got.collision, 1e-5),
+                    ("log_z", got.log_z, 1e-3),
+                    ("logit_std", got.logit_std, 1e-3),
+                ] {
+                    let want = want[field].as_f64().unwrap();
+                    let off = (f64::from(got) - want).abs();
+                    assert!(off <= tolerance, "{path}, {name}: {field} is {got}, not {want}");
+                }
+                for (got, want) in got.best.iter().zip(want["best"].as_array().unwrap()) {
+                    assert_eq!(u64::from(got.token), want[0].as_u64().unwrap(), "{path}, {name}");
+                }
+            }
+        }
+    }
+
+    /// As described beside the table.
+    fn by_formula(f: &serde_json::Value) -> Vec<f32> {
+        let number = |key: &str| f[key].as_f64().unwrap_or(0.0) as f32;
+        let whole = |key: &str| f[key].as_u64().unwrap_or(0) as u32;
+        let uniform = |i: u32| i.wrapping_mul(2_654_435_761).wrapping_add(whole("seed")) >> 8;
+        let logit = |i: u32| uniform(i) as f32 * number("scale") + number("offset");
+        let mut z: Vec<f32> = (0..whole("n")).map(logit).collect();
+        if whole("banned_every") > 0 {
+            z.iter_mut().step_by(whole("banned_every") as usize).for_each(|z| *z = f32::NEG_INFINITY);
+        }
+        for peak in f["peaks"].as_array().into_iter().flatten() {
+            z[peak[0].as_u64().unwrap() as usize] = peak[1].as_f64().unwrap() as f32;
+        }
+        z
+    }
+
+    #[test]
+    fn what_is_no_number_is_told() {
+        for path in KernelPath::available() {
+            for bad in [f32::NAN, f32::INFINITY, -f32::NAN] {
+                for place in [0, 700, 1039] {
+                    let mut row = noise(1040, 1.0, 0.0);
+                    row[place] = bad;
+                    assert_eq!(of(path, &row, None).status(), Status::NotFinite);
+                }
+            }
+            assert_eq!(of(path, &[f32::NEG_INFINITY; 600], None).status(), Status::NotFinite);
+        }
+    }
+}

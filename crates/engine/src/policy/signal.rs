@@ -1,0 +1,96 @@
+//! The signals by the names policy files know them by.
+
+use entropix_model::{AttentionSignals, Signals};
+use std::f64::consts::LN_2;
+
+/// A number a condition or a parameter may depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Signal {
+    Entropy,
+    Varentropy,
+    Collision,
+    LogZ,
+    LogitStd,
+    AttnEntropy,
+    AttnEntropyRel,
+    AttnVarentropy,
+    HeadSpread,
+    HeadDisagreement,
+    Interaction,
+}
+
+/// The unit entropies of a policy file are written in. Inside the engine everything is in nats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    Nat,
+    Bit,
+}
+
+/// What a policy looks at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub(super) signals: &'a Signals,
+    pub(super) attention: &'a AttentionSignals,
+}
+
+impl Signal {
+    pub(super) const ALL: [(Signal, &'static str); 11] = [
+        (Signal::Entropy, "entropy"),
+        (Signal::Varentropy, "varentropy"),
+        (Signal::Collision, "collision"),
+        (Signal::LogZ, "log_z"),
+        (Signal::LogitStd, "logit_std"),
+        (Signal::AttnEntropy, "attn_entropy"),
+        (Signal::AttnEntropyRel, "attn_entropy_rel"),
+        (Signal::AttnVarentropy, "attn_varentropy"),
+        (Signal::HeadSpread, "head_spread"),
+        (Signal::HeadDisagreement, "head_disagreement"),
+        (Signal::Interaction, "interaction"),
+    ];
+
+    pub(super) fn value(self, inputs: &Inputs<'_>) -> f64 {
+        let Inputs { signals, attention } = inputs;
+        f64::from(match self {
+            Signal::Entropy => signals.entropy,
+            Signal::Varentropy => signals.varentropy,
+            Signal::Collision => signals.collision,
+            Signal::LogZ => signals.log_z,
+            Signal::LogitStd => signals.logit_std,
+            Signal::AttnEntropy => attention.entropy,
+            Signal::AttnEntropyRel => attention.entropy_rel,
+            Signal::AttnVarentropy => attention.varentropy,
+            Signal::HeadSpread => attention.head_spread,
+            Signal::HeadDisagreement => attention.head_disagreement,
+            Signal::Interaction => attention.interaction,
+        })
+    }
+
+    pub(super) fn is_of_attention(self) -> bool {
+        self >= Signal::AttnEntropy
+    }
+
+    /// Nats (or nats squared) that 1 in the file's unit stands for. Probabilities, shares and attention
+    /// scores have no unit.
+    pub(super) fn scale(self, unit: Unit) -> f64 {
+        let nats = match unit {
+            Unit::Nat => 1.0,
+            Unit::Bit => LN_2,
+        };
+        match self {
+            Signal::Entropy | Signal::LogZ | Signal::LogitStd | Signal::AttnEntropy => nats,
+            Signal::Varentropy | Signal::AttnVarentropy | Signal::HeadSpread => nats * nats,
+            Signal::Collision | Signal::AttnEntropyRel | Signal::HeadDisagreement | Signal::Interaction => {
+                1.0
+            }
+        }
+    }
+
+    /// The values it can have.
+    pub(super) fn range(self) -> (f64, f64) {
+        match self {
+            Signal::LogZ => (f64::NEG_INFINITY, f64::INFINITY),
+            Signal::Collision | Signal::AttnEntropyRel => (0.0, 1.0),
+            _ => (0.0, f64::INFINITY),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The engine on a made-up model: every decision, every ending, and storms of random requests held against
+//! a plain loop.
+
+mod endings;
+mod oracle;
+mod refusals;
+mod requests;
+mod scripted;
+mod single;
+mod storm;
+
+use scripted::{Judge, Model, Scripted};

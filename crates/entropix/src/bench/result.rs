@@ -1,0 +1,230 @@
+//! Results in llama-bench's words, and how they are printed.
+
+use super::stats::Spread;
+use crate::report::table::{Align, Table, csv_line};
+use serde::Serialize;
+use serde_json::Value;
+
+/// What all results of a run have in common.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Setup {
+    pub(crate) build_commit: String,
+    pub(crate) build_version: String,
+    pub(crate) cpu_info: Option<String>,
+    pub(crate) backend: String,
+    pub(crate) kernel_path: String,
+    pub(crate) model_filename: String,
+    pub(crate) model_type: String,
+    /// Bytes of the weights as stored.
+    pub(crate) model_size: u64,
+    pub(crate) model_n_params: u64,
+    pub(crate) n_threads: usize,
+    pub(crate) precision: String,
+    pub(crate) policy: String,
+    /// What `share_of_limit` is a share of: bytes a second that the same threads read from memory.
+    pub(crate) limit_bytes_per_s: f64,
+}
+
+/// Repetitions of one test.
+#[derive(Debug, Clone)]
+pub(crate) struct Samples {
+    /// Sequences at once.
+    pub(crate) rows: usize,
+    /// Tokens of the prompt; 0 in a test of generation.
+    pub(crate) n_prompt: usize,
+    /// Tokens generated a row; 0 in a test of the prompt.
+    pub(crate) n_gen: usize,
+    /// Tokens in the cache before.
+    pub(crate) n_depth: usize,
+    /// Tokens of one repetition, all rows.
+    pub(crate) tokens: usize,
+    /// Bytes of weights and of keys and values that one repetition must read.
+    pub(crate) bytes: f64,
+    /// Seconds of each repetition.
+    pub(crate) seconds: Vec<f64>,
+    /// Seconds within them that went into signals.
+    pub(crate) signal_seconds: Vec<f64>,
+}
+
+/// One line of results.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct BenchResult {
+    #[serde(flatten)]
+    setup: Setup,
+    test: String,
+    rows: usize,
+    n_prompt: usize,
+    n_gen: usize,
+    n_depth: usize,
+    avg_ns: f64,
+    stddev_ns: f64,
+    avg_ts: f64,
+    stddev_ts: f64,
+    /// Bytes that had to be read a second, as a share of `limit_bytes_per_s`.
+    share_of_limit: f64,
+    /// Time that went into signals, as a share of all.
+    signals_share: f64,
+    samples_ns: Vec<u64>,
+    samples_ts: Vec<f64>,
+}
+
+impl BenchResult {
+    /// Of at least one repetition.
+    pub(crate) fn of(setup: &Setup, samples: &Samples) -> Self {
+        let Samples { rows, n_prompt, n_gen, n_depth, tokens, bytes, ref seconds, ref signal_seconds } =
+            *samples;
+        let samples_ts: Vec<f64> = seconds.iter().map(|s| tokens as f64 / s).collect();
+        let ns = Spread::of(&seconds.iter().map(|s| s * 1e9).collect::<Vec<_>>());
+        let ts = Spread::of(&samples_ts);
+        let total: f64 = seconds.iter().sum();
+        Self {
+            setup: setup.clone(),
+            test: name(n_prompt, n_gen, n_depth),
+            rows,
+            n_prompt,
+            n_gen,
+            n_depth,
+            avg_ns: ns.mean,
+            stddev_ns: ns.stddev,
+            avg_ts: ts.mean,
+            stddev_ts: ts.stddev,
+            share_of_limit: bytes * seconds.len() as f64 / total / setup.limit_bytes_per_s,
+            signals_share: signal_seconds.iter().sum::<f64>() / total,
+            samples_ns: seconds.iter().map(|s| (s * 1e9) as u64).collect(),
+            samples_ts,
+        }
+    }
+}
+
+/// `pp512`, `tg128`, `tg128 @ d1024`.
+pub(crate) fn name(n_prompt: usize, n_gen: usize, n_depth: usize) -> String {
+    let test = if n_gen == 0 { format!("pp{n_prompt}") } else { format!("tg{n_gen}") };
+    if n_depth == 0 { test } else { format!("{test} @ d{n_depth}") }
+}
+
+/// A Markdown table, and what its last columns mean.
+pub(crate) fn markdown(results: &[BenchResult]) -> String {
+    let mut table = Table::new(&[
+        ("model", Align::Left),
+        ("size", Align::Right),
+        ("params", Align::Right),
+        ("backend", Align::Left),
+        ("threads", Align::Right),
+        ("precision", Align::Left),
+        ("rows", Align::Right),
+        ("test", Align::Right),
+        ("t/s", Align::Right),
+        ("% of limit", Align::Right),
+        ("signals %", Align::Right),
+    ]);
+    for result in results {
+        let setup = &result.setup;
+        table.push(vec![
+            setup.model_type.clone(),
+            format!("{:.2} MiB", setup.model_size as f64 / f64::from(1 << 20)),
+            format!("{:.2} M", setup.model_n_params as f64 / 1e6),
+            format!("{} {}", setup.backend, setup.kernel_path),
+            setup.n_threads.to_string(),
+            setup.precision.clone(),
+            result.rows.to_string(),
+            result.test.clone(),
+            format!("{:.2} ± {:.2}", result.avg_ts, result.stddev_ts),
+            format!("{:.1}", result.share_of_limit * 100.0),
+            format!("{:.2}", result.signals_share * 100.0),
+        ]);
+    }
+    let mut text = table.markdown();
+    if let Some(BenchResult { setup, .. }) = results.first() {
+        text += &format!(
+            "\nlimit: {:.2} GB/s of memory reads by {} threads, measured in this run; % of limit: bytes of weights, \
+             keys and values that had to be read, over it\nbuild: {} ({})\n",
+            setup.limit_bytes_per_s / 1e9,
+            setup.n_threads,
+            setup.build_version,
+            setup.build_commit
+        );
+    }
+    text
+}
+
+/// One JSON array.
+pub(crate) fn json(results: &[BenchResult]) -> String {
+    serde_json::to_string_pretty(results).expect("results have string keys") + "\n"
+}
+
+/// A header, then one line a result; lists are left to the JSON form.
+pub(crate) fn csv(results: &[BenchResult]) -> String {
+    let mut text = String::new();
+    for (i, result) in results.iter().enumerate() {
+        let value = serde_json::to_value(result).expect("results have string keys");
+        let fields: Vec<(&String, &Value)> =
+            value.as_object().into_iter().flatten().filter(|(_, value)| !value.is_array()).collect();
+        if i == 0 {
+            text += &csv_line(fields.iter().map(|(name, _)| name.as_str()));
+        }
+        let cell = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let cells: Vec<String> = fields.iter().map(|(_, value)| cell(value)).collect();
+        text += &csv_line(cells.iter().map(String::as_str));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results() -> Vec<BenchResult> {
+        let setup = Setup {
+            build_commit: "c".into(),
+            build_version: "0".into(),
+            cpu_info: None,
+            backend: "CPU".into(),
+            kernel_path: "portable".into(),
+            model_filename: "m,n.gguf".into(),
+            model_type: "llama 1M Q4_1".into(),
+            model_size: 1 << 20,
+            model_n_params: 1_000_000,
+            n_threads: 2,
+            precision: "int8".into(),
+            policy: "greedy".into(),
+            limit_bytes_per_s: 100.0,
+        };
+        let samples = Samples {
+            rows: 8,
+            n_prompt: 0,
+            n_gen: 16,
+            n_depth: 4,
+            tokens: 128,
+            bytes: 50.0,
+            seconds: vec![1.0, 2.0],
+            signal_seconds: vec![0.01, 0.02],
+        };
+        vec![BenchResult::of(&setup, &samples)]
+    }
+
+    #[test]
+    fn the_json_form_is_an_array_with_these_names() {
+        let value: Value = serde_json::from_str(&json(&results())).unwrap();
+        let result = &value.as_array().unwrap()[0];
+        for (name, expected) in
+            [("n_prompt", 0.0), ("n_gen", 16.0), ("n_depth", 4.0), ("rows", 8.0), ("avg_ts", 96.0)]
+        {
+            assert_eq!(result[name].as_f64(), Some(expected), "{name}");
+        }
+        // 100 bytes in 3 s, of 100 bytes a second.
+        assert!((result["share_of_limit"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-12);
+        assert!((result["signals_share"].as_f64().unwrap() - 0.01).abs() < 1e-12);
+        assert!((result["stddev_ts"].as_f64().unwrap() - 32.0 * 2f64.sqrt()).abs() < 1e-9);
+        assert_eq!(result["samples_ns"], serde_json::json!([1_000_000_000u64, 2_000_000_000u64]));
+        assert_eq!(json(&[]).trim(), "[]");
+    }
+
+    #[test]
+    fn the_other_forms_have_one_line_a_result() {
+        let text = csv(&results());
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.contains("\"m,n.gguf\""), "{text}");
+        let text = markdown(&results());
+        assert!(text.contains("| tg16 @ d4 | 96.00 ± 45.25 |"), "{text}");
+    }
+}

@@ -1,0 +1,213 @@
+//! The tests of `bench`, run through the engine with the greedy policy and the signals that every token gets:
+//! what is measured is what a job would see.
+
+use super::result::{self, Samples};
+use anyhow::Result;
+use entropix::Session;
+use entropix_engine::{Event, Generate, Parameters, Policy, Request, RequestId, RequestKey, Work};
+use entropix_model::TokenId;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Positions a test may need beyond its own tokens: rows that start a step or two before the others.
+pub(crate) const SLACK: usize = 64;
+
+/// Runs tests on a session.
+pub(crate) struct Bench<'a> {
+    session: &'a mut Session,
+    policy: Arc<dyn Policy>,
+    random: u64,
+    events: Vec<Event>,
+}
+
+/// One repetition.
+struct Measured {
+    tokens: usize,
+    bytes: f64,
+    time: Duration,
+    signals: Duration,
+}
+
+/// One test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Test {
+    /// A prompt of `n` tokens behind `depth` cached ones, at once.
+    Prompt { n: usize, depth: usize },
+    /// `n` tokens for each of `rows` sequences, one a step, behind `depth` cached ones each.
+    Generation { n: usize, rows: usize, depth: usize },
+}
+
+impl Test {
+    /// Positions that all sequences of the test hold together, and the most that one does.
+    pub(crate) fn positions(self) -> (usize, usize) {
+        match self {
+            Test::Prompt { n, depth } => (depth + n + SLACK, depth + n + SLACK),
+            Test::Generation { n, rows, depth } => (rows * (depth + n + SLACK), depth + n + SLACK),
+        }
+    }
+
+    /// As llama-bench names it.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Test::Prompt { n, depth } => result::name(n, 0, depth),
+            Test::Generation { n, depth, .. } => result::name(0, n, depth),
+        }
+    }
+
+    /// Sequences at once.
+    pub(crate) fn rows(self) -> usize {
+        match self {
+            Test::Prompt { .. } => 1,
+            Test::Generation { rows, .. } => rows,
+        }
+    }
+}
+
+impl<'a> Bench<'a> {
+    /// On `session`, whose context and cache must hold every test.
+    pub(crate) fn new(session: &'a mut Session) -> Result<Self> {
+        let policy = session.policy("greedy", &[])?;
+        Ok(Self { session, policy, random: 1, events: Vec::new() })
+    }
+
+    /// Runs a test once to warm up, then `repetitions` times.
+    pub(crate) fn run(&mut self, test: Test, repetitions: usize, mut ran: impl FnMut()) -> Result<Samples> {
+        let (n_prompt, n_gen, n_depth) = match test {
+            Test::Prompt { n, depth } => (n, 0, depth),
+            Test::Generation { n, depth, .. } => (0, n, depth),
+        };
+        let mut all = Vec::with_capacity(repetitions);
+        for repetition in 0..=repetitions {
+            let measured = match test {
+                Test::Prompt { n, depth } => self.prompt(n, depth)?,
+                Test::Generation { n, rows, depth } => self.generation(n, rows, depth)?,
+            };
+            if repetition > 0 {
+                all.push(measured);
+                ran();
+            }
+        }
+        let mean = |f: &dyn Fn(&Measured) -> f64| all.iter().map(f).sum::<f64>() / all.len() as f64;
+        Ok(Samples {
+            rows: test.rows(),
+            n_prompt,
+            n_gen,
+            n_depth,
+            tokens: mean(&|m| m.tokens as f64).round() as usize,
+            bytes: mean(&|m| m.bytes),
+            seconds: all.iter().map(|m| m.time.as_secs_f64()).collect(),
+            signal_seconds: all.iter().map(|m| m.signals.as_secs_f64()).collect(),
+        })
+    }
+
+    fn prompt(&mut self, n: usize, depth: usize) -> Result<Measured> {
+        let mut prompt = self.tokens(depth);
+        if depth > 0 {
+            self.fill_cache(&[prompt.clone()])?;
+        }
+        prompt.extend(self.tokens(n));
+        self.submit(prompt, Some(1))?;
+        let before = self.session.step_times();
+        let start = Instant::now();
+        let (mut n_steps, mut shared, mut ended) = (0, 0, false);
+        while !ended {
+            self.session.engine().step(&mut self.events)?;
+            n_steps += 1;
+            for event in self.events.drain(..) {
+                match event {
+                    Event::Done(done) => {
+                        shared = done.usage.shared_tokens;
+                        ended = true;
+                    }
+                    Event::Failed { error, .. } => return Err(error.into()),
+                    _ => {}
+                }
+            }
+        }
+        let time = start.elapsed();
+        let signals = Duration::from_nanos(self.session.step_times().signals - before.signals);
+        // The last, unfilled block of the depth is computed again.
+        let tokens = depth + n - shared;
+        let model = self.session.model();
+        let kv = (depth + n) * model.kv_bytes_per_token;
+        Ok(Measured { tokens, bytes: (n_steps * model.weight_bytes + kv) as f64, time, signals })
+    }
+
+    fn generation(&mut self, n: usize, rows: usize, depth: usize) -> Result<Measured> {
+        let prompts: Vec<Vec<TokenId>> = (0..rows).map(|_| self.tokens(depth.max(1))).collect();
+        if depth > 0 {
+            self.fill_cache(&prompts)?;
+        }
+        let requests = prompts.into_iter().map(|prompt| self.submit(prompt, None));
+        let requests: Vec<RequestId> = requests.collect::<Result<_>>()?;
+        // Every row must be generating before the clock starts.
+        let mut started = vec![false; rows];
+        while !started.iter().all(|&started| started) {
+            self.step(&requests, |row| started[row] = true)?;
+        }
+        let before = self.session.step_times();
+        let start = Instant::now();
+        let mut tokens = 0;
+        for _ in 0..n {
+            self.step(&requests, |_| tokens += 1)?;
+        }
+        let time = start.elapsed();
+        let signals = Duration::from_nanos(self.session.step_times().signals - before.signals);
+        for request in requests {
+            self.session.engine().cancel(request);
+        }
+        let model = self.session.model();
+        let kv: usize = (1..=n).map(|i| rows * (depth.max(1) + i) * model.kv_bytes_per_token).sum();
+        Ok(Measured { tokens, bytes: (n * model.weight_bytes + kv) as f64, time, signals })
+    }
+
+    /// One step; calls `token` with the row of every token that came out of it.
+    fn step(&mut self, requests: &[RequestId], mut token: impl FnMut(usize)) -> Result<()> {
+        self.session.engine().step(&mut self.events)?;
+        for event in self.events.drain(..) {
+            match event {
+                Event::Token(t) => {
+                    if let Some(row) = requests.iter().position(|&request| request == t.request) {
+                        token(row);
+                    }
+                }
+                Event::Failed { error, .. } => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves the keys and values of `prompts` in the cache, where requests that start like them find them.
+    fn fill_cache(&mut self, prompts: &[Vec<TokenId>]) -> Result<()> {
+        for prompt in prompts {
+            self.submit(prompt.clone(), Some(1))?;
+        }
+        while !self.session.engine().is_idle() {
+            self.step(&[], |_| {})?;
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, prompt: Vec<TokenId>, max_tokens: Option<usize>) -> Result<RequestId> {
+        let parameters = Parameters { max_tokens, ignore_eos: true, ..Parameters::default() };
+        let generate = Generate { parameters, policy: self.policy.clone(), watcher: None };
+        let work = Work::Generate(Box::new(generate));
+        Ok(self.session.engine().submit(Request { key: RequestKey(0), prompt, work })?)
+    }
+
+    /// `n` random tokens, as llama-bench takes them; never the same twice, so that no prompt is found in the
+    /// cache by accident.
+    fn tokens(&mut self, n: usize) -> Vec<TokenId> {
+        let n_vocab = self.session.engine().capacity().vocab_size as u64;
+        // SplitMix64 (Steele, Lea and Flood 2014).
+        let mut next = || {
+            self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = self.random;
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^ (z >> 31)
+        };
+        (0..n).map(|_| (next() % n_vocab) as TokenId).collect()
+    }
+}

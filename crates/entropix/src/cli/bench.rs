@@ -1,0 +1,90 @@
+//! `bench`: the tests asked for, on one session.
+
+use super::args::{BenchArgs, BenchFormat, OutputArgs};
+use super::load;
+use crate::bench::ceiling::read_bandwidth;
+use crate::bench::result::{self, BenchResult, Setup};
+use crate::bench::run::{Bench, Test};
+use crate::report::progress::{Progress, Unit};
+use anyhow::Result;
+use entropix::{Session, SessionOptions};
+use entropix_model::{Class, Error};
+use std::io::Write;
+
+/// Runs the tests.
+pub(crate) fn run(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
+    let tests = tests(args);
+    if tests.is_empty() {
+        return Err(Error::new(Class::Usage, "Flags", "nothing to measure: -p and -n are both 0").into());
+    }
+    let path = load::find(&args.model, output)?;
+    let rows = tests.iter().map(|test| test.rows()).max().unwrap_or(1);
+    let context = tests.iter().map(|test| test.positions().1).max().unwrap_or(1);
+    let options = SessionOptions {
+        max_context: args.model.max_model_len.or(Some(context)),
+        ..load::options(&args.model, rows)?
+    };
+    let mut session = load::open(&path, &options, output)?;
+    if session.context_limit() < context {
+        let message = format!(
+            "the tests need {context} positions a row and the model has {}; lower -p, -n or -d",
+            session.context_limit()
+        );
+        return Err(Error::new(Class::Usage, "Flags", message).into());
+    }
+    let mut setup = setup(&session);
+    let n_runs = (tests.len() * args.repetitions) as u64;
+    let mut progress = Progress::new(output, "bench", n_runs, Unit::Pieces);
+    let (read_bytes, n_threads) = (session.model().read_bytes, session.model().n_threads);
+    let mut bench = Bench::new(&mut session)?;
+    let mut all = Vec::new();
+    let mut n_done = 0;
+    for test in tests {
+        // Before every test, because machines are shared; the best is the limit of all.
+        setup.limit_bytes_per_s = setup.limit_bytes_per_s.max(read_bandwidth(read_bytes, n_threads));
+        let samples = bench.run(test, args.repetitions, || {
+            n_done += 1;
+            progress.set(n_done, || test.name());
+        })?;
+        all.push(samples);
+    }
+    progress.finish();
+    let results: Vec<_> = all.iter().map(|samples| BenchResult::of(&setup, samples)).collect();
+    let text = match args.output {
+        BenchFormat::Md => result::markdown(&results),
+        BenchFormat::Json => result::json(&results),
+        BenchFormat::Csv => result::csv(&results),
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn tests(args: &BenchArgs) -> Vec<Test> {
+    let mut tests = Vec::new();
+    for &depth in &args.n_depth.0 {
+        tests.extend(args.n_prompt.0.iter().filter(|n| **n > 0).map(|&n| Test::Prompt { n, depth }));
+        for &n in args.n_gen.0.iter().filter(|n| **n > 0) {
+            tests.extend(args.batch_size.0.iter().map(|&rows| Test::Generation { n, rows, depth }));
+        }
+    }
+    tests
+}
+
+fn setup(session: &Session) -> Setup {
+    let model = session.model();
+    Setup {
+        build_commit: super::BUILD_COMMIT.into(),
+        build_version: env!("CARGO_PKG_VERSION").into(),
+        cpu_info: super::doctor::cpu_name(),
+        backend: "CPU".into(),
+        kernel_path: model.kernel_path.name().into(),
+        model_filename: model.name.clone(),
+        model_type: model.kind.clone(),
+        model_size: model.weight_bytes as u64,
+        model_n_params: model.n_params as u64,
+        n_threads: model.n_threads,
+        precision: model.precision_name().into(),
+        policy: "greedy".into(),
+        limit_bytes_per_s: 0.0,
+    }
+}

@@ -1,0 +1,262 @@
+//! From flags to a session: the model found or fetched, opened, and its policy bound.
+
+use super::args::{ChatArgs, Device, Dtype, ModelArgs, OutputArgs, PrecisionArg, SamplingArgs, SpecialArg};
+use super::sources::Sources;
+use crate::report::progress::{Progress, Unit, amount};
+use crate::report::say::sayln;
+use anyhow::Result;
+use entropix::jobs::Preparation;
+use entropix::jobs::params::Params;
+use entropix::text::Special;
+use entropix::{Precision, Session, SessionOptions, hub};
+use entropix_engine::PolicyFile;
+use entropix_model::{Class, Error};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// The policy of `run` and `batch` when none is named.
+const DEFAULT_POLICY: &str = "attic";
+
+/// Bytes of weights whose reading takes long enough to be shown.
+const LARGE: u64 = 256 << 20;
+
+/// A model ready to answer, and what requests get that say nothing themselves.
+pub(crate) struct Loaded {
+    pub(crate) session: Session,
+    pub(crate) sources: Sources,
+}
+
+/// Finds, fetches and opens the model. `rows` sequences will be computed at once.
+pub(crate) fn session(
+    model: &ModelArgs,
+    chat: Option<&ChatArgs>,
+    rows: usize,
+    flags: Params,
+    output: &OutputArgs,
+) -> Result<Loaded> {
+    let path = find(model, output)?;
+    let options = SessionOptions {
+        chat_template: chat.and_then(|chat| chat.chat_template.clone()),
+        date: chat.and_then(|chat| chat.date),
+        ..options(model, rows)?
+    };
+    let session = open(&path, &options, output)?;
+    let sources = Sources::new(flags, session.generation_config().clone())?;
+    if !output.quiet {
+        session.warnings().iter().chain(&sources.warnings).for_each(|warning| sayln!("warning: {warning}"));
+    }
+    Ok(Loaded { session, sources })
+}
+
+/// Opens a checkpoint; a large one with a bar.
+pub(crate) fn open(path: &Path, options: &SessionOptions, output: &OutputArgs) -> Result<Session> {
+    let shown: Mutex<Option<Progress>> = Mutex::default();
+    let session = Session::open_with_progress(path, options, &|done, total| {
+        if total >= LARGE {
+            let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            let progress = shown.get_or_insert_with(|| Progress::new(output, "loading", total, Unit::Bytes));
+            progress.set(done, String::new);
+        }
+    });
+    if let Some(progress) = shown.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        progress.finish();
+    }
+    Ok(session?)
+}
+
+/// The options that the model's flags ask for.
+pub(crate) fn options(model: &ModelArgs, rows: usize) -> Result<SessionOptions> {
+    check_device(model)?;
+    Ok(SessionOptions {
+        threads: threads(model)?,
+        precision: precision(model)?,
+        kernel_path: model.kernel_path,
+        max_context: model.max_model_len,
+        max_rows: rows,
+        kv_blocks: model.kv_blocks,
+        chat_template: None,
+        date: None,
+    })
+}
+
+/// The path of the model: what -m or ENTROPIX_MODEL names, or the default, fetched if it must be.
+pub(crate) fn find(model: &ModelArgs, output: &OutputArgs) -> Result<PathBuf> {
+    // Flags that can never be obeyed are refused before anything is fetched.
+    options(model, 1)?;
+    let variable = std::env::var_os("ENTROPIX_MODEL").filter(|value| !value.is_empty());
+    let spec = model.model.clone().or(variable);
+    let spec = spec.as_deref().unwrap_or_else(|| default_model().as_ref());
+    fetch(&hub::Settings::from_env(), spec, output)
+}
+
+/// What `run` and the others use when no model is named.
+pub(crate) fn default_model() -> &'static str {
+    hub::list_aliases()[0].name
+}
+
+/// The path of the model that `spec` names, fetched if it must be.
+pub(crate) fn fetch(settings: &hub::Settings, spec: &OsStr, output: &OutputArgs) -> Result<PathBuf> {
+    Ok(hub::resolve_with(settings, spec, &mut Fetching { output, progress: None })?)
+}
+
+/// Shows downloads.
+struct Fetching<'a> {
+    output: &'a OutputArgs,
+    progress: Option<Progress>,
+}
+
+impl hub::Progress for Fetching<'_> {
+    fn start(&mut self, what: &str, bytes: Option<u64>) {
+        let progress = Progress::new(self.output, what, bytes.unwrap_or(0), Unit::Bytes);
+        // The bar says it itself.
+        if !progress.is_bar() {
+            self.note(&match bytes {
+                Some(bytes) => format!("{what}: {}", amount(bytes, Unit::Bytes)),
+                None => what.to_owned(),
+            });
+        }
+        self.progress = Some(progress);
+    }
+
+    fn advance_to(&mut self, bytes: u64) {
+        if let Some(progress) = &mut self.progress {
+            progress.set(bytes, String::new);
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(progress) = self.progress.take() {
+            progress.finish();
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        match &self.progress {
+            Some(progress) => progress.say(text),
+            None if self.output.quiet => {}
+            None => sayln!("{text}"),
+        }
+    }
+}
+
+/// The policy that the flags or ENTROPIX_POLICY name, with its changes.
+pub(crate) fn policy_file(sampling: &SamplingArgs) -> Result<PolicyFile> {
+    let name = sampling.policy.clone().or_else(|| variable("ENTROPIX_POLICY"));
+    Ok(PolicyFile::load(name.as_deref().unwrap_or(DEFAULT_POLICY), &sampling.set)?)
+}
+
+/// What the sampling flags say.
+pub(crate) fn flags(sampling: &SamplingArgs) -> Result<Params> {
+    sampling.params().map_err(|message| Error::new(Class::Usage, "Flags", message).into())
+}
+
+/// How text becomes prompts.
+pub(crate) fn preparation(chat: &ChatArgs) -> Preparation {
+    Preparation { special: chat.special.into(), system: chat.system.clone() }
+}
+
+/// The model and how it is computed, in half a line.
+pub(crate) fn headline(session: &Session) -> String {
+    let model = session.model();
+    let precision = model.precision_name();
+    format!("{} ({precision}, {}, {} threads)", model.name, model.kernel_path, model.n_threads)
+}
+
+/// With -v: the model, the policy, and where each parameter comes from.
+pub(crate) fn tell(session: &Session, policy: &PolicyFile, sources: &Sources, output: &OutputArgs) {
+    if output.verbose == 0 {
+        return;
+    }
+    let model = session.model();
+    sayln!(
+        "model    {} ({}, {}), {} {} threads {}, context {}",
+        model.path.display(),
+        model.kind,
+        amount(model.weight_bytes as u64, Unit::Bytes),
+        model.precision_name(),
+        model.kernel_path,
+        model.n_threads,
+        session.context_limit(),
+    );
+    sayln!("memory   {}", model.memory.to_string().replace('\n', "\n         "));
+    let sha = &policy.hash()[..12];
+    sayln!("policy   {} ({sha}): {}", policy.name(), policy.description());
+    let parameters = sources.tell();
+    let parameters =
+        if parameters.is_empty() { "as the policy has them".into() } else { parameters.join(", ") };
+    sayln!("requests that say nothing: {parameters}");
+}
+
+fn check_device(model: &ModelArgs) -> Result<()> {
+    let device = match model.device {
+        Some(device) => device,
+        None => match variable("ENTROPIX_DEVICE") {
+            Some(text) => text.parse().map_err(|e| usage("ENTROPIX_DEVICE", &text, e))?,
+            None => Device::Cpu,
+        },
+    };
+    match device {
+        Device::Cpu => Ok(()),
+        Device::Cuda(_) => Err(Error::unsupported(
+            "Device",
+            format!("--device {device}: the CUDA backend is not in this build; use --device cpu"),
+        )
+        .into()),
+    }
+}
+
+fn precision(model: &ModelArgs) -> Result<Precision> {
+    let named = match (model.precision, model.dtype) {
+        (Some(precision), _) => Some(precision),
+        (None, Some(Dtype::Auto)) => None,
+        (None, Some(Dtype::F32)) => Some(PrecisionArg::Exact),
+        (None, Some(Dtype::Bf16)) => Some(PrecisionArg::Bf16),
+        (None, Some(Dtype::F16)) => {
+            let message = "--dtype f16: activations overflow in f16 in known models; use bf16 or f32";
+            return Err(Error::unsupported("Dtype", message).into());
+        }
+        (None, None) => match variable("ENTROPIX_PRECISION") {
+            Some(text) => Some(
+                clap::ValueEnum::from_str(&text, false)
+                    .map_err(|_| usage("ENTROPIX_PRECISION", &text, "wants exact, bf16 or int8".into()))?,
+            ),
+            None => None,
+        },
+    };
+    Ok(named.map_or(Precision::Int8, |precision| match precision {
+        PrecisionArg::Exact => Precision::Exact,
+        PrecisionArg::Bf16 => Precision::Bf16,
+        PrecisionArg::Int8 => Precision::Int8,
+    }))
+}
+
+fn threads(model: &ModelArgs) -> Result<Option<usize>> {
+    match (model.threads, variable("ENTROPIX_THREADS")) {
+        (Some(threads), _) => Ok(Some(threads)),
+        (None, None) => Ok(None),
+        (None, Some(text)) => match super::args::values::at_least_one(&text) {
+            Ok(threads) => Ok(Some(threads)),
+            Err(message) => Err(usage("ENTROPIX_THREADS", &text, message).into()),
+        },
+    }
+}
+
+/// A variable that is set and not empty.
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var_os(name)?;
+    (!value.is_empty()).then(|| value.to_string_lossy().into_owned())
+}
+
+fn usage(name: &str, value: &str, message: String) -> Error {
+    Error::new(Class::Usage, "Environment", format!("{name} is {value:?}: {message}"))
+}
+
+impl From<SpecialArg> for Special {
+    fn from(arg: SpecialArg) -> Self {
+        match arg {
+            SpecialArg::Text => Special::Text,
+            SpecialArg::Parse => Special::Parse,
+        }
+    }
+}

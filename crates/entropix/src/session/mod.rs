@@ -1,0 +1,383 @@
+//! A checkpoint made ready to answer: tokenizer, chat template, backend and engine, tied together.
+
+mod timed;
+
+use crate::jobs::json::{Member, Value};
+use crate::jobs::params::Params;
+use crate::text::{ChatOptions, ChatTemplate, Date, Message, Special, Tokenizer, token_classes};
+use entropix_cpu::{CpuBackend, CpuOptions, KernelPath, MemoryPlan, Precision, Progress, StepTimes, plan};
+use entropix_engine::{Engine, EngineOptions, Policy, PolicyFile};
+use entropix_model::{Checkpoint, DType, Error, LayerWeights, Result, Tensor, TokenId, Weights};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+use timed::{TimedBackend, Times};
+
+/// Bytes the KV cache takes by default at most, unless one sequence needs more.
+const KV_BYTES: usize = 1 << 30;
+
+/// How a checkpoint is opened.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// Threads that compute; none is all of this process's cores.
+    pub threads: Option<usize>,
+    /// The arithmetic.
+    pub precision: Precision,
+    /// The kernels; none is the best this machine has.
+    pub kernel_path: Option<KernelPath>,
+    /// Most tokens of a sequence; none is what the model was made for.
+    pub max_context: Option<usize>,
+    /// Most sequences computed at once.
+    pub max_rows: usize,
+    /// Blocks of the KV cache; none is enough for `max_rows` whole contexts, but at most 1 GiB unless a
+    /// single one needs more.
+    pub kv_blocks: Option<usize>,
+    /// A Jinja template instead of the checkpoint's own.
+    pub chat_template: Option<PathBuf>,
+    /// The day that a template may ask for; none is today in UTC.
+    pub date: Option<Date>,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            precision: Precision::Int8,
+            kernel_path: None,
+            max_context: None,
+            max_rows: 8,
+            kv_blocks: None,
+            chat_template: None,
+            date: None,
+        }
+    }
+}
+
+/// What was opened, for reports.
+#[derive(Debug, Clone)]
+pub struct ModelSummary {
+    /// The file's or folder's name.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Family, size and most common weight type, e.g. `llama 135M Q4_1`.
+    pub kind: String,
+    /// Bytes of the weights as stored.
+    pub weight_bytes: usize,
+    /// Bytes of weights one token must read: all but an embedding that is not also the head.
+    pub read_bytes: usize,
+    /// Weights.
+    pub n_params: usize,
+    /// Bytes of keys and values a position takes.
+    pub kv_bytes_per_token: usize,
+    /// The arithmetic.
+    pub precision: Precision,
+    /// The kernels in use.
+    pub kernel_path: KernelPath,
+    /// Threads that compute.
+    pub n_threads: usize,
+    /// What the backend takes of the memory.
+    pub memory: MemoryPlan,
+}
+
+impl ModelSummary {
+    /// What users call the arithmetic: `exact`, `bf16` or `int8`.
+    pub fn precision_name(&self) -> &'static str {
+        match self.precision {
+            Precision::Exact => "exact",
+            Precision::Bf16 => "bf16",
+            Precision::Int8 => "int8",
+        }
+    }
+}
+
+/// A model ready to answer.
+pub struct Session {
+    engine: Engine,
+    tokenizer: Arc<Tokenizer>,
+    template: Option<ChatTemplate>,
+    date: Date,
+    model: ModelSummary,
+    generation_config: Params,
+    warnings: Vec<String>,
+    times: Times,
+}
+
+impl Session {
+    /// Opens the folder or `.gguf` file at `path`, checks it whole and reads its weights.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`], the tokenizer, the template and the backend have them.
+    pub fn open(path: &Path, options: &SessionOptions) -> Result<Self> {
+        Self::open_with_progress(path, options, &|_, _| {})
+    }
+
+    /// As [`Session::open`], telling how many bytes of the weights are read, and of how many.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub fn open_with_progress(
+        path: &Path,
+        options: &SessionOptions,
+        progress: &Progress<'_>,
+    ) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        let config = &checkpoint.config;
+        let tokenizer = Tokenizer::open(&checkpoint.path, &checkpoint.vocabulary)?;
+        tokenizer.check_rows(config.vocab_size)?;
+        let template = match &options.chat_template {
+            Some(file) => Some(ChatTemplate::from_file(file)?),
+            None => ChatTemplate::of_model(&checkpoint.path, &checkpoint.vocabulary)?,
+        };
+        let ends = tokenizer.ends(&config.eos_tokens);
+        let mut warnings = checkpoint.warnings.clone();
+        if ends.is_empty() {
+            warnings.push("the model names no token that ends an answer; give --max-tokens or --stop".into());
+        }
+        let classes = token_classes(&tokenizer, config.vocab_size, &ends);
+        let cpu_options = cpu_options(&checkpoint, options);
+        let backend = CpuBackend::open_with_progress(&checkpoint, &cpu_options, progress)?;
+        let model =
+            summarise(&checkpoint, &backend, plan(config, &checkpoint.weights, &cpu_options), options);
+        let times = Times::default();
+        let backend = TimedBackend { backend, times: times.clone() };
+        let engine_options = EngineOptions {
+            max_context: options.max_context,
+            max_rows: Some(options.max_rows),
+            ..EngineOptions::new(classes)
+        };
+        let engine = Engine::new(Box::new(backend), engine_options)?;
+        let generation_config = generation_config(path)?;
+        let date = options.date.unwrap_or_else(today);
+        Ok(Self {
+            engine,
+            tokenizer: Arc::new(tokenizer),
+            template,
+            date,
+            model,
+            generation_config,
+            warnings,
+            times,
+        })
+    }
+
+    /// The engine: requests in, events out.
+    pub fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// Text to tokens and back.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    /// What was opened.
+    pub fn model(&self) -> &ModelSummary {
+        &self.model
+    }
+
+    /// Things worth telling the user that are no errors.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// What the checkpoint's generation_config.json says about sampling.
+    pub fn generation_config(&self) -> &Params {
+        &self.generation_config
+    }
+
+    /// Time the backend spent so far, by what it was spent on.
+    pub fn step_times(&self) -> StepTimes {
+        self.times.get()
+    }
+
+    /// Most tokens of one sequence, prompt and answer.
+    pub fn context_limit(&self) -> usize {
+        self.engine.context_limit()
+    }
+
+    /// A built-in policy, or that of a file, with `key=value` changes, made ready for this model.
+    ///
+    /// # Errors
+    /// As [`PolicyFile::load`] and [`PolicyFile::bind`].
+    pub fn policy(&self, name_or_path: &str, changes: &[String]) -> Result<Arc<dyn Policy>> {
+        self.bind(&PolicyFile::load(name_or_path, changes)?)
+    }
+
+    /// A policy made ready for this model.
+    ///
+    /// # Errors
+    /// As [`PolicyFile::bind`].
+    pub fn bind(&self, file: &PolicyFile) -> Result<Arc<dyn Policy>> {
+        file.bind(&|phrase| self.tokenizer.encode(phrase, Special::Text))
+    }
+
+    /// Whether [`Session::chat`] can be called.
+    pub fn has_chat_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// The tokens of a conversation whose next turn is the assistant's.
+    ///
+    /// # Errors
+    /// `Usage`, code `NoTemplate`; `Data` for what the template refuses or cannot render.
+    pub fn chat(&self, messages: &[Message]) -> Result<Vec<TokenId>> {
+        let Some(template) = &self.template else { return Err(ChatTemplate::missing(&self.model.path)) };
+        let options = ChatOptions::new(&self.tokenizer, self.date);
+        self.tokenizer.encode_rendered(&template.render(messages, &options)?)
+    }
+}
+
+fn today() -> Date {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    // A clock before 1970 is as wrong as any day.
+    Date::from_unix(now.map_or(0, |since| since.as_secs()))
+}
+
+fn cpu_options(checkpoint: &Checkpoint, options: &SessionOptions) -> CpuOptions {
+    let config = &checkpoint.config;
+    let default = CpuOptions::default();
+    let mut cpu = CpuOptions {
+        threads: options.threads.unwrap_or(0),
+        precision: options.precision,
+        kernel_path: options.kernel_path,
+        max_rows: options.max_rows,
+        max_tokens: default.max_tokens.max(options.max_rows),
+        max_kept: options.max_rows,
+        ..default
+    };
+    let position = plan(config, &checkpoint.weights, &cpu).cache_per_position as usize;
+    let context = options.max_context.unwrap_or(config.max_context).min(config.max_context);
+    let wanted = || kv_blocks(context, cpu.block_size, options.max_rows, position);
+    cpu.n_blocks = options.kv_blocks.unwrap_or_else(wanted);
+    cpu
+}
+
+/// Blocks for `max_rows` whole contexts within [`KV_BYTES`], but for one whole context at least.
+fn kv_blocks(context: usize, block_size: usize, max_rows: usize, position_bytes: usize) -> usize {
+    let one = context.div_ceil(block_size);
+    let affordable = KV_BYTES / (position_bytes * block_size).max(1);
+    // One block beyond, which the engine keeps free while it admits.
+    one.saturating_mul(max_rows).min(affordable).max(one) + 1
+}
+
+/// Every tensor of a model but its embedding.
+fn tensors(weights: &Weights) -> Vec<&Tensor> {
+    let mut all: Vec<&Tensor> = std::iter::once(&weights.final_norm).chain(&weights.head).collect();
+    for layer in &weights.layers {
+        let LayerWeights {
+            attn_norm,
+            q,
+            k,
+            v,
+            q_bias,
+            k_bias,
+            v_bias,
+            q_norm,
+            k_norm,
+            o,
+            ffn_norm,
+            gate,
+            up,
+            down,
+        } = layer;
+        all.extend([attn_norm, q, k, v, o, ffn_norm, gate, up, down]);
+        all.extend([q_bias, k_bias, v_bias, q_norm, k_norm].into_iter().flatten());
+    }
+    all
+}
+
+/// `llama 135M Q4_1`: the family, the number of weights, and the type most of the bytes have.
+fn kind(architecture: &str, n_params: usize, tensors: &[&Tensor]) -> String {
+    let size = match n_params {
+        n if n < 1_000_000 => format!("{:.0}K", n as f64 / 1e3),
+        n if n < 1_000_000_000 => format!("{:.0}M", n as f64 / 1e6),
+        n => format!("{:.1}B", n as f64 / 1e9),
+    };
+    let mut by_type: HashMap<DType, usize> = HashMap::new();
+    tensors.iter().for_each(|tensor| *by_type.entry(tensor.dtype).or_default() += tensor.n_bytes());
+    let most = by_type.into_iter().max_by_key(|&(dtype, bytes)| (bytes, dtype.name()));
+    match most {
+        Some((dtype, _)) => format!("{architecture} {size} {}", dtype.name()),
+        None => format!("{architecture} {size}"),
+    }
+}
+
+fn summarise(
+    checkpoint: &Checkpoint,
+    backend: &CpuBackend,
+    memory: MemoryPlan,
+    options: &SessionOptions,
+) -> ModelSummary {
+    let Checkpoint { path, config, weights, .. } = checkpoint;
+    let mut read = tensors(weights);
+    let all: Vec<&Tensor> = read.iter().copied().chain([&weights.embedding]).collect();
+    if config.tied_head {
+        read.push(&weights.embedding);
+    }
+    let n_params = all.iter().map(|tensor| tensor.n_rows * tensor.n_cols).sum();
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    ModelSummary {
+        name: name.strip_suffix(".gguf").unwrap_or(&name).to_owned(),
+        path: path.clone(),
+        kind: kind(&format!("{:?}", config.architecture).to_lowercase(), n_params, &all),
+        weight_bytes: all.iter().map(|tensor| tensor.n_bytes()).sum(),
+        read_bytes: read.iter().map(|tensor| tensor.n_bytes()).sum(),
+        n_params,
+        kv_bytes_per_token: memory.cache_per_position as usize,
+        precision: options.precision,
+        kernel_path: backend.kernel_path(),
+        n_threads: backend.n_threads(),
+        memory,
+    }
+}
+
+/// The sampling parameters of generation_config.json, as far as it is there and names them.
+fn generation_config(path: &Path) -> Result<Params> {
+    let file = path.join("generation_config.json");
+    if !path.is_dir() || !file.exists() {
+        return Ok(Params::default());
+    }
+    let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, "read", &e))?;
+    let wrong = |message: String| Error::model("Config", format!("{}: {message}", file.display()));
+    let text = String::from_utf8(bytes).map_err(|e| wrong(e.to_string()))?;
+    let mut params = Params::default();
+    for member in
+        Value::parse(&text).and_then(|v| v.members("the file")).map_err(|flaw| wrong(flaw.message))?
+    {
+        let Member { key, value, .. } = &member;
+        // Lengths there are those of the library's own loops, not advice about the model.
+        let advice = ["temperature", "top_k", "top_p", "min_p", "repetition_penalty"].contains(&key.as_str());
+        if advice && !value.is_null() {
+            params.set(key, value).map_err(|flaw| wrong(flaw.message))?;
+        }
+    }
+    Ok(params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_holds_one_context_at_least() {
+        assert_eq!(kv_blocks(100, 16, 4, 1), 29);
+        assert_eq!(kv_blocks(1 << 20, 16, 4, 1 << 20), (1 << 16) + 1, "one context, whatever it takes");
+        assert_eq!(kv_blocks(1 << 10, 16, 1 << 20, 1 << 10), (1 << 16) + 1, "1 GiB");
+    }
+
+    #[test]
+    fn generation_configs_are_advice() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |text: &str| std::fs::write(folder.path().join("generation_config.json"), text).unwrap();
+        assert_eq!(generation_config(folder.path()).unwrap(), Params::default());
+        write(r#"{"temperature": 0.6, "top_k": null, "repetition_penalty": 1.1, "max_length": 20, "x": []}"#);
+        let params = generation_config(folder.path()).unwrap();
+        assert_eq!((params.temperature, params.repetition_penalty), (Some(0.6), Some(1.1)));
+        assert_eq!(params.max_tokens, None);
+        write(r#"{"top_p": 7}"#);
+        let error = generation_config(folder.path()).unwrap_err();
+        assert!(error.message.contains("generation_config.json: top_p is 7"), "{}", error.message);
+    }
+}

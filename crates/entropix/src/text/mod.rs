@@ -1,0 +1,26 @@
+//! Text: tokenizers, streaming, stop strings and chat templates. The only part of entropix that knows what
+//! tokens stand for; the engine gets numbers, a table from [`token_classes`] and a [`StopWatcher`].
+
+mod bpe;
+mod classes;
+mod components;
+mod config;
+mod gguf;
+mod json;
+pub mod limits;
+mod patterns;
+mod special;
+mod spm;
+mod stops;
+mod stream;
+mod template;
+mod tokenizer;
+mod vocabulary;
+
+pub use classes::token_classes;
+pub use special::Special;
+pub use stops::Stops;
+pub use stream::{StopWatcher, Stream};
+pub use template::{ChatOptions, ChatTemplate, Content, Date, Message, Part, Rendered, VARIABLES};
+pub use tokenizer::Tokenizer;
+pub use vocabulary::TokenKind;

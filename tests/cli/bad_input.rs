@@ -1,0 +1,282 @@
+//! Cases 61 to 79 of the bad-input catalogue as far as they touch what exists, by number: the class as exit
+//! code, no panic, no signal, no hang, nothing half-written presented as whole.
+
+use crate::program::{Place, finish, tiny};
+use std::process::Stdio;
+
+const OK: i32 = 0;
+const FAILED_ROWS: i32 = 3;
+const USAGE: i32 = 64;
+const DATA: i32 = 65;
+const NO_INPUT: i32 = 66;
+const UNSUPPORTED: i32 = 69;
+const IO: i32 = 74;
+
+/// (case, input, exit code, what standard error says)
+fn inputs() -> Vec<(&'static str, Vec<u8>, i32, &'static str)> {
+    let short = |fields: &str| format!("{{\"prompt\": \"x\", \"max_tokens\": 1, {fields}}}").into_bytes();
+    let bytes = |text: &str| text.as_bytes().to_vec();
+    let good = r#"{"prompt": "x", "max_tokens": 1}"#;
+    let many_stops = format!("\"stop\": [{}]", vec!["\"x\""; 10_000].join(","));
+    let mut cases = vec![
+        ("61 empty", bytes(""), OK, "0 answered"),
+        ("61 blank lines", bytes("\n  \r\n\n"), OK, "0 answered"),
+        (
+            "62 bad JSON on line 3",
+            bytes(&format!("{good}\n{good}\n{{\"prompt\": \"x\",}}\n")),
+            DATA,
+            "in:3:16: ",
+        ),
+        ("63 invalid UTF-8", b"{\"prompt\": \"\xff\"}".to_vec(), DATA, "in:1:13: byte 0xff"),
+        ("63 lone surrogate", bytes(r#"{"prompt": "\ud800"}"#), DATA, "in:1:"),
+        ("63 NUL", bytes(r#"{"prompt": "a\u0000b", "max_tokens": 1}"#), OK, "1 answered"),
+        ("63 BOM", bytes(&format!("\u{feff}{good}\n")), OK, "1 answered"),
+        ("63 CRLF", bytes(&format!("{good}\r\n")), OK, "1 answered"),
+        (
+            "64 no last line end",
+            bytes(&format!("{good}\n{{\"prompt\": \"y\", \"max_tokens\": 1}}")),
+            OK,
+            "2 answered",
+        ),
+        ("65 a million brackets", bytes(&format!("{{\"prompt\": {}", "[".repeat(1_000_000))), DATA, "in:1:"),
+        (
+            "65 brackets that close",
+            bytes(&format!("{{\"prompt\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000))),
+            DATA,
+            "in:1:",
+        ),
+        (
+            "66 duplicate id",
+            bytes("{\"id\":\"a\",\"prompt\":\"x\"}\n{\"id\":\"a\",\"prompt\":\"y\"}\n"),
+            DATA,
+            "in:2:1: the id \"a\" stands on line 1",
+        ),
+        (
+            "66 duplicate custom_id",
+            bytes(concat!(
+                "{\"custom_id\":\"a\",\"url\":\"/v1/completions\",\"body\":{\"prompt\":\"x\"}}\n",
+                "{\"custom_id\":\"a\",\"url\":\"/v1/completions\",\"body\":{\"prompt\":\"y\"}}\n"
+            )),
+            DATA,
+            "stands on line 1",
+        ),
+        ("66 id missing", bytes(&format!("{good}\n{good}\n")), OK, "2 answered"),
+        ("66 id a number", short("\"id\": 5"), DATA, "id is the number 5"),
+        ("66 id of 1 MB", short(&format!("\"id\": \"{}\"", "i".repeat(1 << 20))), DATA, "at most 1024"),
+        ("66 id with a newline", short("\"id\": \"a\\nb\""), OK, "1 answered"),
+        ("67 duplicate key", short("\"top_k\": 1, \"top_k\": 2"), DATA, "\"top_k\" stands twice"),
+        ("67 unknown field", short("\"topk\": 1"), DATA, "did you mean \"top_k\""),
+        ("68 max_tokens 0", bytes(r#"{"prompt": "x", "max_tokens": 0}"#), OK, "1 answered"),
+        ("70 empty prompt", bytes(r#"{"prompt": "", "max_tokens": 1}"#), FAILED_ROWS, "EmptyPrompt"),
+        ("70 prompt null", bytes(r#"{"prompt": null}"#), DATA, "prompt is null"),
+        ("70 no messages", bytes(r#"{"messages": []}"#), DATA, "messages is empty"),
+        ("73 empty stop", short("\"stop\": \"\""), DATA, "stop string is empty"),
+        ("73 empty stop in a list", short("\"stop\": [\"a\", \"\"]"), DATA, "stop string is empty"),
+        ("73 10k stops", short(&many_stops), DATA, "stop has 10000 elements"),
+        (
+            "73 stop of 1 MB",
+            short(&format!("\"stop\": \"{}\"", "s".repeat(1 << 20))),
+            DATA,
+            "stop string has 1048576 bytes",
+        ),
+    ];
+    for value in ["-1", "1.5", "1e300", "\"5\"", "9223372036854775808"] {
+        cases.push((
+            "68 max_tokens",
+            format!("{{\"prompt\": \"x\", \"max_tokens\": {value}}}").into_bytes(),
+            DATA,
+            "in:1:31: max_tokens",
+        ));
+    }
+    for (field, told) in [
+        ("\"temperature\": NaN", "not valid JSON"),
+        ("\"temperature\": -1", "temperature is -1"),
+        ("\"temperature\": 1e9", "temperature is 1000000000"),
+        ("\"top_p\": 0", "top_p is 0"),
+        ("\"top_p\": 2", "top_p is 2"),
+        ("\"seed\": -1", "seed is the number -1"),
+        ("\"min_p\": 1.1", "min_p is 1.1"),
+        ("\"repetition_penalty\": 0", "repetition_penalty is 0"),
+        ("\"n\": 0", "n is the number 0"),
+        ("\"n\": 1000000", "n is the number 1000000"),
+        ("\"logprobs\": -1", "logprobs is the number -1"),
+        ("\"logit_bias\": {\"x\": 1}", "logit_bias names \"x\""),
+    ] {
+        cases.push(("69 out of range", short(field), DATA, told));
+    }
+    cases
+}
+
+#[test]
+fn every_bad_line_is_told_and_nothing_is_written() {
+    for (case, input, code, told) in inputs() {
+        let place = Place::new();
+        let ended = place.batch(input, &[]);
+        assert_eq!(ended.code, code, "{case}: {}", ended.stderr);
+        assert!(ended.stderr.contains(told), "{case}: {}", ended.stderr);
+        if code == DATA {
+            assert!(
+                ended.stderr.contains("nothing was written") || case.starts_with("63"),
+                "{case}: {}",
+                ended.stderr
+            );
+            assert!(!place.path("out").exists(), "{case}: something was written");
+        } else {
+            place.rows("out");
+        }
+    }
+}
+
+/// A sparse file of 4 GiB without a line end is refused after the first 64 MiB.
+#[test]
+fn case_65_a_line_of_4_gib() {
+    let place = Place::new();
+    std::fs::File::create(place.path("in")).unwrap().set_len(4 << 30).unwrap();
+    let args = ["batch", "-i", "in", "-o", "out", "-m", "none", "--input-format", "jsonl"];
+    place.run(args).expect(DATA, "in:1: the line has more than 67108864 bytes");
+}
+
+#[test]
+fn case_70_and_71_at_the_edge_of_the_context() {
+    let place = Place::new();
+    let line = |id: &str, n: usize, more: &str| {
+        format!("{{\"id\": \"{id}\", \"prompt\": {:?}{more}}}\n", vec![5; n])
+    };
+    let input = [
+        line("fits", 15, ""),
+        line("full", 16, ""),
+        line("over", 17, ""),
+        line("asks", 10, ", \"max_tokens\": 7"),
+        line("huge", 100_000, ""),
+        line("odd", 3, ", \"stop_token_ids\": [4000000000]"),
+    ];
+    let ended = place.batch(input.concat(), &["-c", "16", "--ignore-eos"]);
+    ended.expect(FAILED_ROWS, "5 requests failed").expect(FAILED_ROWS, "TooLong");
+    for row in place.rows("out") {
+        match row["id"].as_str().unwrap() {
+            "fits" => {
+                assert_eq!(row["tokens"].as_array().unwrap().len(), 1);
+                assert_eq!(row["finish_reason"], "length");
+            }
+            "odd" => assert_eq!(row["error"]["code"], "TokenOutOfRange"),
+            _ => assert_eq!(row["error"]["code"], "TooLong", "{row}"),
+        }
+    }
+}
+
+/// Long runs of one thing: quadratic tokenizers hang here.
+#[test]
+fn case_72_long_runs() {
+    let n = if cfg!(debug_assertions) { 50_000 } else { 1_000_000 };
+    for text in ["^", "a", "😀", "e\u{301}\u{302}", " "] {
+        let place = Place::new();
+        let prompt = serde_json::to_string(&text.repeat(n)).unwrap();
+        let ended = place.batch(format!("{{\"id\": \"x\", \"prompt\": {prompt}, \"max_tokens\": 1}}"), &[]);
+        ended.expect(FAILED_ROWS, "1 requests failed");
+        let code = place.rows("out")[0]["error"]["code"].as_str().unwrap().to_owned();
+        assert!(code == "TooLong" || code == "TextTooLong", "{text}: {code}");
+    }
+}
+
+#[test]
+fn case_75_input_and_output() {
+    let place = Place::new();
+    let good = r#"{"prompt": "x", "max_tokens": 1}"#;
+    place.put("same", good);
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let model = model.to_str().unwrap();
+    let args = |input: &'static str, output: &'static str| ["batch", "-i", input, "-o", output, "-m", model];
+    place.run(args("same", "same")).expect(USAGE, "input and output are the same file");
+    assert_eq!(std::fs::read_to_string(place.path("same")).unwrap(), good);
+    std::fs::hard_link(place.path("same"), place.path("link")).unwrap();
+    place.run(args("same", "link")).expect(USAGE, "the same file");
+
+    place.put("full", "precious\n");
+    place.run(args("same", "full")).expect(USAGE, "--overwrite");
+    assert_eq!(std::fs::read_to_string(place.path("full")).unwrap(), "precious\n");
+
+    place.run(args("missing", "out")).expect(NO_INPUT, "missing");
+    place.run(args(".", "out")).expect(NO_INPUT, "directory");
+    let ended = finish(&mut place.command(args("-", "out")), good.as_bytes());
+    ended.expect(OK, "1 answered");
+    assert_eq!(place.rows("out").len(), 1);
+}
+
+#[test]
+fn case_77_outputs_that_cannot_be_written() {
+    let place = Place::new();
+    place.put("in", r#"{"prompt": "x", "max_tokens": 1}"#);
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let args = |output: &'static str| ["batch", "-i", "in", "-o", output, "-m", model.to_str().unwrap()];
+    place.run(args("no/such/folder/out")).expect(IO, "no/such/folder/out");
+    place.run(args(".")).expect(IO, "cannot open");
+    place.run(args("/dev/full")).expect(IO, "No space left");
+    // A reader that is gone.
+    let mut command = place.command(args("-"));
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    crate::program::wait(child, "closed pipe").expect(IO, "Broken pipe");
+}
+
+#[test]
+fn case_78_command_lines() {
+    let place = Place::new();
+    place.put("in", "");
+    let batch = ["batch", "-i", "in", "-o", "out", "-m", "none"];
+    let cases: &[(&[&str], &str)] = &[
+        (&["--no-such-flag"], "--no-such-flag"),
+        (&["--seed", "1", "--seed", "2"], "cannot be used multiple times"),
+        (&["--kv-blocks", "0"], "--kv-blocks"),
+        (&["--kv-blocks", "-1"], "-1"),
+        (&["--kv-blocks", "1e9"], "whole number"),
+        (&["--threads", "0"], "--threads"),
+        (&["-b", "0"], "--batch-size"),
+        (&["-c", "0"], "--max-model-len"),
+        (&["-c", "5x"], "4K (4096)"),
+        (&["--temperature", "NaN"], "from 0 to 100"),
+        (&["--temperature", "-1"], "-1"),
+        (&["--top-p", "0"], "above 0"),
+        (&["--seed", "-1"], "-1"),
+        (&["--seed", "x"], "--seed"),
+        (&["--stop", ""], "empty"),
+        (&["--signals", "all"], "off, summary, token"),
+        (&["--precision", "f8"], "exact, bf16, int8"),
+        (&["--precision", "exact", "--dtype", "f32"], "cannot be used with"),
+        (&["--device", "gpu"], "cuda:N"),
+        (&["--logit-bias", "x"], "TOKEN=NATS"),
+        (&["--logit-bias", "5=1", "--logit-bias", "5=2"], "names token 5 twice"),
+        (&["-q", "-v"], "cannot be used with"),
+    ];
+    for (more, told) in cases {
+        let ended = place.run(batch.iter().chain(*more));
+        assert_eq!(ended.code, USAGE, "{more:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains(told), "{more:?}: {}", ended.stderr);
+        assert!(ended.stdout.is_empty() && !place.path("out").exists(), "{more:?}");
+    }
+    for args in [&["nosuchverb"][..], &[], &["batch"], &["policy"], &["policy", "show"]] {
+        assert_eq!(place.run(args).code, USAGE, "{args:?}");
+    }
+    for args in [&["--help"][..], &["--version"], &["batch", "--help"], &["policy", "--help"]] {
+        let ended = place.run(args);
+        assert!(ended.code == OK && !ended.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn case_79_and_80_paths_and_devices() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    place.put("in", r#"{"prompt": "x", "max_tokens": 1}"#);
+    for name in [&b"a\xffb.gguf"[..], b"a\nb.gguf", "é ü.gguf".as_bytes()] {
+        let path = place.path("").join(std::ffi::OsStr::from_bytes(name));
+        std::fs::copy(tiny("llama-tied.Q4_1.gguf"), &path).unwrap();
+        let mut command = place.command(["batch", "-i", "in", "-o", "out", "--overwrite", "-m"]);
+        finish(command.arg(&path), b"").expect(OK, "1 answered");
+    }
+    place.run(["run", "-p", "x", "-m", ""]).expect(NO_INPUT, "");
+    place.run(["run", "-p", "x", "-m", "no-such.gguf"]).expect(NO_INPUT, "no-such.gguf");
+    let ended = place.run(["run", "-p", "x", "--device", "cuda:9"]);
+    ended.expect(UNSUPPORTED, "cuda:9: the CUDA backend is not in this build");
+    place.run(["run", "-p", "x", "--dtype", "f16"]).expect(UNSUPPORTED, "f16");
+}

@@ -1,0 +1,169 @@
+//! Cases 85 to 87 of the bad-input catalogue: odd surroundings, small limits, signals.
+
+use crate::program::{Place, finish, tiny, wait};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PROMPT: &str = r#"{"prompt": "x", "max_tokens": 2}"#;
+
+fn model() -> String {
+    tiny("llama-tied.Q4_1.gguf").to_str().unwrap().to_owned()
+}
+
+#[test]
+fn case_85_odd_surroundings() {
+    let place = Place::new();
+    place.put("in", PROMPT);
+    let args = |output: &'static str| {
+        ["batch".into(), "-i".into(), "in".into(), "-o".into(), output.into(), "-m".into(), model()]
+    };
+    let mut command = place.command::<String>(args("a"));
+    command.env_remove("HOME").env_remove("XDG_CACHE_HOME").env("LANG", "C").env("LC_ALL", "C");
+    finish(&mut command, b"").expect(0, "1 answered");
+    let mut command = place.command::<String>(args("b"));
+    finish(command.env("TMPDIR", "/no/such/folder"), b"").expect(0, "1 answered");
+    // What cannot be read twice needs the temporary folder.
+    let mut command = place.command(["batch", "-i", "-", "-o", "c", "-m", &model()]);
+    finish(command.env("TMPDIR", "/no/such/folder"), PROMPT.as_bytes()).expect(74, "TMPDIR");
+    // A working folder that is gone.
+    let script = "mkdir gone && cd gone && rmdir ../gone && exec \"$@\"";
+    let mut command = Command::new("sh");
+    let (input, output) = (place.path("in"), place.path("d"));
+    command.current_dir(place.path("")).args([
+        "-c",
+        script,
+        "sh",
+        env!("CARGO_BIN_EXE_entropix"),
+        "batch",
+        "-m",
+    ]);
+    command.arg(model()).arg("-i").arg(input).arg("-o").arg(output);
+    finish(&mut command, b"").expect(0, "1 answered");
+    place.rows("d");
+}
+
+/// Runs the program under a limit of the shell's `ulimit`.
+fn limited(place: &Place, limit: &str, args: &[&str]) -> crate::program::Ended {
+    let mut command = Command::new("sh");
+    let script = format!("ulimit {limit} && exec \"$@\"");
+    command
+        .current_dir(place.path(""))
+        .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_entropix")])
+        .args(args);
+    finish(&mut command, b"")
+}
+
+#[test]
+fn case_86_small_limits() {
+    let place = Place::new();
+    place.put("in", PROMPT);
+    let model = model();
+    let args = ["batch", "-i", "in", "-o", "out", "--overwrite", "--threads", "2", "-m", &model];
+    limited(&place, "-n 16", &args).expect(0, "1 answered");
+    // With 3 not even the C library can be loaded. A little more: an I/O error, not a panic.
+    for n in 4..10 {
+        let code = limited(&place, &format!("-n {n}"), &args).code;
+        assert!([0, 66, 74, 75].contains(&code), "{n} open files: exit code {code}");
+    }
+    for kib in [20_000, 30_000, 40_000] {
+        let ended = limited(&place, &format!("-v {kib}"), &args);
+        assert!([0, 74, 75].contains(&ended.code), "{kib} KiB: exit code {}: {}", ended.code, ended.stderr);
+    }
+}
+
+/// RLIMIT_FSIZE kills a careless program in the middle of a line; ours cuts the torn line off.
+#[test]
+fn case_86_a_file_size_limit() {
+    let place = Place::new();
+    let line = |i: usize| {
+        format!("{{\"id\": \"r{i}\", \"prompt\": \"x {i}\", \"max_tokens\": 8, \"ignore_eos\": true}}\n")
+    };
+    place.put("in", (0..40).map(line).collect::<String>());
+    let model = model();
+    let args = ["batch", "-i", "in", "-o", "out", "-b", "4", "-m", &model];
+    // In blocks of 512 bytes: some lines fit, all do not.
+    let ended = limited(&place, "-f 5", &args);
+    ended.expect(74, "ends with a whole line");
+    let rows = place.rows("out");
+    assert!(!rows.is_empty() && rows.len() < 40, "{} rows", rows.len());
+}
+
+/// A job long enough to be interrupted.
+fn start(place: &Place, n_rows: usize) -> std::process::Child {
+    let line = |i: usize| format!("{{\"id\": \"r{i}\", \"prompt\": \"x {i}\", \"ignore_eos\": true}}\n");
+    place.put("in", (0..n_rows).map(line).collect::<String>());
+    let model = model();
+    let mut command = place.command(["batch", "-i", "in", "-o", "out", "-b", "2", "-n", "200", "-m", &model]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    while std::fs::metadata(place.path("out")).map_or(0, |m| m.len()) == 0 {
+        assert!(started.elapsed() < Duration::from_secs(60), "no line was written");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+fn send(child: &std::process::Child, signal: &str) {
+    let status = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn case_87_one_signal_finishes_what_was_begun() {
+    for signal in ["INT", "TERM", "HUP"] {
+        let place = Place::new();
+        let child = start(&place, 2000);
+        send(&child, signal);
+        let ended = wait(child, signal);
+        ended.expect(75, "every line of the output is whole");
+        let rows = place.rows("out");
+        assert!(!rows.is_empty() && rows.iter().all(|row| row["tokens"].as_array().unwrap().len() == 200));
+    }
+}
+
+#[test]
+fn case_87_two_signals_stop_at_once() {
+    let place = Place::new();
+    let child = start(&place, 2000);
+    send(&child, "INT");
+    std::thread::sleep(Duration::from_millis(20));
+    send(&child, "INT");
+    wait(child, "two signals").expect(75, "every line of the output is whole");
+    place.rows("out");
+}
+
+#[test]
+fn case_87_readers_that_go_away() {
+    let place = Place::new();
+    for args in [&["policy", "list"][..], &["completions", "bash"], &["man"], &["--help"], &["doctor"]] {
+        let mut command = place.command(args);
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        wait(child, "closed pipe").expect(0, "");
+    }
+}
+
+/// Standard error closed: `eprintln!` would panic.
+#[test]
+fn case_87_nobody_listens_to_standard_error() {
+    let place = Place::new();
+    place.put("in", PROMPT);
+    let model = model();
+    for args in [
+        &["batch", "-i", "in", "-o", "out", "--progress", "plain", "-v", "-m", &model][..],
+        &["run", "-p", "x", "-n", "2", "--signals", "token", "-m", &model],
+        &["bench", "-p", "4", "-n", "2", "-b", "1", "-r", "1", "-m", &model],
+    ] {
+        let mut child = place
+            .command(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stderr.take());
+        wait(child, "closed standard error").expect(0, "");
+    }
+    place.rows("out");
+}

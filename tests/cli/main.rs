@@ -1,0 +1,7 @@
+//! The program end to end: the real binary on the tiny models.
+
+mod bad_input;
+mod batch;
+mod environment;
+mod program;
+mod verbs;
