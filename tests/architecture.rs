@@ -9,6 +9,8 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "crates/cpu/src/",
     // Calling the emulated kernels, which are compiled C++.
     "crates/emulator/src/lib.rs",
+    "crates/cpu/benches/linear.rs",
+    "crates/cpu/tests/memory.rs",
     // An allocator that counts, for the memory limits of bad input.
     "crates/model/tests/bad_input/measure",
     // An allocator that counts, for the allocations a step may make.

@@ -3,7 +3,7 @@
 
 use crate::scheduler::SequenceId;
 use crate::sequence::{Sequence, Task};
-use crate::{Decision, DecisionKind, History, Parameters, Policy, RegionId, TokenClasses, limits::BEST_OF};
+use crate::{Decision, DecisionKind, EngineOptions, History, Parameters, Policy, RegionId, limits::BEST_OF};
 use entropix_model::{
     AttentionSignals, Candidate, Class, Error, Filters, Signals, Slot, Status, Temperature, TokenId,
     TokenMask,
@@ -43,6 +43,7 @@ pub(super) struct DrawOrder {
     pub(super) filters: Filters,
     /// Whether the request's own edits apply.
     pub(super) is_edited: bool,
+    /// Instead of the tokens that may be chosen in general.
     pub(super) mask: Option<TokenMask>,
     /// Of `StepRoom::coins`.
     pub(super) coins: Range<usize>,
@@ -67,7 +68,7 @@ pub(super) fn decide(
     sequence: &mut Sequence,
     signals: &Signals,
     attention: Option<&AttentionSignals>,
-    classes: &TokenClasses,
+    options: &EngineOptions,
 ) -> (RegionId, DecisionKind, Order) {
     let position = sequence.tokens.len() - 1;
     let Task::Continue(continuation) = &mut sequence.task else { panic!("a decision in a scored text") };
@@ -80,7 +81,7 @@ pub(super) fn decide(
     }
     let job = Arc::clone(&continuation.job);
     let mut state = std::mem::take(&mut continuation.state);
-    let history = continuation.history(&sequence.tokens, sequence.n_prompt, classes);
+    let history = continuation.history(&sequence.tokens, sequence.n_prompt, &options.classes);
     // Whether the events want attention must not change what is decided.
     let attention = attention.filter(|_| job.policy.needs().attention);
     let verdict = job.policy.decide(signals, attention, &history, &mut state);
@@ -96,7 +97,17 @@ pub(super) fn decide(
     );
     continuation.state = state;
     let is_edited = !continuation.edits.as_slice().is_empty();
-    let argmax = if is_edited { Order::Greedy } else { Order::Take(signals.best[0]) };
+    let argmax = match &options.choosable {
+        _ if is_edited => Order::Greedy,
+        None => Order::Take(signals.best[0]),
+        Some(choosable) => match signals.best.iter().find(|best| choosable.allows(best.token)) {
+            Some(&best) => Order::Take(best),
+            None => Order::Fail(numerical(format!(
+                "position {position}: the two most probable rows of the vocabulary, {} and {}, stand for no token",
+                signals.best[0].token, signals.best[1].token
+            ))),
+        },
+    };
     let kind = decision.kind();
     let (kind, order) = match decision {
         Decision::Argmax => (kind, argmax),

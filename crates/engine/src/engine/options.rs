@@ -2,13 +2,16 @@
 
 use crate::TokenClasses;
 use crate::scheduler::StepLimits;
-use entropix_model::{Capacity, Class, Error, Result};
+use entropix_model::{Capacity, Class, Error, Result, TokenMask};
 
 /// How an engine is set up.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
     /// The classes of the vocabulary's tokens.
     pub classes: TokenClasses,
+    /// The tokens that stand for something; rows of the embedding outside it pad its size and are never
+    /// sampled. None when every row is a token.
+    pub choosable: Option<TokenMask>,
     /// Most tokens of a sequence, prompt and output; none is what model and cache allow.
     pub max_context: Option<usize>,
     /// Most sequences at once; none is what the backend allows.
@@ -30,6 +33,7 @@ impl EngineOptions {
     pub fn new(classes: TokenClasses) -> Self {
         Self {
             classes,
+            choosable: None,
             max_context: None,
             max_rows: None,
             max_tokens: None,

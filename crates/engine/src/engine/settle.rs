@@ -4,7 +4,7 @@ use super::decide::{self, Decided, DrawOrder, Order, Outcome};
 use super::{Engine, StepRoom};
 use crate::scheduler::{PlannedRow, Scheduler, SequenceId};
 use crate::sequence::{Over, Sequence, Task};
-use crate::{DecisionKind, Done, Event, FinishReason, RequestId, Scored, Token, Usage};
+use crate::{DecisionKind, Done, EngineOptions, Event, FinishReason, RequestId, Scored, Token, Usage};
 use entropix_model::{
     AttentionSignals, Candidate, Coin, Draw, Drawn, Error, Filters, Result, Signals, Slot, Status, StepId,
     Temperature, TokenMask,
@@ -116,8 +116,7 @@ impl Engine {
     ) {
         let (sequence, _) = self.scheduler.get_with_pool(id);
         let signals = &room.signals[slot as usize];
-        let (region, kind, order) =
-            decide::decide(sequence, signals, attention.as_ref(), &self.options.classes);
+        let (region, kind, order) = decide::decide(sequence, signals, attention.as_ref(), &self.options);
         let Task::Continue(continuation) = &sequence.task else { return };
         let (coins, position) = (continuation.coins, sequence.tokens.len());
         let logprobs = continuation.job.parameters.logprobs;
@@ -161,8 +160,11 @@ impl Engine {
     pub(super) fn draw(&mut self, step: StepId, room: &mut StepRoom) -> Result<()> {
         room.drawn.clear();
         if !room.draws.is_empty() {
-            let draws: Vec<Draw<'_>> =
-                room.draws.iter().map(|order| borrow(&self.scheduler, order, &room.coins)).collect();
+            let draws: Vec<Draw<'_>> = room
+                .draws
+                .iter()
+                .map(|order| borrow(&self.scheduler, &self.options, order, &room.coins))
+                .collect();
             let nothing = Drawn { token: None, logprob: 0.0, temperature: 0.0 };
             room.drawn.resize(draws.len(), nothing);
             self.backend.draw(step, &draws, &mut room.drawn)?;
@@ -298,13 +300,24 @@ impl Engine {
 }
 
 /// The draw of an order, its edits and coins where they are.
-fn borrow<'a>(scheduler: &'a Scheduler, order: &'a DrawOrder, coins: &'a [Coin]) -> Draw<'a> {
+fn borrow<'a>(
+    scheduler: &'a Scheduler,
+    options: &'a EngineOptions,
+    order: &'a DrawOrder,
+    coins: &'a [Coin],
+) -> Draw<'a> {
     let edits = match scheduler.get(order.id).map(|sequence| &sequence.task) {
         Some(Task::Continue(continuation)) if order.is_edited => continuation.edits.as_slice(),
         _ => &[],
     };
     let coins = &coins[order.coins.clone()];
-    Draw { slot: order.slot, filters: order.filters, edits, mask: order.mask.as_ref(), coins }
+    Draw {
+        slot: order.slot,
+        filters: order.filters,
+        edits,
+        mask: order.mask.as_ref().or(options.choosable.as_ref()),
+        coins,
+    }
 }
 
 fn nothing_to_draw(request: u64, position: usize) -> Error {

@@ -3,6 +3,7 @@
 
 mod endings;
 mod oracle;
+mod padding;
 mod refusals;
 mod requests;
 mod scripted;

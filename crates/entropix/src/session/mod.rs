@@ -143,6 +143,7 @@ impl Session {
         let times = Times::default();
         let backend = TimedBackend { backend, times: times.clone() };
         let engine_options = EngineOptions {
+            choosable: tokenizer.choosable(config.vocab_size),
             max_context: options.max_context,
             max_rows: Some(options.max_rows),
             ..EngineOptions::new(classes)
