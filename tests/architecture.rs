@@ -31,7 +31,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("libloading", &["crates/emulator"]),
 ];
 
-const FOLDERS: [&str; 6] = [".", "crates/model", "crates/cpu", "crates/cuda", "crates/emulator", "crates/engine"];
+const FOLDERS: [&str; 6] =
+    [".", "crates/model", "crates/cpu", "crates/cuda", "crates/emulator", "crates/engine"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
