@@ -99,9 +99,8 @@ fn silu_times<L: Lanes>(gate: &[f32; LANES], up: &[f32; LANES]) -> L {
 }
 
 struct SwiGlu<'a> {
-    gate: &'a [f32],
+    gate: &'a mut [f32],
     up: &'a [f32],
-    out: &'a mut [f32],
 }
 
 impl Kernel for SwiGlu<'_> {
@@ -109,24 +108,24 @@ impl Kernel for SwiGlu<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let ((gates, gate), (ups, up)) = (self.gate.as_chunks::<LANES>(), self.up.as_chunks::<LANES>());
-        let (outs, out) = self.out.as_chunks_mut::<LANES>();
-        for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
-            silu_times::<L>(gate, up).store(out);
+        let (gates, gate) = self.gate.as_chunks_mut::<LANES>();
+        let (ups, up) = self.up.as_chunks::<LANES>();
+        for (gate, up) in gates.iter_mut().zip(ups) {
+            silu_times::<L>(gate, up).store(gate);
         }
-        if !out.is_empty() {
+        if !gate.is_empty() {
             let (mut g, mut u) = ([0.0; LANES], [0.0; LANES]);
             g[..gate.len()].copy_from_slice(gate);
             u[..up.len()].copy_from_slice(up);
-            out.copy_from_slice(&silu_times::<L>(&g, &u).to_array()[..out.len()]);
+            gate.copy_from_slice(&silu_times::<L>(&g, &u).to_array()[..gate.len()]);
         }
     }
 }
 
-/// `out = silu(gate) * up`; all have one length.
-pub(crate) fn swiglu(family: Family, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    assert!(gate.len() == up.len() && gate.len() == out.len(), "lengths of a SwiGLU");
-    dispatch(family, SwiGlu { gate, up, out });
+/// `gate = silu(gate) * up`; both have one length.
+pub(crate) fn swiglu(family: Family, gate: &mut [f32], up: &[f32]) {
+    assert_eq!(gate.len(), up.len(), "lengths of a SwiGLU");
+    dispatch(family, SwiGlu { gate, up });
 }
 
 #[cfg(test)]
@@ -161,7 +160,8 @@ mod tests {
                 rms_norm(family, &x, &y, 1e-5, &mut out);
                 assert_near(&out, &ops::rms_norm(&x, &y, 1e-5), "rms_norm");
                 let gate: Vec<f32> = x.iter().map(|x| x * 120.0).collect();
-                swiglu(family, &gate, &y, &mut out);
+                out.copy_from_slice(&gate);
+                swiglu(family, &mut out, &y);
                 assert_near(&out, &ops::swiglu(&gate, &y), "swiglu");
             }
         }
@@ -215,8 +215,8 @@ mod tests {
             let mut out = vec![0.0; 40];
             rms_norm(Family::of(path), &x, &one, 1e-5, &mut out);
             assert!(out.iter().all(|x| x.is_nan()));
-            swiglu(Family::of(path), &x, &one, &mut out);
-            assert!(out[33].is_nan() && out[32] > 0.7);
+            swiglu(Family::of(path), &mut x, &one);
+            assert!(x[33].is_nan() && x[32] > 0.7);
         }
     }
 }

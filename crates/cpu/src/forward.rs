@@ -6,7 +6,7 @@
 use crate::attention::{self, HeadSignals, Queries, Span};
 use crate::cache::{Element, LayerPages, Pages};
 use crate::elementwise::{Heads, rms_norm, swiglu};
-use crate::linear::{Activations, Matrix};
+use crate::linear::{Activations, Matrix, ROW_GROUP};
 use crate::options::{TASK_ROWS, TASK_TOKENS};
 use crate::plan::{Attending, AttentionTask, SpanPlan, StepPlan};
 use crate::pool::Pool;
@@ -66,8 +66,6 @@ impl Step<'_> {
             times.elementwise += lap.next();
             self.gate_up(layer, n_tokens, work);
             times.linear += lap.next();
-            self.round_gated(n_tokens, work);
-            times.elementwise += lap.next();
             self.add_product(&layer.down, n_tokens, &work.gated_in, &mut work.x, &mut work.threads);
             times.linear += lap.next();
         }
@@ -120,7 +118,7 @@ impl Step<'_> {
         let stride = layer.qkv.n_rows();
         let out = Shared::new(&mut work.qkv);
         let normed_in = &work.normed_in;
-        self.for_rectangles(n_tokens, stride, &|tokens, rows, _| {
+        self.for_rectangles(n_tokens, stride, ROW_GROUP, &|tokens, rows, _| {
             let to = out.pointer(tokens.start * stride + rows.start..(tokens.end - 1) * stride + rows.end);
             // SAFETY: the rectangles of the tasks are disjoint, and this one lies within the range above.
             unsafe { layer.qkv.multiply_to(normed_in, tokens, rows, to, stride) };
@@ -258,7 +256,7 @@ impl Step<'_> {
     ) {
         let width = self.model.config.hidden_size;
         let (x, threads) = (Shared::new(x), Shared::new(threads));
-        self.for_rectangles(n_tokens, matrix.n_rows(), &|tokens, rows, thread| {
+        self.for_rectangles(n_tokens, matrix.n_rows(), ROW_GROUP, &|tokens, rows, thread| {
             // SAFETY: tasks of one thread do not overlap.
             let products = &mut unsafe { threads.at(thread) }.products;
             matrix.multiply(input, tokens.clone(), rows.clone(), products, rows.len());
@@ -273,35 +271,28 @@ impl Step<'_> {
         });
     }
 
-    /// `gated = silu(gate * normed) * (up * normed)`.
+    /// `gated_in = round(silu(gate * normed) * (up * normed))`.
     fn gate_up(&self, layer: &Layer, n_tokens: usize, work: &mut Workspace) {
         let width = self.model.config.intermediate_size;
         let matrix = &layer.gate_up;
+        let n_gates = width.next_multiple_of(matrix.row_group());
         let up = matrix.rows_of(1).start;
-        let (gated, threads) = (Shared::new(&mut work.gated), Shared::new(&mut work.threads));
-        let normed_in = &work.normed_in;
-        self.for_rectangles(n_tokens, width.next_multiple_of(matrix.row_group()), &|tokens, rows, thread| {
+        let threads = Shared::new(&mut work.threads);
+        let (normed_in, gated_in) = (&work.normed_in, &work.gated_in);
+        self.for_rectangles(n_tokens, width, Activations::BLOCK, &|tokens, columns, thread| {
             // SAFETY: tasks of one thread do not overlap.
             let products = &mut unsafe { threads.at(thread) }.products;
             let (gates, ups) = products.split_at_mut(TASK_TOKENS * TASK_ROWS);
+            let rows = columns.start..n_gates.min(columns.end.next_multiple_of(matrix.row_group()));
             matrix.multiply(normed_in, tokens.clone(), rows.clone(), gates, rows.len());
             matrix.multiply(normed_in, tokens.clone(), up + rows.start..up + rows.end, ups, rows.len());
-            let end = rows.end.min(width);
-            let pairs = gates.chunks_exact(rows.len()).zip(ups.chunks_exact(rows.len()));
+            let pairs = gates.chunks_exact_mut(rows.len()).zip(ups.chunks_exact(rows.len()));
             for (token, (gates, ups)) in tokens.zip(pairs) {
+                let gates = &mut gates[..columns.len()];
+                swiglu(self.family, gates, &ups[..columns.len()]);
                 // SAFETY: the rectangles of the tasks are disjoint.
-                let gated = unsafe { gated.part(token * width + rows.start..token * width + end) };
-                swiglu(self.family, &gates[..gated.len()], &ups[..gated.len()], gated);
+                unsafe { gated_in.write_columns_shared(token, columns.start, gates) };
             }
-        });
-    }
-
-    fn round_gated(&self, n_tokens: usize, work: &mut Workspace) {
-        let width = self.model.config.intermediate_size;
-        let (gated, gated_in) = (&work.gated, &work.gated_in);
-        self.for_tokens(n_tokens, &|token, _| {
-            // SAFETY: this token's row alone.
-            unsafe { gated_in.write_row_shared(token, &gated[token * width..(token + 1) * width]) };
         });
     }
 
@@ -317,18 +308,19 @@ impl Step<'_> {
         });
     }
 
-    /// Calls `f(tokens, rows, thread)` for rectangles that tile a product; rows are whole groups, and a
-    /// rectangle has at most TASK_TOKENS * TASK_ROWS numbers.
+    /// Calls `f(tokens, rows, thread)` for rectangles that tile a product; rows start at multiples of `unit`, and
+    /// a rectangle has at most TASK_TOKENS * TASK_ROWS numbers.
     fn for_rectangles(
         &self,
         n_tokens: usize,
         n_rows: usize,
+        unit: usize,
         f: &(dyn Fn(Range<usize>, Range<usize>, usize) + Sync),
     ) {
         if n_tokens == 0 {
             return;
         }
-        let (tokens, rows) = rectangle(n_tokens, n_rows, self.pool.n_threads());
+        let (tokens, rows) = rectangle(n_tokens, n_rows, unit, self.pool.n_threads());
         let columns = n_tokens.div_ceil(tokens);
         self.pool.run(n_rows.div_ceil(rows) * columns, &|task, thread| {
             let (row, token) = (task / columns * rows, task % columns * tokens);
@@ -338,14 +330,13 @@ impl Step<'_> {
 }
 
 /// Tokens and rows of a task of a product of `n_tokens` with `n_rows` rows.
-fn rectangle(n_tokens: usize, n_rows: usize, n_threads: usize) -> (usize, usize) {
-    let group = crate::linear::ROW_GROUP;
+fn rectangle(n_tokens: usize, n_rows: usize, unit: usize, n_threads: usize) -> (usize, usize) {
     let tokens = n_tokens.min(TASK_TOKENS);
     let columns = n_tokens.div_ceil(tokens);
     // A few tasks a thread, so that one that is late does not keep the others waiting long.
     let wanted = (4 * n_threads).div_ceil(columns);
-    let most = TASK_TOKENS * TASK_ROWS / tokens / group * group;
-    (tokens, n_rows.div_ceil(wanted).next_multiple_of(group).min(most))
+    let most = TASK_TOKENS * TASK_ROWS / tokens / unit * unit;
+    (tokens, n_rows.div_ceil(wanted).next_multiple_of(unit).min(most))
 }
 
 /// One token between its projection and attention.

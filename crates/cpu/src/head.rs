@@ -2,7 +2,7 @@
 
 use crate::elementwise::rms_norm;
 use crate::forward::Step;
-use crate::moments::{self, TILE, TileMoments};
+use crate::moments::{self, Floor, TILE, TileMoments};
 use crate::options::HEAD_ASKS;
 use crate::shared::Shared;
 use crate::times::{Lap, StepTimes};
@@ -37,6 +37,9 @@ impl Step<'_> {
         let n_rows = self.model.head.n_rows();
         let n = asks.len();
         let (head_in, family) = (&work.head_in, self.family);
+        for room in &mut work.threads {
+            room.floors.fill(Floor::NONE);
+        }
         let logits = Shared::new(&mut work.logits);
         let tiles = Shared::new(&mut work.tiles);
         let targets = Shared::new(&mut work.targets);
@@ -66,7 +69,8 @@ impl Step<'_> {
                 };
                 // SAFETY: this tile of this ask is this task's alone, and so is the target if it lies here.
                 unsafe {
-                    *tiles.at(i * n_tiles + tile) = moments::reduce(family, row, rows.start as u32);
+                    let floor = &mut room.floors[i];
+                    *tiles.at(i * n_tiles + tile) = moments::reduce(family, row, rows.start as u32, floor);
                     if let Some(target) = self.batch.asks[ask].target
                         && rows.contains(&(target as usize))
                     {

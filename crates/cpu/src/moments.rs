@@ -73,9 +73,28 @@ impl TileMoments {
     }
 }
 
+/// The two largest logits of the tiles of a row that somebody has seen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Floor(f32, f32);
+
+impl Floor {
+    /// Nothing was seen.
+    pub(crate) const NONE: Self = Self(f32::NEG_INFINITY, f32::NEG_INFINITY);
+
+    #[inline(always)]
+    fn raise(&mut self, z: f32) {
+        if z > self.0 {
+            *self = Self(z, self.0);
+        } else if z > self.1 {
+            self.1 = z;
+        }
+    }
+}
+
 struct Reduce<'a> {
     logits: &'a [f32],
     first: TokenId,
+    floor: &'a mut Floor,
 }
 
 impl Kernel for Reduce<'_> {
@@ -83,24 +102,24 @@ impl Kernel for Reduce<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) -> TileMoments {
-        let Self { logits, first } = self;
+        let Self { logits, first, floor } = self;
         let (vectors, rest) = logits.as_chunks::<LANES>();
         let least = L::splat(f32::NEG_INFINITY);
         let (mut largest, mut second) = (least, least);
-        let (mut sum, mut odd) = (L::splat(0.0), L::splat(0.0));
+        let mut sum = L::splat(0.0);
         for z in vectors {
             let z = L::load(z);
             second = second.max(largest.min(z));
             largest = largest.max(z);
             sum = sum.add(z);
-            // 0, or NaN when z is not finite.
-            odd = odd.add(z.sub(z));
         }
-        if !rest.is_empty() || odd.sum() != 0.0 {
+        let sum = sum.sum();
+        // One logit that is not finite is enough to make the sum so.
+        if !rest.is_empty() || !sum.is_finite() {
             return unusual(logits, first);
         }
         let (max, runner_up) = top_two(largest.to_array(), second.to_array());
-        let mean = sum.sum() / logits.len() as f32;
+        let mean = sum / logits.len() as f32;
         let (mut sums, mut squares) = ([L::splat(0.0); 4], L::splat(0.0));
         for z in vectors {
             let z = L::load(z);
@@ -115,7 +134,7 @@ impl Kernel for Reduce<'_> {
             squares = off.fma(off, squares);
         }
         let moments = TileMoments {
-            best: find(logits, first, max, runner_up),
+            best: find(logits, first, (max, runner_up), floor),
             n_finite: logits.len() as u32,
             average: mean,
             squares: squares.sum(),
@@ -140,15 +159,22 @@ fn top_two(largest: [f32; LANES], second: [f32; LANES]) -> (f32, f32) {
     top
 }
 
-/// The first token with the largest logit, and the next with the second, which may be as large.
+/// The first token with the largest logit, and the next with the second, which may be as large. What lies below
+/// the floor cannot be among the two best of the row, so nobody looks for its token.
 #[inline(always)]
-fn find(logits: &[f32], first: TokenId, max: f32, runner_up: f32) -> [Scored; 2] {
-    let best = position(logits, max, 0);
-    let next = position(logits, runner_up, if runner_up == max { best + 1 } else { 0 });
-    [best, next].map(|i| match logits.get(i) {
-        Some(&z) => Scored { z, token: first + i as TokenId },
-        None => Scored::NONE,
-    })
+fn find(logits: &[f32], first: TokenId, (max, runner_up): (f32, f32), floor: &mut Floor) -> [Scored; 2] {
+    let mut best = [Scored { z: max, ..Scored::NONE }, Scored { z: runner_up, ..Scored::NONE }];
+    if max >= floor.1 {
+        let i = position(logits, max, 0);
+        best[0].token = first + i as TokenId;
+        floor.raise(max);
+        if runner_up >= floor.1 {
+            let from = if runner_up == max { i + 1 } else { 0 };
+            best[1].token = first + position(logits, runner_up, from) as TokenId;
+            floor.raise(runner_up);
+        }
+    }
+    best
 }
 
 /// Where `value` is for the first time at or behind `from`; the length when it is not.
@@ -203,10 +229,11 @@ fn unusual(logits: &[f32], first: TokenId) -> TileMoments {
     ])
 }
 
-/// The moments of a tile: at most [`TILE`] logits, the first of them `first`'s.
-pub(crate) fn reduce(family: Family, logits: &[f32], first: TokenId) -> TileMoments {
+/// The moments of a tile: at most [`TILE`] logits, the first of them `first`'s. `floor` is what the caller has
+/// seen of the row; the tiles of a row may have several callers, each with a floor of its own.
+pub(crate) fn reduce(family: Family, logits: &[f32], first: TokenId, floor: &mut Floor) -> TileMoments {
     assert!(logits.len() <= TILE, "{} logits in a tile of {TILE}", logits.len());
-    dispatch(family, Reduce { logits, first })
+    dispatch(family, Reduce { logits, first, floor })
 }
 
 /// The signals of a row from all its tiles, in order. `target` is the logit of the token asked about.
@@ -267,12 +294,21 @@ mod tests {
 
     fn of(path: KernelPath, logits: &[f32], target: Option<TokenId>) -> Signals {
         let family = Family::of(path);
-        let tiles: Vec<TileMoments> = logits
-            .chunks(TILE)
-            .zip((0..).step_by(TILE))
-            .map(|(tile, first)| reduce(family, tile, first))
-            .collect();
-        signals(&tiles, target.map(|t| logits[t as usize]))
+        let target = target.map(|t| logits[t as usize]);
+        let reduced = |order: &mut dyn Iterator<Item = usize>| {
+            let mut tiles = vec![TileMoments::NONE; logits.len().div_ceil(TILE)];
+            let mut floor = Floor::NONE;
+            for i in order {
+                let tile = &logits[i * TILE..logits.len().min((i + 1) * TILE)];
+                tiles[i] = reduce(family, tile, (i * TILE) as TokenId, &mut floor);
+            }
+            signals(&tiles, target)
+        };
+        // Whatever order the tiles are met in, the record has the same bits.
+        let n = logits.len().div_ceil(TILE);
+        let (up, down) = (reduced(&mut (0..n)), reduced(&mut (0..n).rev()));
+        assert_eq!(bytemuck::bytes_of(&up), bytemuck::bytes_of(&down));
+        up
     }
 
     fn check(what: &str, logits: &[f32], target: Option<TokenId>) {

@@ -167,9 +167,9 @@ pub fn plan(config: &ModelConfig, weights: &Weights, options: &CpuOptions) -> Me
     let tokens = options.max_tokens as u64;
     let geometry = Geometry::new(c, 1, PANEL);
     let position = (geometry.n_bytes(options.cache_width()) / PANEL) as u64;
-    // Per token in f32: the residual stream, q k v, attended and gated; and the inputs of products, at most
-    // f32 as well.
-    let wide = (c.hidden_size + 2 * c.q_size() + 2 * c.kv_size() + c.intermediate_size) as u64;
+    // Per token in f32: the residual stream, q k v and attended; and the inputs of products, at most f32 as
+    // well.
+    let wide = (c.hidden_size + 2 * c.q_size() + 2 * c.kv_size()) as u64;
     let inputs = (c.hidden_size + c.q_size() + c.intermediate_size) as u64;
     let threads = options.n_threads() as u64;
     let attention =

@@ -3,7 +3,7 @@
 use crate::attention::{HeadSignals, Parts, Scratch, SignalSums};
 use crate::linear::Activations;
 use crate::memory::Zeroed;
-use crate::moments::{TILE, TileMoments};
+use crate::moments::{Floor, TILE, TileMoments};
 use crate::options::{CpuOptions, HEAD_ASKS, TASK_ROWS, TASK_TOKENS, max_context, n_slots};
 use crate::simd::Family;
 use crate::weights::Model;
@@ -19,6 +19,8 @@ pub(crate) struct ThreadRoom {
     /// (hidden) one token's normalised activations.
     pub(crate) row: Vec<f32>,
     pub(crate) draw: DrawScratch,
+    /// (HEAD_ASKS) what this thread has seen of the logits of each ask.
+    pub(crate) floors: Vec<Floor>,
     /// Nanoseconds this thread spent on signals in the current step.
     pub(crate) signals_ns: u64,
 }
@@ -34,8 +36,6 @@ pub(crate) struct Workspace {
     pub(crate) qkv_stride: usize,
     /// (T, q_size)
     pub(crate) attended: Zeroed<f32>,
-    /// (T, intermediate)
-    pub(crate) gated: Zeroed<f32>,
     /// (T, head_dim / 2) of each token's position.
     pub(crate) cos: Zeroed<f32>,
     pub(crate) sin: Zeroed<f32>,
@@ -80,6 +80,7 @@ impl Workspace {
             products: vec![0.0; (2 * TASK_TOKENS * TASK_ROWS).max(HEAD_ASKS * TILE)],
             row: vec![0.0; c.hidden_size],
             draw: DrawScratch::for_vocabulary(c.vocab_size),
+            floors: vec![Floor::NONE; HEAD_ASKS],
             signals_ns: 0,
         };
         let n_tiles = c.vocab_size.div_ceil(TILE);
@@ -88,7 +89,6 @@ impl Workspace {
             qkv: Zeroed::new(t * qkv_rows, "queries, keys and values")?,
             qkv_stride: qkv_rows,
             attended: Zeroed::new(t * c.q_size(), "attention")?,
-            gated: Zeroed::new(t * c.intermediate_size, "the feed-forward layer")?,
             cos: Zeroed::new(t * c.head_dim / 2, "rotary angles")?,
             sin: Zeroed::new(t * c.head_dim / 2, "rotary angles")?,
             normed_in: Activations::new(t, c.hidden_size, normed, path),

@@ -47,18 +47,18 @@ pub(super) unsafe fn scores<L: Lanes, E: Element, const Q: usize, const W: usize
     }
 }
 
-/// Adds weighted values of positions `from..to` of a split to W vectors of the outputs of Q queries.
+/// Adds weighted values of positions `from..to` to W vectors of the outputs of Q queries.
 ///
-/// `weights[i]` points at the weights of query i, one a position of the split; `values(p)` is panel p of the
-/// split, (16, value_vectors); `out[i]` points at vector `first` of the output of query i.
+/// `values` are panels of (16, value_vectors), their first position being position 0; `weights[i]` points at the
+/// weights of query i, one a position; `out[i]` points at vector `first` of the output of query i.
 ///
 /// # Safety
 /// The weights must be readable for `from..to`, the outputs readable and writable for W vectors, and
 /// `first + W` vectors must lie within a value.
 #[inline(always)]
-pub(super) unsafe fn weigh<'a, L: Lanes, E: Element, const Q: usize, const W: usize>(
+pub(super) unsafe fn weigh<L: Lanes, E: Element, const Q: usize, const W: usize>(
     weights: [*const f32; Q],
-    values: impl Fn(usize) -> &'a [[E; LANES]],
+    values: &[&[[E; LANES]]],
     value_vectors: usize,
     first: usize,
     (from, to): (usize, usize),
@@ -74,7 +74,7 @@ pub(super) unsafe fn weigh<'a, L: Lanes, E: Element, const Q: usize, const W: us
     }
     let mut position = from;
     while position < to {
-        let panel = values(position / PANEL);
+        let panel = values[position / PANEL];
         assert!(panel.len() == PANEL * value_vectors, "vectors of a panel of values");
         let end = to.min((position / PANEL + 1) * PANEL);
         for j in position..end {

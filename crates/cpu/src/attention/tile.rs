@@ -4,8 +4,15 @@ use super::micro::{scores, weigh};
 use super::softmax::Softmax;
 use super::{SPLIT, TILE_QUERIES};
 use crate::cache::{Element, LayerPages, PANEL};
-use crate::simd::{LANES, Lanes};
+use crate::simd::{LANES, Lanes, prefetch};
 use entropix_model::BlockId;
+
+/// Panels of a split.
+const PANELS: usize = SPLIT / PANEL;
+/// From so many queries on, panels in half precision are widened once for all of them.
+const MANY_QUERIES: usize = 8;
+/// Panels that are widened at a time: what they take stays in the first-level cache.
+const WIDENED: usize = 2;
 
 /// Neighbouring tokens of one row and one key-value head.
 pub(super) struct Tile<'a, E> {
@@ -49,6 +56,8 @@ impl Sums {
 pub(super) struct SplitScratch {
     /// (queries, SPLIT) scores, then weights.
     scores: Vec<[f32; SPLIT]>,
+    /// (WIDENED, vectors of a panel of keys or values) panels in f32.
+    widened: Vec<[f32; LANES]>,
     /// Of the split alone.
     pub(super) sums: Sums,
 }
@@ -56,7 +65,11 @@ pub(super) struct SplitScratch {
 impl SplitScratch {
     pub(super) fn new(group: usize, value_vectors: usize) -> Self {
         let queries = TILE_QUERIES.max(group);
-        Self { scores: vec![[0.0; SPLIT]; queries], sums: Sums::new(queries, value_vectors) }
+        Self {
+            scores: vec![[0.0; SPLIT]; queries],
+            widened: vec![[0.0; LANES]; WIDENED * PANEL * value_vectors],
+            sums: Sums::new(queries, value_vectors),
+        }
     }
 }
 
@@ -68,6 +81,28 @@ impl<E: Element> Tile<'_, E> {
     /// How many positions of split `split` the `i`-th query sees.
     fn seen(&self, split: usize, i: usize) -> usize {
         (self.position + i / self.group + 1).saturating_sub(split * SPLIT).min(SPLIT)
+    }
+
+    /// The keys of a panel of a split.
+    ///
+    /// # Safety
+    /// As for [`Tile::split`].
+    #[inline(always)]
+    unsafe fn keys(&self, split: usize, panel: usize) -> &[[E; LANES]] {
+        let at = self.pages.geometry.panel(self.blocks, split * SPLIT + panel * PANEL, self.kv_head);
+        // SAFETY: nobody writes the cache, by the contract of the caller.
+        unsafe { self.pages.keys(at) }
+    }
+
+    /// The values of a panel of a split.
+    ///
+    /// # Safety
+    /// As for [`Tile::split`].
+    #[inline(always)]
+    unsafe fn values(&self, split: usize, panel: usize) -> &[[E; LANES]] {
+        let at = self.pages.geometry.panel(self.blocks, split * SPLIT + panel * PANEL, self.kv_head);
+        // SAFETY: nobody writes the cache, by the contract of the caller.
+        unsafe { self.pages.values(at) }
     }
 
     /// Computes one split into `scratch.sums`. With SIGNALS the softmax carries its moments, and
@@ -82,11 +117,21 @@ impl<E: Element> Tile<'_, E> {
         scratch: &mut SplitScratch,
         mut kept: impl FnMut(usize, &[f32]),
     ) {
+        let SplitScratch { scores, widened, sums } = scratch;
         let n = self.n_queries();
-        let most = self.seen(split, n - 1);
+        let n_panels = self.seen(split, n - 1).div_ceil(PANEL);
+        let width = self.pages.geometry.value_vectors() * LANES;
+        let is_widened = n >= MANY_QUERIES && size_of::<E>() < size_of::<f32>();
         // SAFETY: promised by the caller.
-        unsafe { self.scores::<L>(split, most.div_ceil(PANEL), &mut scratch.scores) };
-        let SplitScratch { scores, sums } = scratch;
+        unsafe {
+            if is_widened {
+                self.score_widened::<L>(split, n_panels, widened, scores);
+            } else if L::ACCUMULATORS >= 16 {
+                self.score_stored::<L, 4>(split, n_panels, scores);
+            } else {
+                self.score_stored::<L, 2>(split, n_panels, scores);
+            }
+        }
         for (i, scores) in scores[..n].iter_mut().enumerate() {
             let seen = self.seen(split, i);
             if SIGNALS {
@@ -95,94 +140,190 @@ impl<E: Element> Tile<'_, E> {
             sums.softmax[i] =
                 if seen == 0 { Softmax::NONE } else { Softmax::of_scores::<L, SIGNALS>(scores, seen) };
         }
-        let width = self.pages.geometry.value_vectors() * LANES;
         sums.values[..n * width].fill(0.0);
         // SAFETY: promised by the caller.
-        unsafe { self.weigh::<L>(split, scores, &mut sums.values) };
+        unsafe {
+            if is_widened {
+                self.weigh_widened::<L>(split, n_panels, widened, scores, &mut sums.values);
+            } else {
+                let mut panels: [&[[E; LANES]]; PANELS] = [&[]; PANELS];
+                for (panel, values) in panels[..n_panels].iter_mut().enumerate() {
+                    *values = self.values(split, panel);
+                }
+                self.weigh_panels::<L, E>(split, &panels[..n_panels], 0, scores, &mut sums.values);
+            }
+        }
     }
 
     /// # Safety
     /// As for [`Tile::split`].
     #[inline(always)]
-    unsafe fn scores<L: Lanes>(&self, split: usize, n_panels: usize, out: &mut [[f32; SPLIT]]) {
-        let n = self.n_queries();
-        let mut first = 0;
-        while first < n {
-            let left = n - first;
-            // SAFETY: `first + Q` queries exist, and `n_panels` panels fit the split.
+    unsafe fn score_stored<L: Lanes, const W: usize>(
+        &self,
+        split: usize,
+        n_panels: usize,
+        out: &mut [[f32; SPLIT]],
+    ) {
+        let mut panel = 0;
+        while panel < n_panels {
+            let some = W.min(n_panels - panel);
+            let mut keys: [&[[E; LANES]]; W] = [&[]; W];
+            // SAFETY: promised by the caller.
             unsafe {
-                first += match L::ACCUMULATORS {
-                    16.. if left >= 8 => self.score_rows::<L, 8, 2>(split, first, n_panels, out),
-                    16.. if left >= 4 => self.score_rows::<L, 4, 4>(split, first, n_panels, out),
-                    16.. if left == 3 => self.score_rows::<L, 3, 4>(split, first, n_panels, out),
-                    16.. if left == 2 => self.score_rows::<L, 2, 4>(split, first, n_panels, out),
-                    _ if left >= 4 => self.score_rows::<L, 4, 1>(split, first, n_panels, out),
-                    _ if left >= 2 => self.score_rows::<L, 2, 2>(split, first, n_panels, out),
-                    _ => self.score_rows::<L, 1, 4>(split, first, n_panels, out),
+                for (i, keys) in keys[..some].iter_mut().enumerate() {
+                    // A decoded token meets its cache cold, and wants the values as soon as it has the scores.
+                    prefetch(self.values(split, panel + i));
+                    *keys = self.keys(split, panel + i);
+                }
+                if some == W {
+                    self.score_panels::<L, E, W>(keys, panel, out);
+                } else {
+                    for (i, keys) in keys[..some].iter().enumerate() {
+                        self.score_panels::<L, E, 1>([keys], panel + i, out);
+                    }
+                }
+            }
+            panel += some;
+        }
+    }
+
+    /// # Safety
+    /// As for [`Tile::split`].
+    #[inline(always)]
+    unsafe fn score_widened<L: Lanes>(
+        &self,
+        split: usize,
+        n_panels: usize,
+        room: &mut [[f32; LANES]],
+        out: &mut [[f32; SPLIT]],
+    ) {
+        let n = self.pages.geometry.key_panel();
+        let (first, second) = room[..2 * n].split_at_mut(n);
+        let mut panel = 0;
+        while panel < n_panels {
+            // SAFETY: promised by the caller.
+            unsafe {
+                widen::<L, E>(self.keys(split, panel), first);
+                if panel + 1 < n_panels {
+                    widen::<L, E>(self.keys(split, panel + 1), second);
+                    self.score_panels::<L, f32, WIDENED>([first, second], panel, out);
+                } else {
+                    self.score_panels::<L, f32, 1>([first], panel, out);
+                }
+            }
+            panel += WIDENED;
+        }
+    }
+
+    /// Scores of all queries with W panels, the first of them the split's `panel`-th.
+    ///
+    /// # Safety
+    /// As for [`Tile::split`].
+    #[inline(always)]
+    unsafe fn score_panels<L: Lanes, K: Element, const W: usize>(
+        &self,
+        keys: [&[[K; LANES]]; W],
+        panel: usize,
+        out: &mut [[f32; SPLIT]],
+    ) {
+        let most = L::ACCUMULATORS / W;
+        let mut first = 0;
+        while first < self.n_queries() {
+            let left = (self.n_queries() - first).min(most);
+            // SAFETY: `first + Q` queries exist.
+            unsafe {
+                first += match left {
+                    8.. => self.score_rows::<L, K, 8, W>(keys, first, panel, out),
+                    4.. => self.score_rows::<L, K, 4, W>(keys, first, panel, out),
+                    3 => self.score_rows::<L, K, 3, W>(keys, first, panel, out),
+                    2 => self.score_rows::<L, K, 2, W>(keys, first, panel, out),
+                    _ => self.score_rows::<L, K, 1, W>(keys, first, panel, out),
                 };
             }
         }
     }
 
-    /// Scores of Q queries with all panels; returns Q.
+    /// Scores of Q queries; returns Q.
     ///
     /// # Safety
-    /// As for [`Tile::split`]; `first + Q` may not exceed the queries, nor `n_panels` the split.
+    /// `first + Q` may not exceed the queries.
     #[inline(always)]
-    unsafe fn score_rows<L: Lanes, const Q: usize, const W: usize>(
+    unsafe fn score_rows<L: Lanes, K: Element, const Q: usize, const W: usize>(
         &self,
-        split: usize,
+        keys: [&[[K; LANES]]; W],
         first: usize,
-        n_panels: usize,
+        panel: usize,
         out: &mut [[f32; SPLIT]],
     ) -> usize {
-        let g = self.pages.geometry;
-        let queries: [*const f32; Q] = std::array::from_fn(|i| {
-            let (token, head) = ((first + i) / self.group, (first + i) % self.group);
-            let at = token * self.stride + head * g.head_dim;
-            self.queries[at..at + g.head_dim].as_ptr()
-        });
+        let head_dim = self.pages.geometry.head_dim;
         let rows = &mut out[first..first + Q];
-        let outs: [*mut f32; Q] = std::array::from_fn(|i| rows[i].as_mut_ptr());
-        // SAFETY: nobody writes the cache, by the contract of the caller.
-        let keys = |panel: usize| unsafe {
-            self.pages.keys(g.panel(self.blocks, split * SPLIT + panel * PANEL, self.kv_head))
-        };
-        let mut panel = 0;
-        while panel < n_panels {
-            let to = outs.map(|row| row.wrapping_add(panel * PANEL));
-            // SAFETY: the queries were sliced to head_dim; panels fit the rows of SPLIT scores.
-            unsafe {
-                if panel + W <= n_panels {
-                    scores::<L, E, Q, W>(queries, std::array::from_fn(|w| keys(panel + w)), g.head_dim, to);
-                    panel += W;
-                } else {
-                    scores::<L, E, Q, 1>(queries, [keys(panel)], g.head_dim, to);
-                    panel += 1;
-                }
-            }
+        let (mut queries, mut outs) = ([std::ptr::null(); Q], [std::ptr::null_mut(); Q]);
+        for i in 0..Q {
+            let (token, head) = ((first + i) / self.group, (first + i) % self.group);
+            let at = token * self.stride + head * head_dim;
+            queries[i] = self.queries[at..at + head_dim].as_ptr();
+            outs[i] = rows[i][panel * PANEL..(panel + W) * PANEL].as_mut_ptr();
         }
+        // SAFETY: the slices above are as long as is promised.
+        unsafe { scores::<L, K, Q, W>(queries, keys, head_dim, outs) };
         Q
     }
 
     /// # Safety
     /// As for [`Tile::split`].
     #[inline(always)]
-    unsafe fn weigh<L: Lanes>(&self, split: usize, weights: &[[f32; SPLIT]], out: &mut [f32]) {
-        let n = self.n_queries();
+    unsafe fn weigh_widened<L: Lanes>(
+        &self,
+        split: usize,
+        n_panels: usize,
+        room: &mut [[f32; LANES]],
+        weights: &[[f32; SPLIT]],
+        out: &mut [f32],
+    ) {
+        let n = self.pages.geometry.value_panel();
+        let (first, second) = room[..2 * n].split_at_mut(n);
+        let mut panel = 0;
+        while panel < n_panels {
+            // SAFETY: promised by the caller.
+            unsafe {
+                widen::<L, E>(self.values(split, panel), first);
+                if panel + 1 < n_panels {
+                    widen::<L, E>(self.values(split, panel + 1), second);
+                    self.weigh_panels::<L, f32>(split, &[first, second], panel, weights, out);
+                } else {
+                    self.weigh_panels::<L, f32>(split, &[first], panel, weights, out);
+                }
+            }
+            panel += WIDENED;
+        }
+    }
+
+    /// Adds the values of some panels, the first of them the split's `panel`-th, to the outputs of all queries.
+    ///
+    /// # Safety
+    /// As for [`Tile::split`].
+    #[inline(always)]
+    unsafe fn weigh_panels<L: Lanes, K: Element>(
+        &self,
+        split: usize,
+        values: &[&[[K; LANES]]],
+        panel: usize,
+        weights: &[[f32; SPLIT]],
+        out: &mut [f32],
+    ) {
         let mut first = 0;
-        while first < n {
-            let left = n - first;
+        while first < self.n_queries() {
+            let left = self.n_queries() - first;
             // SAFETY: `first + Q` queries exist.
             unsafe {
-                first += match L::ACCUMULATORS {
-                    16.. if left >= 8 => self.weigh_rows::<L, 8, 2>(split, first, weights, out),
-                    16.. if left >= 4 => self.weigh_rows::<L, 4, 4>(split, first, weights, out),
-                    16.. if left == 3 => self.weigh_rows::<L, 3, 4>(split, first, weights, out),
-                    16.. if left == 2 => self.weigh_rows::<L, 2, 4>(split, first, weights, out),
-                    _ if left >= 4 => self.weigh_rows::<L, 4, 1>(split, first, weights, out),
-                    _ if left >= 2 => self.weigh_rows::<L, 2, 2>(split, first, weights, out),
-                    _ => self.weigh_rows::<L, 1, 4>(split, first, weights, out),
+                first += match (L::ACCUMULATORS, left) {
+                    (16.., 8..) => self.weigh_rows::<L, K, 8, 2>(split, values, first, panel, weights, out),
+                    (16.., 4..) => self.weigh_rows::<L, K, 4, 4>(split, values, first, panel, weights, out),
+                    (16.., 3) => self.weigh_rows::<L, K, 3, 4>(split, values, first, panel, weights, out),
+                    (16.., 2) => self.weigh_rows::<L, K, 2, 4>(split, values, first, panel, weights, out),
+                    (_, 4..) => self.weigh_rows::<L, K, 4, 1>(split, values, first, panel, weights, out),
+                    (_, 2..) => self.weigh_rows::<L, K, 2, 2>(split, values, first, panel, weights, out),
+                    _ => self.weigh_rows::<L, K, 1, 4>(split, values, first, panel, weights, out),
                 };
             }
         }
@@ -191,50 +332,58 @@ impl<E: Element> Tile<'_, E> {
     /// Weighted values of Q queries; returns Q.
     ///
     /// # Safety
-    /// As for [`Tile::split`]; `first + Q` may not exceed the queries.
+    /// `first + Q` may not exceed the queries.
     #[inline(always)]
-    unsafe fn weigh_rows<L: Lanes, const Q: usize, const W: usize>(
+    unsafe fn weigh_rows<L: Lanes, K: Element, const Q: usize, const W: usize>(
         &self,
         split: usize,
+        values: &[&[[K; LANES]]],
         first: usize,
+        panel: usize,
         weights: &[[f32; SPLIT]],
         out: &mut [f32],
     ) -> usize {
-        let g = self.pages.geometry;
-        let vectors = g.value_vectors();
-        let rows = &weights[first..first + Q];
-        let weights: [*const f32; Q] = std::array::from_fn(|i| rows[i].as_ptr());
+        let vectors = self.pages.geometry.value_vectors();
         let rows = &mut out[first * vectors * LANES..(first + Q) * vectors * LANES];
-        let outs: [*mut f32; Q] = std::array::from_fn(|i| rows[i * vectors * LANES..].as_mut_ptr());
-        // SAFETY: nobody writes the cache, by the contract of the caller.
-        let values = |panel: usize| unsafe {
-            self.pages.values(g.panel(self.blocks, split * SPLIT + panel * PANEL, self.kv_head))
-        };
+        let (mut from, mut outs) = ([std::ptr::null(); Q], [std::ptr::null_mut(); Q]);
+        for i in 0..Q {
+            from[i] = weights[first + i][panel * PANEL..].as_ptr();
+            outs[i] = rows[i * vectors * LANES..].as_mut_ptr();
+        }
         // What all see together, then what the later tokens see alone: 0 times a value that a query must not
         // see would be NaN when that value is.
-        let common = self.seen(split, first);
+        let here = |i: usize| self.seen(split, i).saturating_sub(panel * PANEL).min(values.len() * PANEL);
+        let common = (0, here(first));
         let mut vector = 0;
         while vector < vectors {
-            let to = outs.map(|row| row.wrapping_add(vector * LANES));
-            // SAFETY: the rows hold SPLIT weights and `vectors` vectors.
+            // SAFETY: the rows hold weights for all panels, and `vectors` vectors.
             unsafe {
+                let to = outs.map(|row: *mut f32| row.wrapping_add(vector * LANES));
                 if vector + W <= vectors {
-                    weigh::<L, E, Q, W>(weights, values, vectors, vector, (0, common), to);
+                    weigh::<L, K, Q, W>(from, values, vectors, vector, common, to);
                     vector += W;
                 } else {
-                    weigh::<L, E, Q, 1>(weights, values, vectors, vector, (0, common), to);
+                    weigh::<L, K, Q, 1>(from, values, vectors, vector, common, to);
                     vector += 1;
                 }
             }
         }
         for i in 0..Q {
-            let rest = (common, self.seen(split, first + i));
-            for vector in 0..if rest.1 > common { vectors } else { 0 } {
+            let rest = (common.1, here(first + i));
+            for vector in 0..if rest.1 > rest.0 { vectors } else { 0 } {
                 let to = [outs[i].wrapping_add(vector * LANES)];
                 // SAFETY: as above.
-                unsafe { weigh::<L, E, 1, 1>([weights[i]], values, vectors, vector, rest, to) };
+                unsafe { weigh::<L, K, 1, 1>([from[i]], values, vectors, vector, rest, to) };
             }
         }
         Q
+    }
+}
+
+/// A panel in f32.
+#[inline(always)]
+fn widen<L: Lanes, E: Element>(from: &[[E; LANES]], to: &mut [[f32; LANES]]) {
+    for (from, to) in from.iter().zip(to) {
+        E::load::<L>(from).store(to);
     }
 }

@@ -72,6 +72,9 @@ pub struct Activations {
 }
 
 impl Activations {
+    /// Columns that share a scale when they are rounded to 8 bits.
+    pub const BLOCK: usize = BLOCK;
+
     /// Room for `max_tokens` rows of `n_cols`.
     ///
     /// # Panics
@@ -115,15 +118,31 @@ impl Activations {
     /// # Safety
     /// No other thread may write or multiply this row meanwhile.
     pub unsafe fn write_row_shared(&self, token: usize, values: &[f32]) {
-        assert!(token < self.max_tokens, "row {token} of {} activations", self.max_tokens);
         assert_eq!(values.len(), self.n_cols, "columns of an activation row");
+        // SAFETY: promised by the caller.
+        unsafe { self.write_columns_shared(token, 0, values) }
+    }
+
+    /// As [`Activations::write_row_shared`], for some columns: blocks are rounded each by itself, so a row may be
+    /// written in pieces, by several threads. `first` is a multiple of [`Activations::BLOCK`], and so is the end
+    /// unless it is the end of the row.
+    ///
+    /// # Safety
+    /// No other thread may write or multiply these columns of this row meanwhile.
+    pub unsafe fn write_columns_shared(&self, token: usize, first: usize, values: &[f32]) {
+        assert!(token < self.max_tokens, "row {token} of {} activations", self.max_tokens);
+        let end = first + values.len();
+        assert!(
+            first.is_multiple_of(BLOCK)
+                && (end == self.n_cols || end < self.n_cols && end.is_multiple_of(BLOCK)),
+            "columns {first}..{end} of {} are no whole blocks of {BLOCK}",
+            self.n_cols
+        );
         for form in Form::ALL {
             let Some((panel, _)) = self.panel(form, token / PANEL) else { continue };
-            let row = Row {
-                first: panel.wrapping_add(token % PANEL * form.token_bytes()).cast_mut(),
-                stride: PANEL * form.token_bytes(),
-                values,
-            };
+            let stride = PANEL * form.token_bytes();
+            let offset = token % PANEL * form.token_bytes() + first / BLOCK * stride;
+            let row = Row { first: panel.wrapping_add(offset).cast_mut(), stride, values };
             // SAFETY: the row lies within the panel, and by the contract above nobody else touches it; `new`
             // checked that the machine has the instructions of the path.
             unsafe {
