@@ -1,14 +1,14 @@
 //! The signals of a row of logits, tile by tile.
 //!
-//! Each tile of 512 logits is reduced in the frame of its own maximum; tiles come together in the frame of the
+//! Each tile of 2048 logits is reduced in the frame of its own maximum; tiles come together in the frame of the
 //! row's, in f64 and in the order of the vocabulary, so neither the size of the logits nor who computed which
 //! tile matters. S0 = sum e^d, S1 = sum e^d d, S2 = sum e^d d^2 with d = max(z - largest, -80).
 
-use crate::simd::{Family, Kernel, LANES, Lanes, dispatch, exp};
+use crate::simd::{Family, Kernel, LANES, Lanes, dispatch, exp_above_minus_87};
 use entropix_model::{Candidate, Signals, TokenId};
 
 /// Logits a tile.
-pub(crate) const TILE: usize = 512;
+pub(crate) const TILE: usize = 2048;
 
 /// A token and its logit.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -105,39 +105,41 @@ impl Kernel for Reduce<'_> {
         let Self { logits, first, floor } = self;
         let (vectors, rest) = logits.as_chunks::<LANES>();
         let least = L::splat(f32::NEG_INFINITY);
+        let Some(head) = vectors.first() else { return unusual(logits, first) };
         let (mut largest, mut second) = (least, least);
-        let mut sum = L::splat(0.0);
+        // Squares around what a few logits have for their mean, so that little is lost when it is taken back.
+        let pivot = L::load(head).sum() / LANES as f32;
+        let (mut sum, mut squares) = (L::splat(0.0), L::splat(0.0));
         for z in vectors {
             let z = L::load(z);
             second = second.max(largest.min(z));
             largest = largest.max(z);
-            sum = sum.add(z);
+            let off = z.sub(L::splat(pivot));
+            sum = sum.add(off);
+            squares = off.fma(off, squares);
         }
-        let sum = sum.sum();
+        let (sum, squares) = (f64::from(sum.sum()), f64::from(squares.sum()));
         // One logit that is not finite is enough to make the sum so.
         if !rest.is_empty() || !sum.is_finite() {
             return unusual(logits, first);
         }
         let (max, runner_up) = top_two(largest.to_array(), second.to_array());
-        let mean = sum / logits.len() as f32;
-        let (mut sums, mut squares) = ([L::splat(0.0); 4], L::splat(0.0));
+        let mut sums = [L::splat(0.0); 4];
         for z in vectors {
-            let z = L::load(z);
-            let d = z.sub(L::splat(max)).max(L::splat(-80.0));
-            let e = exp(d);
+            let d = L::load(z).sub(L::splat(max)).max(L::splat(-80.0));
+            let e = exp_above_minus_87(d);
             let ed = e.mul(d);
             sums[0] = sums[0].add(e);
             sums[1] = sums[1].add(ed);
             sums[2] = ed.fma(d, sums[2]);
             sums[3] = e.fma(e, sums[3]);
-            let off = z.sub(L::splat(mean));
-            squares = off.fma(off, squares);
         }
+        let n = logits.len() as f64;
         let moments = TileMoments {
-            best: find(logits, first, (max, runner_up), floor),
+            best: find::<L>(logits, first, (max, runner_up), floor),
             n_finite: logits.len() as u32,
-            average: mean,
-            squares: squares.sum(),
+            average: (f64::from(pivot) + sum / n) as f32,
+            squares: (squares - sum * sum / n).max(0.0) as f32,
             ..TileMoments::NONE
         };
         let sums = [sums[0].sum(), sums[1].sum(), sums[2].sum(), sums[3].sum()];
@@ -147,30 +149,36 @@ impl Kernel for Reduce<'_> {
 
 /// The two largest of what sixteen lanes hold as their largest and second.
 #[inline(always)]
-fn top_two(largest: [f32; LANES], second: [f32; LANES]) -> (f32, f32) {
-    let mut top = (f32::NEG_INFINITY, f32::NEG_INFINITY);
-    for z in largest.into_iter().chain(second) {
-        if z > top.0 {
-            top = (z, top.0);
-        } else if z > top.1 {
-            top.1 = z;
+fn top_two(mut largest: [f32; LANES], mut second: [f32; LANES]) -> (f32, f32) {
+    let (max, min) = (|a, b| if a > b { a } else { b }, |a, b| if a < b { a } else { b });
+    let mut n = LANES / 2;
+    while n > 0 {
+        for i in 0..n {
+            second[i] = max(max(second[i], second[i + n]), min(largest[i], largest[i + n]));
+            largest[i] = max(largest[i], largest[i + n]);
         }
+        n /= 2;
     }
-    top
+    (largest[0], second[0])
 }
 
 /// The first token with the largest logit, and the next with the second, which may be as large. What lies below
 /// the floor cannot be among the two best of the row, so nobody looks for its token.
 #[inline(always)]
-fn find(logits: &[f32], first: TokenId, (max, runner_up): (f32, f32), floor: &mut Floor) -> [Scored; 2] {
+fn find<L: Lanes>(
+    logits: &[f32],
+    first: TokenId,
+    (max, runner_up): (f32, f32),
+    floor: &mut Floor,
+) -> [Scored; 2] {
     let mut best = [Scored { z: max, ..Scored::NONE }, Scored { z: runner_up, ..Scored::NONE }];
     if max >= floor.1 {
-        let i = position(logits, max, 0);
+        let i = position::<L>(logits, max, 0);
         best[0].token = first + i as TokenId;
         floor.raise(max);
         if runner_up >= floor.1 {
             let from = if runner_up == max { i + 1 } else { 0 };
-            best[1].token = first + position(logits, runner_up, from) as TokenId;
+            best[1].token = first + position::<L>(logits, runner_up, from) as TokenId;
             floor.raise(runner_up);
         }
     }
@@ -179,20 +187,15 @@ fn find(logits: &[f32], first: TokenId, (max, runner_up): (f32, f32), floor: &mu
 
 /// Where `value` is for the first time at or behind `from`; the length when it is not.
 #[inline(always)]
-fn position(logits: &[f32], value: f32, from: usize) -> usize {
+fn position<L: Lanes>(logits: &[f32], value: f32, from: usize) -> usize {
     let (vectors, _) = logits.as_chunks::<LANES>();
-    for (i, vector) in vectors.iter().enumerate().skip(from / LANES) {
-        let mut is_here = false;
-        for &z in vector {
-            is_here |= z == value;
+    let mut wanted = u16::MAX << (from % LANES);
+    for (i, z) in vectors.iter().enumerate().skip(from / LANES) {
+        let here = L::load(z).equal(L::splat(value)) & wanted;
+        if here != 0 {
+            return i * LANES + here.trailing_zeros() as usize;
         }
-        if is_here {
-            for (lane, &z) in vector.iter().enumerate() {
-                if z == value && i * LANES + lane >= from {
-                    return i * LANES + lane;
-                }
-            }
-        }
+        wanted = u16::MAX;
     }
     logits.len()
 }

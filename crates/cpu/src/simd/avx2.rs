@@ -136,6 +136,15 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn equal(self, other: Self) -> u16 {
+        // SAFETY: dispatched.
+        unsafe {
+            let mask = |a, b| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b)) as u16;
+            mask(self.0, other.0) | mask(self.1, other.1) << 8
+        }
+    }
+
+    #[inline(always)]
     fn first(self, n: usize, other: Self) -> Self {
         let n = n.min(LANES);
         // SAFETY: dispatched; a window of 16 that starts at most 16 after the start is within the table.

@@ -113,6 +113,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn equal(self, other: Self) -> u16 {
+        // SAFETY: dispatched.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(self.0, other.0) }
+    }
+
+    #[inline(always)]
     fn first(self, n: usize, other: Self) -> Self {
         let mask = if n >= LANES { !0 } else { (1u16 << n) - 1 };
         // SAFETY: dispatched.

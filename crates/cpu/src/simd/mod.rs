@@ -42,6 +42,8 @@ pub(crate) trait Lanes: Copy {
     fn scale_exponent(self, shifted: Self) -> Self;
     /// self, but 0 where x < least.
     fn zero_where_less(self, x: Self, least: Self) -> Self;
+    /// A bit a lane, the first lane's the lowest: set where both are equal.
+    fn equal(self, other: Self) -> u16;
     /// self in the first n lanes, `other` in the rest.
     fn first(self, n: usize, other: Self) -> Self;
 
@@ -84,6 +86,12 @@ pub(crate) trait Lanes: Copy {
 /// e^x within 2 units in the last place, for x <= 88; 0 below -87, NaN for NaN (Cephes `expf`).
 #[inline(always)]
 pub(crate) fn exp<L: Lanes>(x: L) -> L {
+    exp_above_minus_87(x).zero_where_less(x, L::splat(-87.0))
+}
+
+/// [`exp`] for whom x >= -87 is known.
+#[inline(always)]
+pub(crate) fn exp_above_minus_87<L: Lanes>(x: L) -> L {
     // Adding 1.5 * 2^23 rounds to a whole number, which then lies in the low bits.
     let shift = L::splat(12_582_912.0);
     let shifted = x.fma(L::splat(std::f32::consts::LOG2_E), shift);
@@ -94,8 +102,7 @@ pub(crate) fn exp<L: Lanes>(x: L) -> L {
     for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 5.0e-1] {
         p = p.fma(r, L::splat(c));
     }
-    let p = p.fma(r.mul(r), r).add(L::splat(1.0));
-    p.scale_exponent(shifted).zero_where_less(x, L::splat(-87.0))
+    p.fma(r.mul(r), r).add(L::splat(1.0)).scale_exponent(shifted)
 }
 
 /// Starts to load a slice into the first-level cache; does nothing where there is no such instruction.

@@ -111,6 +111,11 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn equal(self, other: Self) -> u16 {
+        self.0.iter().zip(other.0).rev().fold(0, |mask, (&a, b)| mask << 1 | u16::from(a == b))
+    }
+
+    #[inline(always)]
     fn first(self, n: usize, other: Self) -> Self {
         let mut out = self.0;
         for (i, out) in out.iter_mut().enumerate() {

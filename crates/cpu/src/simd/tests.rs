@@ -69,12 +69,13 @@ fn every_half_is_widened_exactly_and_comes_back() {
 struct Pieces<'a>(&'a [f32; LANES], usize);
 
 impl Kernel for Pieces<'_> {
-    type Output = ([f32; LANES], f32, f32);
+    type Output = ([f32; LANES], f32, f32, u16);
 
     #[inline(always)]
     fn run<L: Lanes>(self) -> Self::Output {
         let x = L::load(self.0);
-        (x.first(self.1, L::splat(-1.0)).to_array(), x.sum(), x.largest())
+        let first = x.first(self.1, L::splat(-1.0));
+        (first.to_array(), x.sum(), x.largest(), first.equal(x))
     }
 }
 
@@ -83,9 +84,10 @@ fn lanes_are_in_order() {
     let x: [f32; LANES] = std::array::from_fn(|i| i as f32);
     for path in KernelPath::available() {
         for n in 0..=LANES {
-            let (first, sum, largest) = dispatch(Family::of(path), Pieces(&x, n));
+            let (first, sum, largest, equal) = dispatch(Family::of(path), Pieces(&x, n));
             let want: [f32; LANES] = std::array::from_fn(|i| if i < n { i as f32 } else { -1.0 });
             assert_eq!((first, sum, largest), (want, 120.0, 15.0), "{path}, {n} lanes");
+            assert_eq!(u32::from(equal), (1 << n) - 1, "{path}, {n} lanes");
         }
     }
 }
