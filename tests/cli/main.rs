@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod batch;
+mod crash;
 mod environment;
 mod program;
+mod resume;
 mod verbs;

@@ -60,7 +60,7 @@ fn score_agrees_with_itself() {
     let rows = place.rows("out");
     let row = rows.iter().find(|row| row["id"] == "a").unwrap();
     let keys: Vec<&String> = row.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["id", "tokens", "logprobs", "entropy", "varentropy"]);
+    assert_eq!(keys, ["id", "request", "tokens", "logprobs", "entropy", "varentropy"]);
     let n = row["tokens"].as_array().unwrap().len();
     for column in ["logprobs", "entropy", "varentropy"] {
         assert_eq!(row[column].as_array().unwrap().len(), n, "{column}");

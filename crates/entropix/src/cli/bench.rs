@@ -34,7 +34,7 @@ pub(crate) fn run(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
     }
     let mut setup = setup(&session);
     let n_runs = (tests.len() * args.repetitions) as u64;
-    let mut progress = Progress::new(output, "bench", n_runs, Unit::Pieces);
+    let mut progress = Progress::new(output, "bench", Some(n_runs), Unit::Pieces);
     let (read_bytes, n_threads) = (session.model().read_bytes, session.model().n_threads);
     let mut bench = Bench::new(&mut session)?;
     let mut all = Vec::new();

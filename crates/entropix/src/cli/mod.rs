@@ -7,6 +7,7 @@ mod docs;
 mod doctor;
 mod exit;
 mod interrupt;
+mod job;
 mod load;
 mod policy;
 mod run;

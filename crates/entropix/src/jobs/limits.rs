@@ -18,4 +18,14 @@ pub const LOGPROBS: i64 = 256;
 /// Answers to one request.
 pub const N: i64 = 128;
 /// Bad lines that are told before the rest are only counted.
-pub const TOLD_FLAWS: usize = 10;
+pub const TOLD_FLAWS: usize = 100;
+/// Bytes of one line of an output that is read again; far more than any answer takes.
+pub const ROW_BYTES: u64 = 1 << 30;
+/// Bytes of a manifest.
+pub const MANIFEST_BYTES: u64 = 16 << 20;
+/// Requests read ahead to begin with the longest.
+pub const AHEAD_ITEMS: usize = 4096;
+/// Bytes of prompts read ahead, but for the last.
+pub const AHEAD_BYTES: usize = 64 << 20;
+/// Lines that may be held back to keep the order of the input.
+pub const HELD_BACK: usize = 1024;

@@ -1,5 +1,6 @@
 //! A checkpoint made ready to answer: tokenizer, chat template, backend and engine, tied together.
 
+mod fingerprint;
 mod timed;
 
 use crate::jobs::json::{Member, Value};
@@ -79,6 +80,8 @@ pub struct ModelSummary {
     pub n_threads: usize,
     /// What the backend takes of the memory.
     pub memory: MemoryPlan,
+    /// Every file that answers depend on: weights, config, vocabulary and chat template.
+    pub files: Vec<PathBuf>,
 }
 
 impl ModelSummary {
@@ -214,6 +217,26 @@ impl Session {
         file.bind(&|phrase| self.tokenizer.encode(phrase, Special::Text))
     }
 
+    /// The SHA-256 of the files of the model, 64 hexadecimal digits: of the one file, or of the list "HASH  NAME"
+    /// of several. Hashing takes about a second a gigabyte; a file that `cache` (a folder) knows by place, size,
+    /// time and inode is not read again.
+    ///
+    /// # Errors
+    /// When a file cannot be read any more.
+    pub fn fingerprint(&self, cache: Option<&Path>, progress: &mut dyn FnMut(u64, u64)) -> Result<String> {
+        fingerprint::of_files(&self.model.files, cache, progress)
+    }
+
+    /// The chat template, if there is one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// The day that a chat template may ask for.
+    pub fn date(&self) -> Date {
+        self.date
+    }
+
     /// Whether [`Session::chat`] can be called.
     pub fn has_chat_template(&self) -> bool {
         self.template.is_some()
@@ -331,6 +354,7 @@ fn summarise(
         kernel_path: backend.kernel_path(),
         n_threads: backend.n_threads(),
         memory,
+        files: fingerprint::files(checkpoint),
     }
 }
 

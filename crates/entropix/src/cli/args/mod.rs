@@ -3,6 +3,7 @@
 
 mod batch;
 mod bench;
+mod job;
 mod model;
 mod output;
 mod run;
@@ -12,6 +13,7 @@ pub(crate) mod values;
 
 pub(crate) use batch::BatchArgs;
 pub(crate) use bench::{BenchArgs, BenchFormat};
+pub(crate) use job::JobArgs;
 pub(crate) use model::{Device, Dtype, ModelArgs, PrecisionArg};
 pub(crate) use output::{Color, OutputArgs, ProgressArg, SignalsArg, SpecialArg};
 pub(crate) use run::{ChatArgs, RunArgs};
