@@ -139,8 +139,6 @@ impl Disturbed {
                 let _ = std::fs::remove_file(place.path(name));
             }
             if !before.is_empty() {
-                let mut first = args("out", &self.model);
-                first.extend(["-n", "1"]);
                 place.put("out", before);
                 std::fs::copy(place.path("whole.manifest.json"), place.path("out.manifest.json")).unwrap();
             }

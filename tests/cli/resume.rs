@@ -184,7 +184,9 @@ fn bad_lines_become_rows_when_asked() {
     again.expect(0, "0 answered, 0 failed, 5 by earlier runs");
     // Without the look ahead a bad line ends the job where it stands.
     let ended = place.batch(&input, &["--no-validate", "--overwrite", "-b", "1"]);
-    ended.expect(DATA, "correct it and give the same command again to go on").expect(DATA, "in:2:23: prompt is the number 5");
+    ended
+        .expect(DATA, "correct it and give the same command again to go on")
+        .expect(DATA, "in:2:23: prompt is the number 5");
     let mended = input.replace(bad, "").replace("not json\n", "").replace(&line("a", "y"), "");
     place.batch(mended, &["--no-validate"]).expect(0, "");
     assert_eq!(place.rows("out").len(), 1);

@@ -32,7 +32,14 @@ pub struct Line<'a> {
 impl<R: BufRead> Lines<R> {
     /// Reads `reader`, called `path` in messages.
     pub fn new(reader: R, path: &Path) -> Self {
-        Self { reader, path: path.to_owned(), buffer: Vec::new(), number: 0, within: false, limit: LINE_BYTES }
+        Self {
+            reader,
+            path: path.to_owned(),
+            buffer: Vec::new(),
+            number: 0,
+            within: false,
+            limit: LINE_BYTES,
+        }
     }
 
     /// The next line that is not blank, or none at the end.

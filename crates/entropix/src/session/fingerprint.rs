@@ -123,7 +123,7 @@ mod tests {
     fn large_files_are_remembered() {
         let folder = tempfile::tempdir().unwrap();
         let (file, cache) = (folder.path().join("weights"), folder.path().join("cache"));
-        let of = || of_files(&[file.clone()], Some(&cache), &mut |_, _| {}).unwrap();
+        let of = || of_files(std::slice::from_ref(&file), Some(&cache), &mut |_, _| {}).unwrap();
         let mut bytes = vec![1; 2 << 20];
         std::fs::write(&file, &bytes).unwrap();
         assert_eq!(of(), sum(&bytes));
@@ -134,7 +134,7 @@ mod tests {
         bytes[5] = 2;
         std::fs::write(&file, &bytes).unwrap();
         assert_eq!(of(), sum(&bytes), "a changed file was not read");
-        assert_eq!(of_files(&[file.clone()], None, &mut |_, _| {}).unwrap(), sum(&bytes));
+        assert_eq!(of_files(std::slice::from_ref(&file), None, &mut |_, _| {}).unwrap(), sum(&bytes));
     }
 
     #[test]
