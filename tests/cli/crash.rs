@@ -11,7 +11,7 @@ const N_REQUESTS: usize = 120;
 
 fn input() -> String {
     let line = |i: usize| {
-        let (n, long) = (4 + i % 13, i % 7 == 0);
+        let (n, long) = (4 + i % 13, i.is_multiple_of(7));
         let prompt = if long { "Once upon a time ".repeat(4) } else { format!("The sky {i}") };
         // One in twenty fails.
         let prompt = if i % 20 == 19 { String::new() } else { prompt };
