@@ -6,4 +6,5 @@ mod crash;
 mod environment;
 mod program;
 mod resume;
+mod templates;
 mod verbs;

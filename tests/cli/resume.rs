@@ -274,6 +274,89 @@ fn shards_are_the_whole_job() {
 }
 
 #[test]
+fn parts_are_merged_when_they_belong_together() {
+    let place = Place::new();
+    let long = "i".repeat(200);
+    let input =
+        requests(15) + &line(&format!("{long}2"), "x") + &line(&format!("{long}1"), "y") + &line("e", "");
+    place.batch(&input, &["--signals", "token"]).expect(FAILED_ROWS, "17 answered");
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let model = model.to_str().unwrap();
+    let part = |i: usize, more: &[&str]| {
+        let (name, shard) = (format!("part{i}"), format!("{i}/3"));
+        let args = ["batch", "-i", "in", "-o", &name, "-m", model, "--signals", "token", "--shard", &shard];
+        place.run(args.iter().chain(more))
+    };
+    (0..3).for_each(|i| drop(part(i, &[])));
+    let merge =
+        |parts: &[&str], more: &[&str]| place.run(["merge", "-o", "merged"].iter().chain(parts).chain(more));
+    merge(&["part2", "part0", "part1"], &[]).expect(0, "18 lines, 1 of them failed");
+    let merged = std::fs::read_to_string(place.path("merged")).unwrap();
+    assert_eq!(merged, sorted(&place, "out") + "\n");
+    // What was merged is an output like any other.
+    let args = ["batch", "-i", "in", "-o", "merged", "-m", model, "--signals", "token"];
+    place.run(args).expect(0, "18 by earlier runs");
+
+    merge(&["part0", "part1", "part2"], &[]).expect(USAGE, "--overwrite");
+    let overwrite = ["--overwrite"];
+    merge(&["part0", "part1"], &overwrite).expect(CONFIG, "these are the parts 0/3, 1/3");
+    merge(&["part0", "part1", "part1"], &overwrite).expect(CONFIG, "these are the parts");
+    merge(&["part0", "part1"], &["--overwrite", "--force"]).expect(0, "lines");
+    merge(&["part0", "part1", "in"], &overwrite).expect(66, "no manifest beside it");
+    place.run(["merge", "-o", "part0", "part0", "part1", "part2"]).expect(USAGE, "is one of the parts");
+    part(1, &["--overwrite", "--seed", "1"]);
+    merge(&["part0", "part1", "part2"], &overwrite).expect(CONFIG, "seed was 0, is 1");
+    part(1, &["--overwrite"]);
+    let text = std::fs::read_to_string(place.path("part1")).unwrap();
+    let last = text.trim_end().rfind('\n').unwrap() + 1;
+    std::fs::write(place.path("part1"), &text[..last]).unwrap();
+    merge(&["part0", "part1", "part2"], &overwrite).expect(CONFIG, "give its job again");
+    std::fs::write(place.path("part1"), &text[..last + 9]).unwrap();
+    merge(&["part0", "part1", "part2"], &overwrite).expect(DATA, "torn");
+    std::fs::write(place.path("part1"), &text).unwrap();
+    merge(&["part0", "part1", "part2"], &overwrite).expect(0, "18 lines");
+    assert_eq!(std::fs::read_to_string(place.path("merged")).unwrap(), merged);
+}
+
+#[test]
+fn results_are_verified() {
+    let place = Place::new();
+    let input = requests(12)
+        + &line("bad", "")
+        + "{\"id\": \"chat\", \"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"max_tokens\": 6}\n";
+    let own = place.put("own.toml", place.run(["policy", "show", "sample"]).stdout);
+    let more = [
+        "--policy",
+        own.to_str().unwrap(),
+        "--set",
+        "temperature=0.9",
+        "--seed",
+        "5",
+        "--system",
+        "Be brief.",
+    ];
+    place.batch(&input, &more).expect(FAILED_ROWS, "13 answered");
+    std::fs::remove_file(own).unwrap();
+    let verify = |more: &[&str]| place.run(["verify", "out"].iter().chain(more));
+    verify(&["--sample", "100%", "-b", "3"]).expect(0, "14 lines, all the same bytes");
+    verify(&[]).expect(0, "1 of 14 lines are computed again");
+    std::fs::rename(place.path("in"), place.path("moved")).unwrap();
+    verify(&[]).expect(66, "in: cannot open");
+    verify(&["-i", "moved"]).expect(0, "all the same bytes");
+    let other = tiny("llama-linear.Q8_0.gguf");
+    verify(&["-i", "moved", "-m", other.to_str().unwrap()]).expect(CONFIG, "is another model");
+    // One digit of one number.
+    let text = std::fs::read_to_string(place.path("out")).unwrap();
+    let at = text.find("\"mean_H\":").unwrap() + 9 + 5;
+    let digit = if &text[at..=at] == "7" { "3" } else { "7" };
+    place.put("out", format!("{}{digit}{}", &text[..at], &text[at + 1..]));
+    verify(&["-i", "moved", "--sample", "100%"]).expect(DATA, "1 of 14 lines differ");
+    place.put("out", &text);
+    place.put("moved", input.replace(&line("r3", "Once upon a time 3"), ""));
+    verify(&["-i", "moved", "--sample", "100%"]).expect(DATA, "no longer has 1 of the requests");
+}
+
+#[test]
 fn compressed_inputs_are_unpacked() {
     let place = Place::new();
     let input = requests(6);

@@ -129,6 +129,22 @@ fn policies_are_listed_shown_and_checked() {
 }
 
 #[test]
+fn every_limit_is_printed() {
+    let limits = Place::new().run(["limits"]);
+    limits.expect(0, "");
+    for (name, value) in [
+        ("safetensors_header_bytes", "100000000"),
+        ("gguf_keys", "8192"),
+        ("policy_bytes", "262144"),
+        ("template_process_bytes", "536870912"),
+        ("line_bytes", "67108864"),
+    ] {
+        let line = limits.stdout.lines().find(|line| line.trim_start().starts_with(&format!("{name} ")));
+        assert!(line.is_some_and(|line| line.contains(value)), "{name}: {}", limits.stdout);
+    }
+}
+
+#[test]
 fn doctor_completions_and_man_print() {
     let place = Place::new();
     let doctor = place.run(["doctor"]);

@@ -11,10 +11,9 @@ use entropix::jobs::{
     Checked, Done, InputFormat, Item, Items, JobInput, JobLine, Ledger, Manifest, PlainText, Shard, Sink,
     pending,
 };
-use entropix::text::{ChatTemplate, Date, Special};
+use entropix::text::{Date, Special};
 use entropix::{Session, jobs};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::path::Path;
 
 /// A job before its model is there.
@@ -102,12 +101,11 @@ impl Job {
             PlainText::Question => "question",
             PlainText::Raw => "raw",
         };
-        let hash = |template: &ChatTemplate| hexadecimal(&Sha256::digest(template.source()));
         let prompt = PromptRecord {
             plain: plain.into(),
             system: None,
             special: if special == Special::Parse { "parse" } else { "text" }.into(),
-            template: session.chat_template().map(hash),
+            template: session.chat_template().map(|template| template.sha256().to_owned()),
             template_file: template_file.map(path),
             date: String::from(session.date()),
         };
@@ -173,8 +171,4 @@ fn fingerprint(session: &Session, output: &OutputArgs) -> Result<String> {
         progress.finish();
     }
     Ok(hash?)
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

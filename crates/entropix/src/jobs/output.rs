@@ -125,7 +125,10 @@ impl LineWriter {
     }
 
     /// Begins with an empty file.
-    pub(super) fn begin_empty(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// `Io` when it cannot be emptied.
+    pub fn begin_empty(&mut self) -> Result<()> {
         self.begin_behind(0)
     }
 
@@ -288,7 +291,7 @@ fn lock(file: &File, path: &Path) -> Result<()> {
 }
 
 /// Forces the names in the folder of `path` to the disk.
-fn sync_folder(path: &Path) {
+pub(super) fn sync_folder(path: &Path) {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),

@@ -5,11 +5,12 @@ mod timed;
 
 use crate::jobs::json::{Member, Value};
 use crate::jobs::params::Params;
-use crate::text::{ChatOptions, ChatTemplate, Date, Message, Special, Tokenizer, token_classes};
+use crate::text::{ChatOptions, ChatTemplate, Date, Message, Sandbox, Special, Tokenizer, token_classes};
 use entropix_cpu::{CpuBackend, CpuOptions, KernelPath, MemoryPlan, Precision, Progress, StepTimes, plan};
 use entropix_engine::{Engine, EngineOptions, Policy, PolicyFile};
 use entropix_model::{Checkpoint, DType, Error, LayerWeights, Result, Tensor, TokenId, Weights};
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -38,6 +39,9 @@ pub struct SessionOptions {
     pub chat_template: Option<PathBuf>,
     /// The day that a template may ask for; none is today in UTC.
     pub date: Option<Date>,
+    /// Program and arguments that render templates nobody knows (see [`Sandbox`]); none renders them in this process,
+    /// which a hostile one can end.
+    pub template_command: Option<Vec<OsString>>,
 }
 
 impl Default for SessionOptions {
@@ -51,6 +55,7 @@ impl Default for SessionOptions {
             kv_blocks: None,
             chat_template: None,
             date: None,
+            template_command: None,
         }
     }
 }
@@ -125,6 +130,7 @@ pub struct Session {
     engine: Engine,
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
+    sandbox: Option<Sandbox>,
     date: Date,
     model: ModelSummary,
     generation_config: Params,
@@ -183,6 +189,7 @@ impl Session {
             engine,
             tokenizer: Arc::new(tokenizer),
             template,
+            sandbox: options.template_command.clone().map(Sandbox::new),
             date,
             model,
             generation_config,
@@ -274,7 +281,11 @@ impl Session {
     pub fn chat(&self, messages: &[Message]) -> Result<Vec<TokenId>> {
         let Some(template) = &self.template else { return Err(ChatTemplate::missing(&self.model.path)) };
         let options = ChatOptions::new(&self.tokenizer, self.date);
-        self.tokenizer.encode_rendered(&template.render(messages, &options)?)
+        let rendered = match &self.sandbox {
+            Some(sandbox) if !template.is_known() => sandbox.render(template, messages, &options)?,
+            _ => template.render(messages, &options)?,
+        };
+        self.tokenizer.encode_rendered(&rendered)
     }
 }
 
