@@ -158,7 +158,7 @@ fn errors_are_tried_again_when_asked() {
     // A context too small for one of them.
     let long = line("long", &"word ".repeat(40));
     let input = requests(3) + &long;
-    place.batch(&input, &["-c", "24"]).expect(FAILED_ROWS, "1 requests failed");
+    place.batch(&input, &["-c", "24"]).expect(FAILED_ROWS, "1 request failed");
     place.batch(&input, &["-c", "24"]).expect(0, "0 answered, 0 failed, 4 by earlier runs");
     place.batch(&input, &["-c", "24", "--retry-errors"]).expect(FAILED_ROWS, "going on, 3 done, 1 to do");
     assert_eq!(place.rows("out").len(), 4);
@@ -220,10 +220,10 @@ fn ordered_output_is_in_the_order_of_the_input() {
     let ids = || -> Vec<String> {
         place.rows("out").iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
     };
-    place.batch(&input, &["-b", "8"]).expect(FAILED_ROWS, "1 requests failed");
+    place.batch(&input, &["-b", "8"]).expect(FAILED_ROWS, "1 request failed");
     assert_ne!(ids()[0], "r0", "the test is too easy");
     place.batch(&input, &["-b", "8", "--ordered"]).expect(0, "14 by earlier runs");
-    place.batch(&input, &["-b", "8", "--ordered", "--overwrite"]).expect(FAILED_ROWS, "1 requests failed");
+    place.batch(&input, &["-b", "8", "--ordered", "--overwrite"]).expect(FAILED_ROWS, "1 request failed");
     let ordered = std::fs::read(place.path("out")).unwrap();
     let expected: Vec<String> =
         (0..12).map(|i| format!("r{i}")).chain(["empty".into(), "last".into()]).collect();
@@ -237,7 +237,7 @@ fn ordered_output_is_in_the_order_of_the_input() {
     place.put("out", text.split_inclusive('\n').skip(1).collect::<String>());
     place.batch(&input, &["--ordered"]).expect(USAGE, "leave it out");
     let all = ["--longest-first", "--overwrite", "-b", "2"];
-    place.batch(&input, &all).expect(FAILED_ROWS, "1 requests failed");
+    place.batch(&input, &all).expect(FAILED_ROWS, "1 request failed");
     let mut lines: Vec<&str> = text.lines().collect();
     lines.sort_unstable();
     assert_eq!(sorted(&place, "out"), lines.join("\n"), "the order of admission changed a line");
