@@ -72,7 +72,7 @@ fn the_short_form_has_every_field() {
     place.batch(input, &["--signals", "token", "--policy", "greedy"]).expect(0, "1 answered");
     let rows = place.rows("out");
     let keys: Vec<&String> = rows[0].as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["id", "text", "tokens", "finish_reason", "usage", "signals"]);
+    assert_eq!(keys, ["id", "request", "text", "tokens", "finish_reason", "usage", "signals"]);
     assert_eq!(rows[0]["usage"]["completion_tokens"], 8);
     assert_eq!(rows[0]["finish_reason"], "length");
     let signals = rows[0]["signals"].as_object().unwrap();
@@ -134,7 +134,7 @@ fn openai_lines_get_openai_results() {
         "prompt": "Once", "max_tokens": 5, "logprobs": 2}});
     let bad = json!({"custom_id": "b", "method": "POST", "url": "/v1/completions", "body": {"prompt": ""}});
     let ended = place.batch(format!("{chat}\n{text}\n{bad}\n"), &["--signals", "token"]);
-    ended.expect(3, "1 requests failed");
+    ended.expect(3, "1 request failed");
     let rows: BTreeMap<String, Value> = place
         .rows("out")
         .into_iter()

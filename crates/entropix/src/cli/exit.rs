@@ -12,9 +12,16 @@ pub(super) const FAILED_ROWS: u8 = 3;
 
 /// Help and version are no failure; anything else on the command line is 64.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
-    // A closed pipe is no reason to fail over a message.
-    let _ = error.print();
-    if error.use_stderr() { ExitCode::from(Class::Usage.exit_code()) } else { ExitCode::SUCCESS }
+    let printed = error.print();
+    match printed {
+        _ if error.use_stderr() => ExitCode::from(Class::Usage.exit_code()),
+        // A closed pipe is no reason to fail over a message.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            sayln!("error: cannot write to standard output: {e}");
+            ExitCode::from(Class::Io.exit_code())
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// Tells the whole chain once and ends with the code of its class.
@@ -50,18 +57,38 @@ impl Failures {
     }
 }
 
-/// Ends a job: all is well, some rows failed, or it was interrupted with `n_left` to do.
-pub(crate) fn job(flow: Flow, n_left: usize, failures: &Failures) -> ExitCode {
+/// How a job ended.
+pub(crate) struct Ending {
+    /// How far it was let go.
+    pub(crate) flow: Flow,
+    /// Requests without a line, if somebody counted.
+    pub(crate) n_left: Option<usize>,
+    /// Whether the same command goes on.
+    pub(crate) resumable: bool,
+}
+
+/// Ends a job: all is well, some rows failed, or it was ended before it was done.
+pub(crate) fn job(ending: &Ending, failures: &Failures) -> ExitCode {
+    let Ending { flow, n_left, resumable } = ending;
     let Failures { count, first } = failures;
     if *count > 0 {
-        sayln!("error: {count} requests failed; their lines in the output say why:");
+        match count {
+            1 => sayln!("error: 1 request failed; its line in the output says why:"),
+            n => sayln!("error: {n} requests failed; their lines in the output say why:"),
+        }
         first.iter().for_each(|failure| sayln!("  {failure}"));
         if *count > first.len() {
             sayln!("  and {} more", count - first.len());
         }
     }
-    if flow > Flow::Continue && n_left > 0 {
-        sayln!("error: interrupted with {n_left} requests to do; every line of the output is whole");
+    let undone = *flow > Flow::Continue && *n_left != Some(0);
+    if undone {
+        let why = if *flow == Flow::Fail { "stopped at the first failure" } else { "interrupted" };
+        let left = n_left.map_or(String::new(), |n| format!(" with {n} requests to do"));
+        let go_on = if *resumable { "; the same command goes on from here" } else { "" };
+        sayln!("error: {why}{left}; every line of the output is whole{go_on}");
+    }
+    if undone && *flow != Flow::Fail {
         return ExitCode::from(Class::Temp.exit_code());
     }
     if *count > 0 { ExitCode::from(FAILED_ROWS) } else { ExitCode::SUCCESS }

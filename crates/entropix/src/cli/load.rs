@@ -19,7 +19,7 @@ use std::sync::{Mutex, PoisonError};
 const DEFAULT_POLICY: &str = "attic";
 
 /// Bytes of weights whose reading takes long enough to be shown.
-const LARGE: u64 = 256 << 20;
+pub(super) const LARGE: u64 = 256 << 20;
 
 /// A model ready to answer, and what requests get that say nothing themselves.
 pub(crate) struct Loaded {
@@ -41,12 +41,26 @@ pub(crate) fn session(
         date: chat.and_then(|chat| chat.date),
         ..options(model, rows)?
     };
-    let session = open(&path, &options, output)?;
+    let mut session = open(&path, &options, output)?;
+    check_tokens(&flags, session.engine().capacity().vocab_size)?;
     let sources = Sources::new(flags, session.generation_config().clone())?;
     if !output.quiet {
         session.warnings().iter().chain(&sources.warnings).for_each(|warning| sayln!("warning: {warning}"));
     }
     Ok(Loaded { session, sources })
+}
+
+/// Refuses flags that name tokens the model does not have.
+fn check_tokens(flags: &Params, vocab_size: usize) -> Result<()> {
+    let biased = flags.logit_bias.iter().flatten().map(|&(token, _)| ("--logit-bias", token));
+    let stops = flags.stop_token_ids.iter().flatten().map(|&token| ("--stop-token-ids", token));
+    match biased.chain(stops).find(|&(_, token)| token as usize >= vocab_size) {
+        None => Ok(()),
+        Some((flag, token)) => {
+            let message = format!("{flag}: token {token} is not in the model's vocabulary of {vocab_size}");
+            Err(Error::new(Class::Usage, "Flags", message).into())
+        }
+    }
 }
 
 /// Opens a checkpoint; a large one with a bar.
@@ -55,14 +69,20 @@ pub(crate) fn open(path: &Path, options: &SessionOptions, output: &OutputArgs) -
     let session = Session::open_with_progress(path, options, &|done, total| {
         if total >= LARGE {
             let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-            let progress = shown.get_or_insert_with(|| Progress::new(output, "loading", total, Unit::Bytes));
+            let progress =
+                shown.get_or_insert_with(|| Progress::new(output, "loading", Some(total), Unit::Bytes));
             progress.set(done, String::new);
         }
     });
     if let Some(progress) = shown.into_inner().unwrap_or_else(PoisonError::into_inner) {
         progress.finish();
     }
-    Ok(session?)
+    Ok(session.map_err(|error| match error.code {
+        "OutOfMemory" => {
+            Error { message: format!("{}\nlower -c, -b or --kv-blocks", error.message), ..error }
+        }
+        _ => error,
+    })?)
 }
 
 /// The options that the model's flags ask for.
@@ -77,6 +97,7 @@ pub(crate) fn options(model: &ModelArgs, rows: usize) -> Result<SessionOptions> 
         kv_blocks: model.kv_blocks,
         chat_template: None,
         date: None,
+        template_command: super::renderer::command(),
     })
 }
 
@@ -108,7 +129,7 @@ struct Fetching<'a> {
 
 impl hub::Progress for Fetching<'_> {
     fn start(&mut self, what: &str, bytes: Option<u64>) {
-        let progress = Progress::new(self.output, what, bytes.unwrap_or(0), Unit::Bytes);
+        let progress = Progress::new(self.output, what, bytes, Unit::Bytes);
         // The bar says it itself.
         if !progress.is_bar() {
             self.note(&match bytes {

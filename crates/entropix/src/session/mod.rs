@@ -1,14 +1,16 @@
 //! A checkpoint made ready to answer: tokenizer, chat template, backend and engine, tied together.
 
+mod fingerprint;
 mod timed;
 
 use crate::jobs::json::{Member, Value};
 use crate::jobs::params::Params;
-use crate::text::{ChatOptions, ChatTemplate, Date, Message, Special, Tokenizer, token_classes};
+use crate::text::{ChatOptions, ChatTemplate, Date, Message, Sandbox, Special, Tokenizer, token_classes};
 use entropix_cpu::{CpuBackend, CpuOptions, KernelPath, MemoryPlan, Precision, Progress, StepTimes, plan};
 use entropix_engine::{Engine, EngineOptions, Policy, PolicyFile};
 use entropix_model::{Checkpoint, DType, Error, LayerWeights, Result, Tensor, TokenId, Weights};
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -37,6 +39,9 @@ pub struct SessionOptions {
     pub chat_template: Option<PathBuf>,
     /// The day that a template may ask for; none is today in UTC.
     pub date: Option<Date>,
+    /// Program and arguments that render templates nobody knows (see [`Sandbox`]); none renders them in this process,
+    /// which a hostile one can end.
+    pub template_command: Option<Vec<OsString>>,
 }
 
 impl Default for SessionOptions {
@@ -50,6 +55,7 @@ impl Default for SessionOptions {
             kv_blocks: None,
             chat_template: None,
             date: None,
+            template_command: None,
         }
     }
 }
@@ -71,6 +77,13 @@ pub struct ModelSummary {
     pub n_params: usize,
     /// Bytes of keys and values a position takes.
     pub kv_bytes_per_token: usize,
+    /// The matrices that every token meets.
+    pub token_matrices: Matrices,
+    /// The matrices that only tokens meet whose distribution is asked for: the head, and what follows attention in
+    /// the last layer.
+    pub ask_matrices: Matrices,
+    /// Multiplications of attention for a token and a position it sees, over all layers.
+    pub attention_products: usize,
     /// The arithmetic.
     pub precision: Precision,
     /// The kernels in use.
@@ -79,6 +92,26 @@ pub struct ModelSummary {
     pub n_threads: usize,
     /// What the backend takes of the memory.
     pub memory: MemoryPlan,
+    /// Every file that answers depend on: weights, config, vocabulary and chat template.
+    pub files: Vec<PathBuf>,
+}
+
+/// Some weight matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Matrices {
+    /// Bytes as stored.
+    pub n_bytes: usize,
+    /// Weights.
+    pub n_params: usize,
+}
+
+impl Matrices {
+    fn of<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Self {
+        tensors.into_iter().fold(Self::default(), |all, tensor| Self {
+            n_bytes: all.n_bytes + tensor.n_bytes(),
+            n_params: all.n_params + tensor.n_rows * tensor.n_cols,
+        })
+    }
 }
 
 impl ModelSummary {
@@ -97,6 +130,7 @@ pub struct Session {
     engine: Engine,
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
+    sandbox: Option<Sandbox>,
     date: Date,
     model: ModelSummary,
     generation_config: Params,
@@ -155,6 +189,7 @@ impl Session {
             engine,
             tokenizer: Arc::new(tokenizer),
             template,
+            sandbox: options.template_command.clone().map(Sandbox::new),
             date,
             model,
             generation_config,
@@ -214,6 +249,26 @@ impl Session {
         file.bind(&|phrase| self.tokenizer.encode(phrase, Special::Text))
     }
 
+    /// The SHA-256 of the files of the model, 64 hexadecimal digits: of the one file, or of the list "HASH  NAME"
+    /// of several. Hashing takes about a second a gigabyte; a file that `cache` (a folder) knows by place, size,
+    /// time and inode is not read again.
+    ///
+    /// # Errors
+    /// When a file cannot be read any more.
+    pub fn fingerprint(&self, cache: Option<&Path>, progress: &mut dyn FnMut(u64, u64)) -> Result<String> {
+        fingerprint::of_files(&self.model.files, cache, progress)
+    }
+
+    /// The chat template, if there is one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// The day that a chat template may ask for.
+    pub fn date(&self) -> Date {
+        self.date
+    }
+
     /// Whether [`Session::chat`] can be called.
     pub fn has_chat_template(&self) -> bool {
         self.template.is_some()
@@ -226,7 +281,34 @@ impl Session {
     pub fn chat(&self, messages: &[Message]) -> Result<Vec<TokenId>> {
         let Some(template) = &self.template else { return Err(ChatTemplate::missing(&self.model.path)) };
         let options = ChatOptions::new(&self.tokenizer, self.date);
-        self.tokenizer.encode_rendered(&template.render(messages, &options)?)
+        let rendered = match &self.sandbox {
+            Some(sandbox) if !template.is_known() => sandbox.render(template, messages, &options)?,
+            _ => template.render(messages, &options)?,
+        };
+        self.check_size(rendered.n_bytes())?;
+        self.tokenizer.encode_rendered(&rendered)
+    }
+
+    /// The tokens of a prompt that is text.
+    ///
+    /// # Errors
+    /// `Data`, codes `TextTooLong` and `TooLong`, for what no context holds.
+    pub fn prompt(&self, text: &str, special: Special) -> Result<Vec<TokenId>> {
+        self.check_size(text.len())?;
+        self.tokenizer.encode_prompt(text, special)
+    }
+
+    /// Refuses a text that can never fit without encoding it, which takes seconds for megabytes.
+    fn check_size(&self, n_bytes: usize) -> Result<()> {
+        let (limit, fewest) = (self.context_limit(), self.tokenizer.fewest_tokens(n_bytes));
+        if fewest < limit {
+            return Ok(());
+        }
+        let message = format!(
+            "a prompt of {n_bytes} bytes, which are at least {fewest} tokens, does not fit into a context of {limit}; \
+             shorten the prompt or raise the context"
+        );
+        Err(Error::data("TooLong", message))
     }
 }
 
@@ -305,6 +387,15 @@ fn kind(architecture: &str, n_params: usize, tensors: &[&Tensor]) -> String {
     }
 }
 
+fn projections(layer: &LayerWeights) -> [&Tensor; 3] {
+    [&layer.q, &layer.k, &layer.v]
+}
+
+/// The matrices of a layer that follow attention.
+fn rest(layer: &LayerWeights) -> [&Tensor; 4] {
+    [&layer.o, &layer.gate, &layer.up, &layer.down]
+}
+
 fn summarise(
     checkpoint: &Checkpoint,
     backend: &CpuBackend,
@@ -319,6 +410,8 @@ fn summarise(
     }
     let n_params = all.iter().map(|tensor| tensor.n_rows * tensor.n_cols).sum();
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let (last, layers) = weights.layers.split_last().expect("a model has layers");
+    let head = weights.head.as_ref().unwrap_or(&weights.embedding);
     ModelSummary {
         name: name.strip_suffix(".gguf").unwrap_or(&name).to_owned(),
         path: path.clone(),
@@ -327,10 +420,16 @@ fn summarise(
         read_bytes: read.iter().map(|tensor| tensor.n_bytes()).sum(),
         n_params,
         kv_bytes_per_token: memory.cache_per_position as usize,
+        token_matrices: Matrices::of(
+            layers.iter().flat_map(|l| projections(l).into_iter().chain(rest(l))).chain(projections(last)),
+        ),
+        ask_matrices: Matrices::of(rest(last).into_iter().chain([head])),
+        attention_products: 2 * config.q_size() * config.n_layers,
         precision: options.precision,
         kernel_path: backend.kernel_path(),
         n_threads: backend.n_threads(),
         memory,
+        files: fingerprint::files(checkpoint),
     }
 }
 
