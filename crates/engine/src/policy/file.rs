@@ -155,6 +155,7 @@ impl PolicyFile {
             needs: Needs {
                 attention: self.spec.regions.iter().any(Region::needs_attention),
                 logits: self.spec.regions.iter().any(|region| region.rule.needs_logits()),
+                trace: false,
             },
             phrases: self.spec.phrases.iter().map(phrase).collect::<Result<_>>()?,
             texts: self.spec.texts.iter().map(|text| tokens(text)).collect::<Result<_>>()?,

@@ -5,17 +5,28 @@ use std::f64::consts::LN_2;
 
 /// A number a condition or a parameter may depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Signal {
+pub enum Signal {
+    /// Of the logits: H, nats.
     Entropy,
+    /// Of the logits: V, nats squared.
     Varentropy,
+    /// sum p^2.
     Collision,
+    /// ln sum exp z, nats.
     LogZ,
+    /// Of the finite logits, nats.
     LogitStd,
+    /// [`AttentionSignals::entropy`].
     AttnEntropy,
+    /// [`AttentionSignals::entropy_rel`].
     AttnEntropyRel,
+    /// [`AttentionSignals::varentropy`].
     AttnVarentropy,
+    /// [`AttentionSignals::head_spread`].
     HeadSpread,
+    /// [`AttentionSignals::head_disagreement`].
     HeadDisagreement,
+    /// [`AttentionSignals::interaction`].
     Interaction,
 }
 

@@ -3,8 +3,8 @@
 mod wrong;
 
 use super::*;
-use crate::TokenClass;
-use entropix_model::{Class, Error, Result, Temperature};
+use crate::{TokenClass, TokenClasses};
+use entropix_model::{Class, Error, Filters, Result, Temperature};
 use serde_json::Value;
 
 /// Texts as their bytes: a vocabulary of 256.
