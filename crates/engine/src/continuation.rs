@@ -34,6 +34,8 @@ pub(crate) struct Continuation {
     pub(crate) is_tentative: bool,
     /// Places in the sequence and what may not stand there again.
     tried: Vec<(usize, TokenId)>,
+    /// The regions that wanted this line, or one it comes from, taken back or finished again.
+    begun: Vec<RegionId>,
     /// Tokens of the output when the policy was last free to decide anything.
     pub(crate) n_decided: usize,
     /// The last tokens of the output: all of them when the policy looks back, else those nobody was told of.
@@ -115,6 +117,7 @@ impl Continuation {
             n_forks: parameters.n - 1,
             is_tentative: false,
             tried: Vec::new(),
+            begun: Vec::new(),
             n_decided: 0,
             said: Vec::new(),
             n_told: 0,
@@ -139,6 +142,7 @@ impl Continuation {
             n_forks: 0,
             is_tentative: self.is_tentative,
             tried: self.tried.clone(),
+            begun: self.begun.clone(),
             n_decided: self.n_decided,
             said: self.said.clone(),
             n_told: self.n_told,
@@ -203,9 +207,10 @@ impl Continuation {
         }
     }
 
-    /// Bans `token` at `position`.
-    pub(crate) fn try_no_more(&mut self, position: usize, token: TokenId) {
+    /// Bans `token` at `position`, as `region` wanted.
+    pub(crate) fn try_no_more(&mut self, position: usize, token: TokenId, region: RegionId) {
         self.tried.push((position, token));
+        self.begun.push(region);
     }
 
     /// The question about the token at `position`, after the last one, number `index` of its row.
@@ -281,9 +286,11 @@ impl Continuation {
         allowance: Allowance,
     ) -> History<'a> {
         let trace = if self.job.needs.trace { &self.said[..] } else { &[] };
-        History::new(tokens, n_prompt, &self.injections, classes)
-            .with_trace(trace, allowance)
-            .with_tried(&self.tried, self.n_decided)
+        History::new(tokens, n_prompt, &self.injections, classes).with_trace(trace, allowance).with_tried(
+            &self.tried,
+            &self.begun,
+            self.n_decided,
+        )
     }
 
     /// Remembers a token that was appended as number `n_output` of the output, `length` of the sequence, and

@@ -86,11 +86,15 @@ impl Engine {
             self.stats.over_budget += 1;
         }
         let may_return = is_affordable && needs.trace;
+        let rewinds_left = budget.rewinds.min(REWINDS).saturating_sub(rewinds);
+        let reforks_left = budget.reforks.min(REFORKS).saturating_sub(reforks);
         Allowance {
             tentative: false,
             branch: is_affordable,
-            rewind: may_return && rewinds < budget.rewinds.min(REWINDS),
-            refork: may_return && reforks < budget.reforks.min(REFORKS),
+            rewind: may_return && rewinds_left > 0,
+            refork: may_return && reforks_left > 0,
+            rewinds_left,
+            reforks_left,
         }
     }
 
@@ -169,7 +173,7 @@ impl Engine {
             let (token, branch) = (sequence.tokens[position], sequence.age.2);
             sequence.cut(position, pool);
             let continuation = sequence.task.continuation_mut();
-            continuation.try_no_more(position, token);
+            continuation.try_no_more(position, token, region);
             (continuation.resumed, continuation.attempt) = (Some(resumed), attempt);
             if continuation.job.parameters.raw_events {
                 let (request, choice) = key;
@@ -254,8 +258,8 @@ impl Engine {
         let (sequence, pool) = self.scheduler.get_with_pool(parent);
         let mut line = sequence.branch_off(branch, child, position, pool);
         if let Some(&token) = sequence.tokens.get(position) {
-            sequence.task.continuation_mut().try_no_more(position, token);
-            line.task.continuation_mut().try_no_more(position, token);
+            sequence.task.continuation_mut().try_no_more(position, token, resumed.region);
+            line.task.continuation_mut().try_no_more(position, token, resumed.region);
         }
         let continuation = line.task.continuation_mut();
         (continuation.resumed, continuation.attempt) = (Some(resumed), attempt);

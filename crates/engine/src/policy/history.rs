@@ -1,6 +1,6 @@
 //! What a policy may look back at.
 
-use super::Phrase;
+use super::{Phrase, RegionId};
 use crate::{Token, TokenClass, TokenClasses};
 use entropix_model::TokenId;
 
@@ -39,13 +39,31 @@ pub struct Allowance {
     pub rewind: bool,
     /// Whether a [`super::Refork`] is.
     pub refork: bool,
+    /// How often the answer may still be taken back, at times of a better budget too.
+    pub rewinds_left: u32,
+    /// How often it may still be finished again.
+    pub reforks_left: u32,
 }
 
 impl Allowance {
     /// Of a line on its own whose budget is untouched.
-    pub const ALL: Self = Self { tentative: false, branch: true, rewind: true, refork: true };
+    pub const ALL: Self = Self {
+        tentative: false,
+        branch: true,
+        rewind: true,
+        refork: true,
+        rewinds_left: u32::MAX,
+        reforks_left: u32::MAX,
+    };
     /// Only tokens.
-    pub const TENTATIVE: Self = Self { tentative: true, branch: false, rewind: false, refork: false };
+    pub const TENTATIVE: Self = Self {
+        tentative: true,
+        branch: false,
+        rewind: false,
+        refork: false,
+        rewinds_left: 0,
+        reforks_left: 0,
+    };
 }
 
 /// What a policy may look back at: the tokens so far and how they came about.
@@ -57,6 +75,7 @@ pub struct History<'a> {
     classes: &'a TokenClasses,
     trace: &'a [Token],
     tried: &'a [(usize, TokenId)],
+    begun: &'a [RegionId],
     n_decided: usize,
     allowance: Allowance,
 }
@@ -70,8 +89,8 @@ impl<'a> History<'a> {
         classes: &'a TokenClasses,
     ) -> Self {
         assert!(n_prompt <= tokens.len(), "a prompt of {n_prompt} in {} tokens", tokens.len());
-        let (trace, tried, n_decided, allowance) = (&[], &[], 0, Allowance::ALL);
-        Self { tokens, n_prompt, injections, classes, trace, tried, n_decided, allowance }
+        let (trace, tried, begun, n_decided, allowance) = (&[], &[], &[], 0, Allowance::ALL);
+        Self { tokens, n_prompt, injections, classes, trace, tried, begun, n_decided, allowance }
     }
 
     /// With the tokens of the output as they came about, and what may be begun.
@@ -79,9 +98,10 @@ impl<'a> History<'a> {
         Self { trace, allowance, ..self }
     }
 
-    /// With what was tried before: tokens by their place in the sequence.
-    pub fn with_tried(self, tried: &'a [(usize, TokenId)], n_decided: usize) -> Self {
-        Self { tried, n_decided, ..self }
+    /// With what was tried before: tokens by their place in the sequence, and the regions that wanted it; and
+    /// the tokens of the output when the policy was last free to decide anything.
+    pub fn with_tried(self, tried: &'a [(usize, TokenId)], begun: &'a [RegionId], n_decided: usize) -> Self {
+        Self { tried, begun, n_decided, ..self }
     }
 
     /// Prompt and output; the token to be decided comes after the last of them.
@@ -110,6 +130,16 @@ impl<'a> History<'a> {
     pub fn tried(&self) -> impl Iterator<Item = usize> + 'a {
         let n_prompt = self.n_prompt;
         self.tried.iter().map(move |&(position, _)| position - n_prompt)
+    }
+
+    /// How often `region` took this line, or one it comes from, back or finished it again.
+    pub fn attempts(&self, region: RegionId) -> usize {
+        self.begun.iter().filter(|&&begun| begun == region).count()
+    }
+
+    /// Whether a checkpoint at `n_output` tokens is still to come, so that the end stands for it.
+    pub fn ends_before(&self, n_output: usize) -> bool {
+        self.output().len() < n_output && self.n_decided < n_output
     }
 
     /// Whether the output has come to `n_output` tokens since the policy was last free to decide anything:

@@ -1,5 +1,7 @@
 //! The judgement: who turns the signals of a position into a decision.
 
+mod answer;
+mod calibration;
 mod decision;
 mod document;
 mod file;
@@ -14,6 +16,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use answer::{AnswerRule, ReadAnswer};
+pub use calibration::Calibration;
 pub use decision::{Branch, Decision, DecisionKind, Judge, Refork, Resume, Rewind, Verdict};
 pub use file::{Encode, PolicyFile, Preset};
 pub use history::{Allowance, History, Injections};

@@ -59,6 +59,11 @@ impl Signal {
         (Signal::Interaction, "interaction"),
     ];
 
+    /// What policy files call it.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(signal, _)| *signal == self).map_or("?", |(_, name)| name)
+    }
+
     pub(super) fn value(self, inputs: &Inputs<'_>) -> f64 {
         let Inputs { signals, attention } = inputs;
         f64::from(match self {

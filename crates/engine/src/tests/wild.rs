@@ -58,7 +58,7 @@ impl Wild {
         let filters = Filters { temperature: Temperature::Fixed(1.5), ..Filters::default() };
         match dice / 12 % 5 {
             0 | 1 => Judge::Best(score),
-            2 => Judge::Majority { parent_weight: 1.0, tie_break: (dice % 2 == 0).then_some(filters) },
+            2 => Judge::Majority { parent_weight: 1.0, tie_break: dice.is_multiple_of(2).then_some(filters) },
             3 => Judge::Weighted { score, parent_weight: 0.5 },
             _ => Judge::Replace(score),
         }
@@ -66,7 +66,7 @@ impl Wild {
 
     fn resume(dice: u64) -> Resume {
         let filters = Filters { temperature: Temperature::Fixed(0.9), top_k: 5, ..Filters::default() };
-        Resume { draw: (dice % 2 == 0).then_some(filters), throughout: dice.is_multiple_of(3) }
+        Resume { draw: dice.is_multiple_of(2).then_some(filters), throughout: dice.is_multiple_of(3) }
     }
 
     fn rewind(history: &History<'_>, dice: u64) -> Decision {
@@ -76,7 +76,7 @@ impl Wild {
             // Now and then into the prompt, or where it was told: to be refused.
             to: n.wrapping_sub(1 + (dice % 9) as usize),
             resume: Self::resume(dice / 9),
-            keep: (dice / 18 % 2 == 0).then_some(Score::Span(span)),
+            keep: (dice / 18).is_multiple_of(2).then_some(Score::Span(span)),
         })
     }
 }
@@ -146,7 +146,7 @@ impl Policy for Wild {
             8..12 => Decision::Branch(Branch {
                 width: (dice % 5) as u8,
                 horizon: (dice / 5 % 4 > 0).then_some((dice / 20 % 5) as u32),
-                to_sentence_end: dice / 100 % 2 == 0,
+                to_sentence_end: (dice / 100).is_multiple_of(2),
                 judge: Self::judge(dice / 200),
             }),
             12..15 => Self::rewind(history, dice),
