@@ -151,6 +151,10 @@ impl PolicyFile {
         })
     }
 
+    pub(super) fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.spec.name

@@ -229,6 +229,20 @@ impl Rule {
         })
     }
 
+    /// What policy files call it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Rule::Argmax => "argmax",
+            Rule::Draw(_) => "draw",
+            Rule::BestOf { .. } => "best_of",
+            Rule::Inject(_) => "inject",
+            Rule::Stop(_) => "stop",
+            Rule::Branch(_) => "branch",
+            Rule::Rewind { .. } => "rewind",
+            Rule::Refork { .. } => "refork",
+        }
+    }
+
     pub(super) fn needs_attention(&self) -> bool {
         match self {
             Rule::Draw(draw) | Rule::BestOf { draw, .. } | Rule::Rewind { draw: Some(draw), .. } => {

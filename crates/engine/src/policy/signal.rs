@@ -45,7 +45,8 @@ pub(super) struct Inputs<'a> {
 }
 
 impl Signal {
-    pub(super) const ALL: [(Signal, &'static str); 11] = [
+    /// All of them, with their names in policy files.
+    pub const ALL: [(Signal, &'static str); 11] = [
         (Signal::Entropy, "entropy"),
         (Signal::Varentropy, "varentropy"),
         (Signal::Collision, "collision"),
@@ -62,6 +63,28 @@ impl Signal {
     /// What policy files call it.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(signal, _)| *signal == self).map_or("?", |(_, name)| name)
+    }
+
+    /// Its value in `signals`; 0 for a signal of attention. In nats, where it has a unit.
+    pub fn of(self, signals: &Signals) -> f64 {
+        self.value(&Inputs { signals, attention: &AttentionSignals::default() })
+    }
+
+    /// Writes its value.
+    pub(super) fn put(self, value: f64, signals: &mut Signals, attention: &mut AttentionSignals) {
+        *match self {
+            Signal::Entropy => &mut signals.entropy,
+            Signal::Varentropy => &mut signals.varentropy,
+            Signal::Collision => &mut signals.collision,
+            Signal::LogZ => &mut signals.log_z,
+            Signal::LogitStd => &mut signals.logit_std,
+            Signal::AttnEntropy => &mut attention.entropy,
+            Signal::AttnEntropyRel => &mut attention.entropy_rel,
+            Signal::AttnVarentropy => &mut attention.varentropy,
+            Signal::HeadSpread => &mut attention.head_spread,
+            Signal::HeadDisagreement => &mut attention.head_disagreement,
+            Signal::Interaction => &mut attention.interaction,
+        } = value as f32;
     }
 
     pub(super) fn value(self, inputs: &Inputs<'_>) -> f64 {

@@ -10,6 +10,7 @@ use crate::report::tally::{Tally, facts, rate, speed};
 use anyhow::Result;
 use entropix::jobs::{
     BatchJob, Choice, Existing, Flow, InputFormat, JobInput, JobRequest, LineWriter, Observer, PlainText,
+    Tracer,
 };
 use entropix::text::ChatTemplate;
 use entropix_engine::Stats;
@@ -32,11 +33,18 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         return Err(ChatTemplate::missing(&session.model().path).into());
     }
     let job = BatchJob {
-        policy: session.bind(&policy_file)?,
+        policy: session.bind(&load::calibrated(&policy_file, &args.sampling, &session)?)?,
         preparation: load::preparation(&args.chat),
         defaults: sources.defaults(),
         signals: args.signals.into(),
         max_in_flight: args.batch_size.saturating_mul(2),
+        is_traced: args.trace.is_some(),
+    };
+    let mut tracer = match &args.trace {
+        None => None,
+        Some(path) => {
+            Some(Tracer::new(LineWriter::open(path, existing, input.file())?, job.policy.regions()))
+        }
     };
     load::tell(&session, &policy_file, &sources, output);
     if !output.quiet && output.verbose == 0 {
@@ -44,11 +52,12 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         sayln!("{name}, policy {}: {n_requests} requests, {} at once", policy_file.name(), args.batch_size);
     }
     let mut watch = Watch::new(output, n_requests)?;
-    let outcome = job.run(&mut session, input.requests()?, &mut lines, &mut watch);
+    let outcome = job.run(&mut session, input.requests()?, &mut lines, tracer.as_mut(), &mut watch);
     let Watch { progress, tally, failures, stats, started, .. } = watch;
     progress.finish();
     let ended = outcome?;
     lines.finish()?;
+    tracer.map(Tracer::finish).transpose()?;
     if !output.quiet {
         let time = started.elapsed();
         sayln!("{} -> {}", args.input.display(), args.output.display());
@@ -70,6 +79,10 @@ fn summary(n_finished: usize, n_failed: usize, tally: &Tally, stats: &Stats, tim
     }
     if stats.discarded_tokens > 0 {
         rows.push(("discarded", format!("{} tokens", stats.discarded_tokens)));
+    }
+    if stats.over_budget > 0 {
+        let n = stats.over_budget;
+        rows.push(("budget", format!("spent in {n} answers; their policy went on without extra tokens")));
     }
     if stats.preemptions > 0 {
         let (n, again) = (stats.preemptions, stats.recomputed_tokens);

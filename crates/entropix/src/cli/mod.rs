@@ -3,6 +3,7 @@
 pub(crate) mod args;
 mod batch;
 mod bench;
+mod calibrate;
 mod docs;
 mod doctor;
 mod exit;
@@ -44,6 +45,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Batch(args) => return batch::run(&args, &output),
         Verb::Score(args) => return score::run(&args, &output),
         Verb::Bench(args) => bench::run(&args, &output)?,
+        Verb::Calibrate(args) => calibrate::run(&args, &output)?,
         Verb::Policy(verb) => policy::run(verb)?,
         Verb::Pull(args) => {
             let settings = hub::Settings { refresh: true, ..hub::Settings::from_env() };

@@ -5,6 +5,7 @@
 
 pub mod answers;
 mod batch;
+mod calibrate;
 mod choice;
 mod input;
 pub mod json;
@@ -17,8 +18,10 @@ mod prepare;
 mod request;
 pub mod row;
 mod score;
+mod trace;
 
 pub use batch::{BatchJob, Ended, Flow, Observer};
+pub use calibrate::CalibrationJob;
 pub use choice::{Choice, SignalsLevel, Summary, decision_index};
 pub use input::{InputFormat, JobInput, JobLine, Requests};
 pub use lines::{Line, Lines};
@@ -26,3 +29,4 @@ pub use output::{Existing, LineWriter};
 pub use prepare::{Preparation, Prepared};
 pub use request::{Form, JobRequest, PlainText, Prompt};
 pub use score::{ScoreJob, ScoreObserver, ScoreRequest};
+pub use trace::Tracer;
