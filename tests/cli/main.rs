@@ -4,4 +4,5 @@ mod bad_input;
 mod batch;
 mod environment;
 mod program;
+mod techniques;
 mod verbs;

@@ -71,7 +71,7 @@ impl Signal {
     }
 
     /// Writes its value.
-    pub(super) fn put(self, value: f64, signals: &mut Signals, attention: &mut AttentionSignals) {
+    pub fn put(self, value: f64, signals: &mut Signals, attention: &mut AttentionSignals) {
         *match self {
             Signal::Entropy => &mut signals.entropy,
             Signal::Varentropy => &mut signals.varentropy,

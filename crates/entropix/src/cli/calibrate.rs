@@ -31,7 +31,9 @@ pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
     let calibration =
         job.run(&mut session, sha256, input.requests()?, &mut |done| progress.set(done, String::new));
     progress.finish();
-    lines.write_line(calibration?.to_toml().as_bytes())?;
+    for line in calibration?.to_toml().split_inclusive('\n') {
+        lines.write_line(line.as_bytes())?;
+    }
     lines.finish()?;
     if !output.quiet {
         sayln!("{} -> {}", args.input.display(), args.output.display());

@@ -186,8 +186,8 @@ pub(crate) fn calibrated(
     session: &Session,
 ) -> Result<PolicyFile> {
     let Some(path) = sampling.calibration.as_deref() else { return Ok(policy.clone()) };
-    let calibration = calibration(path)?;
     let sha256 = Checkpoint::open(&session.model().path)?.fingerprint(&mut |_, _| {})?;
+    let calibration = calibration(path)?;
     if sha256 != calibration.sha256 {
         let (model, other) = (&session.model().name, &calibration.model);
         let message = format!(

@@ -10,6 +10,7 @@ mod exit;
 mod interrupt;
 mod load;
 mod policy;
+mod replay;
 mod run;
 mod score;
 mod sources;
@@ -46,6 +47,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Score(args) => return score::run(&args, &output),
         Verb::Bench(args) => bench::run(&args, &output)?,
         Verb::Calibrate(args) => calibrate::run(&args, &output)?,
+        Verb::Replay(args) => replay::run(&args, &output)?,
         Verb::Policy(verb) => policy::run(verb)?,
         Verb::Pull(args) => {
             let settings = hub::Settings { refresh: true, ..hub::Settings::from_env() };

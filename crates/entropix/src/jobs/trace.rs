@@ -75,20 +75,26 @@ fn token_value(id: &str, branch: u32, token: &Token, region: &str) -> Value {
     let signals = &token.signals;
     let mut value = json!({
         "event": "token", "id": id, "choice": token.choice, "branch": branch, "position": token.position,
-        "token": token.token, "logprob": token.logprob, "entropy": signals.entropy,
-        "varentropy": signals.varentropy, "collision": signals.collision, "log_z": signals.log_z,
-        "logit_std": signals.logit_std, "region": region, "decision": token.decision.name(),
-        "temperature": token.temperature,
+        "token": token.token, "logprob": short(token.logprob), "entropy": short(signals.entropy),
+        "varentropy": short(signals.varentropy), "collision": short(signals.collision),
+        "log_z": short(signals.log_z),
+        "logit_std": short(signals.logit_std), "region": region, "decision": token.decision.name(),
+        "temperature": short(token.temperature),
     });
     let best = if token.top.is_empty() { &signals.best[..] } else { &token.top[..] };
-    value["candidates"] = best.iter().map(|c| json!([c.token, c.logprob])).collect();
+    value["candidates"] = best.iter().map(|c| json!([c.token, short(c.logprob)])).collect();
     if let Some(attention) = &token.attention {
-        value["attn_entropy"] = json!(attention.entropy);
-        value["attn_entropy_rel"] = json!(attention.entropy_rel);
-        value["attn_varentropy"] = json!(attention.varentropy);
-        value["head_spread"] = json!(attention.head_spread);
-        value["head_disagreement"] = json!(attention.head_disagreement);
-        value["interaction"] = json!(attention.interaction);
+        value["attn_entropy"] = short(attention.entropy);
+        value["attn_entropy_rel"] = short(attention.entropy_rel);
+        value["attn_varentropy"] = short(attention.varentropy);
+        value["head_spread"] = short(attention.head_spread);
+        value["head_disagreement"] = short(attention.head_disagreement);
+        value["interaction"] = short(attention.interaction);
     }
     value
+}
+
+/// The shortest decimals that read back as the same f32; null for what is no number.
+pub(super) fn short(value: f32) -> Value {
+    value.to_string().parse::<f64>().map_or(Value::Null, |value| json!(value))
 }

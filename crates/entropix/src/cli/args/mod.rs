@@ -6,6 +6,7 @@ mod bench;
 mod calibrate;
 mod model;
 mod output;
+mod replay;
 mod run;
 mod sampling;
 mod score;
@@ -16,6 +17,7 @@ pub(crate) use bench::{BenchArgs, BenchFormat};
 pub(crate) use calibrate::CalibrateArgs;
 pub(crate) use model::{Device, Dtype, ModelArgs, PrecisionArg};
 pub(crate) use output::{Color, OutputArgs, ProgressArg, SignalsArg, SpecialArg};
+pub(crate) use replay::ReplayArgs;
 pub(crate) use run::{ChatArgs, RunArgs};
 pub(crate) use sampling::SamplingArgs;
 pub(crate) use score::ScoreArgs;
@@ -61,6 +63,7 @@ pub(crate) enum Verb {
     Score(Box<ScoreArgs>),
     Bench(Box<BenchArgs>),
     Calibrate(Box<CalibrateArgs>),
+    Replay(ReplayArgs),
     /// List, show and check policies.
     #[command(subcommand)]
     Policy(PolicyVerb),
