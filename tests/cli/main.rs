@@ -6,5 +6,6 @@ mod crash;
 mod environment;
 mod program;
 mod resume;
+mod techniques;
 mod templates;
 mod verbs;

@@ -9,8 +9,10 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A token of the output.
+    /// A token of the output that will not be taken back.
     Token(Token),
+    /// What goes on behind that, for a request that asked for it ([`crate::Parameters::raw_events`]).
+    Raw(Raw),
     /// A position of a scored text.
     Scored(Scored),
     /// A choice, or the scoring of a text, is finished.
@@ -51,6 +53,85 @@ pub struct Token {
     pub decision: DecisionKind,
     /// Whether this is an end token or one of `stop_tokens` that ended the answer: usually not shown.
     pub end: bool,
+}
+
+/// What happens to the lines of an answer, as it happens. Lines are numbered in the order of their making,
+/// the first is 0.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Raw {
+    /// A token joins a line.
+    Token {
+        /// Of which line.
+        branch: u32,
+        /// Also known by its request and choice; its `end` is right.
+        token: Token,
+    },
+    /// The policy begins to force a phrase.
+    Inject {
+        /// Of which request.
+        request: RequestId,
+        /// Of which of its answers.
+        choice: u32,
+        /// Into which line.
+        branch: u32,
+        /// Which, of [`crate::Policy::phrases`].
+        phrase: usize,
+        /// Where its first token will stand.
+        position: usize,
+    },
+    /// A line loses its last tokens.
+    Retract {
+        /// Of which request.
+        request: RequestId,
+        /// Of which of its answers.
+        choice: u32,
+        /// Which line.
+        branch: u32,
+        /// The place of the first token that goes.
+        position: usize,
+        /// The region of the policy that took them back.
+        region: RegionId,
+    },
+    /// Lines that share the tokens of another one before a position go on by themselves.
+    Fork {
+        /// Of which request.
+        request: RequestId,
+        /// Of which of its answers.
+        choice: u32,
+        /// The line they leave; it goes on by itself too, or rests.
+        parent: u32,
+        /// The new lines, each with the place of its first own token.
+        children: Vec<(u32, usize)>,
+        /// Why: `Branch`, `Rewind` or `Refork`.
+        decision: DecisionKind,
+        /// The region of the policy that wanted it.
+        region: RegionId,
+    },
+    /// One line goes on, the others end.
+    Join {
+        /// Of which request.
+        request: RequestId,
+        /// Of which of its answers.
+        choice: u32,
+        /// Which line goes on.
+        winner: u32,
+        /// All lines that were compared, with their scores; NaN when a line need not be run to its end.
+        scores: Vec<(u32, f64)>,
+    },
+}
+
+impl Raw {
+    /// Of which request.
+    pub fn request(&self) -> RequestId {
+        match self {
+            Raw::Token { token, .. } => token.request,
+            Raw::Inject { request, .. }
+            | Raw::Retract { request, .. }
+            | Raw::Fork { request, .. }
+            | Raw::Join { request, .. } => *request,
+        }
+    }
 }
 
 /// A position of a scored text.

@@ -11,4 +11,6 @@ pub(crate) enum Fault {
     SharedCoins,
     /// A half-full block that others read is written in place.
     MissingCopy,
+    /// A block that can be found by its content is written in place after a rewind.
+    WrittenPublished,
 }

@@ -8,6 +8,7 @@
 
 mod blocks;
 mod classes;
+mod continuation;
 mod edits;
 mod engine;
 mod event;
@@ -26,11 +27,12 @@ mod tests;
 
 pub use classes::{TokenClass, TokenClasses};
 pub use engine::{Engine, EngineOptions};
-pub use event::{Done, Event, FinishReason, Scored, Token, Usage};
+pub use event::{Done, Event, FinishReason, Raw, Scored, Token, Usage};
 pub use parameters::Parameters;
 pub use policy::{
-    Decision, DecisionKind, Encode, History, Injections, Needs, Phrase, Policy, PolicyFile, PolicyState,
-    Preset, RegionId, Verdict,
+    Allowance, AnswerRule, Branch, Budget, Calibration, Decision, DecisionKind, Encode, Explained, History,
+    Injections, Judge, Needs, Part, Peak, Phrase, Policy, PolicyFile, PolicyState, Preset, ReadAnswer,
+    Refork, RegionId, Resume, Rewind, Score, Signal, Span, Stat, Verdict,
 };
 pub use request::{Generate, Request, RequestId, RequestKey, Watch, Watcher, Work};
 pub use stats::{Stats, StepReport};

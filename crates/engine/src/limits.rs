@@ -16,4 +16,12 @@ entropix_model::limits! {
     /// Steps without a row or an event, while there is work, after which the engine gives up: it is a fault
     /// of its own, and turning in place for ever would hide it.
     pub const EMPTY_STEPS: u32 = 8;
+    /// Children of a [`crate::Branch`].
+    pub const BRANCH_WIDTH: u8 = 16;
+    /// Rewinds of an answer ([`crate::Budget::rewinds`]).
+    pub const REWINDS: u32 = 64;
+    /// Reforks of an answer ([`crate::Budget::reforks`]).
+    pub const REFORKS: u32 = 16;
+    /// Children of a [`crate::Refork`].
+    pub const REFORK_POINTS: usize = 16;
 }

@@ -43,6 +43,8 @@ pub struct Parameters {
     /// Whether attention signals are wanted in the events. They are computed when the policy needs them
     /// all the same.
     pub attention: bool,
+    /// Whether [`crate::Event::Raw`] is wanted.
+    pub raw_events: bool,
 }
 
 impl Default for Parameters {
@@ -64,6 +66,7 @@ impl Default for Parameters {
             logprobs: 0,
             n: 1,
             attention: false,
+            raw_events: false,
         }
     }
 }

@@ -4,7 +4,8 @@
 //! alone the whole pool is its own, which one context fits into. It gets a row in every step, because
 //! there are never more running sequences than rows or tokens a step. Waiting sequences are admitted in
 //! order of age and none is passed over; when nothing runs the first of them has the whole pool. So every
-//! step runs at least one row of the oldest running sequence, and every request ends.
+//! step runs at least one row of the oldest running sequence, and every request ends. A parked sequence keeps
+//! its blocks only as long as nobody needs them: they are taken before anything that runs is preempted.
 
 use crate::RequestId;
 use crate::blocks::BlockPool;
@@ -56,21 +57,24 @@ pub(crate) struct Scheduler {
     running: Vec<SequenceId>,
     /// Those that wait for room, the oldest first.
     waiting: VecDeque<SequenceId>,
+    /// Those that rest until others are as far as they are.
+    parked: Vec<SequenceId>,
 }
 
 impl Scheduler {
     pub(crate) fn new(limits: StepLimits, pool: BlockPool) -> Self {
         assert!(limits.max_rows <= limits.max_tokens, "{limits:?}: a row without a token");
-        let (sequences, vacant, running, waiting) = Default::default();
-        Self { limits, pool, sequences, vacant, running, waiting }
+        let (sequences, vacant, running, waiting, parked) = Default::default();
+        Self { limits, pool, sequences, vacant, running, waiting, parked }
     }
 
     pub(crate) fn running(&self) -> &[SequenceId] {
         &self.running
     }
 
+    /// Those that are neither running nor at an end.
     pub(crate) fn n_waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.parked.len()
     }
 
     pub(crate) fn get(&self, id: SequenceId) -> Option<&Sequence> {
@@ -91,28 +95,51 @@ impl Scheduler {
         self.wait(id);
     }
 
-    /// Takes in a sequence that holds blocks already: it runs if there is a row for it, else it gives them
-    /// back and waits.
+    /// Takes in a sequence that holds blocks already: it runs if there is a row for it and its blocks hold all
+    /// but its last token, else it gives them back and waits.
     pub(crate) fn adopt(&mut self, sequence: Sequence) -> SequenceId {
         let id = self.store(sequence);
-        if self.running.len() < self.limits.max_rows {
+        self.run_or_wait(id);
+        id
+    }
+
+    /// Lets a sequence rest. It may lose its blocks meanwhile.
+    pub(crate) fn park(&mut self, id: SequenceId) {
+        self.take_out(id);
+        self.parked.push(id);
+    }
+
+    /// Ends the rest of a sequence, if it was at rest.
+    pub(crate) fn unpark(&mut self, id: SequenceId) {
+        let Some(place) = self.parked.iter().position(|&other| other == id) else { return };
+        self.parked.remove(place);
+        self.run_or_wait(id);
+    }
+
+    fn run_or_wait(&mut self, id: SequenceId) {
+        if self.running.len() < self.limits.max_rows && self.sequence(id).n_pending() <= 1 {
             self.run(id);
         } else {
             self.drop_blocks(id);
             self.wait(id);
         }
-        id
     }
 
-    /// Ends a sequence and frees what it holds.
-    pub(crate) fn remove(&mut self, id: SequenceId) -> Sequence {
-        self.drop_blocks(id);
+    fn take_out(&mut self, id: SequenceId) {
         let is_it = |&other: &SequenceId| other == id;
         if let Some(place) = self.running.iter().position(is_it) {
             self.running.remove(place);
         } else if let Some(place) = self.waiting.iter().position(is_it) {
             self.waiting.remove(place);
+        } else if let Some(place) = self.parked.iter().position(is_it) {
+            self.parked.remove(place);
         }
+    }
+
+    /// Ends a sequence and frees what it holds.
+    pub(crate) fn remove(&mut self, id: SequenceId) -> Sequence {
+        self.drop_blocks(id);
+        self.take_out(id);
         self.vacant.push(id);
         match self.sequences[id].take() {
             Some(sequence) => sequence,
@@ -125,7 +152,9 @@ impl Scheduler {
         let of_request = |&id: &SequenceId| self.age(id).0 == request;
         let first = self.waiting.partition_point(|&id| self.age(id).0 < request);
         let waiting = self.waiting.iter().skip(first).copied().take_while(of_request);
-        let ids: Vec<SequenceId> = self.running.iter().copied().filter(of_request).chain(waiting).collect();
+        let parked = self.parked.iter().copied().filter(of_request);
+        let running = self.running.iter().copied().filter(of_request);
+        let ids: Vec<SequenceId> = running.chain(waiting).chain(parked).collect();
         ids.iter().for_each(|&id| drop(self.remove(id)));
         !ids.is_empty()
     }
@@ -174,11 +203,14 @@ impl Scheduler {
             if sequence.reserve(&mut self.pool, &mut plan.copies) {
                 return true;
             }
+            if self.strip_parked() {
+                continue;
+            }
             let youngest = self.running[self.running.len() - 1];
             assert!(
                 self.running.len() > 1,
                 "the only running sequence found no block for {} tokens among {} blocks of {}",
-                sequence.tokens.len(),
+                self.sequence(id).tokens.len(),
                 self.pool.n_blocks(),
                 self.pool.block_size(),
             );
@@ -200,9 +232,12 @@ impl Scheduler {
         let missing = self.pool.blocks_for(sequence.tokens.len()) - sequence.table.len();
         let watermark = if self.running.is_empty() { 0 } else { self.limits.watermark };
         if missing + watermark > self.pool.available() {
-            assert!(!self.running.is_empty(), "{missing} blocks for a sequence that has the pool to itself");
             sequence.table.release(&mut self.pool);
-            return false;
+            if !self.running.is_empty() {
+                return false;
+            }
+            assert!(self.strip_parked(), "{missing} blocks for a sequence that has the pool to itself");
+            return self.admit(id);
         }
         sequence.table.cover(sequence.tokens.len(), &mut self.pool);
         sequence.n_cached = n_shared;
@@ -260,6 +295,16 @@ impl Scheduler {
         self.waiting.insert(place, id);
     }
 
+    /// Takes the blocks of the youngest parked sequence that has any; says whether there was one.
+    fn strip_parked(&mut self) -> bool {
+        let holds = |&id: &SequenceId| self.sequence(id).table.len() > 0;
+        let youngest = self.parked.iter().copied().filter(holds).max_by_key(|&id| self.age(id));
+        youngest.is_some_and(|id| {
+            self.drop_blocks(id);
+            true
+        })
+    }
+
     fn drop_blocks(&mut self, id: SequenceId) {
         if let Some(sequence) = &mut self.sequences[id] {
             sequence.table.release(&mut self.pool);
@@ -286,7 +331,8 @@ impl Scheduler {
         live.flat_map(|sequence| sequence.table.blocks()).for_each(|&block| in_tables[block as usize] += 1);
         self.pool.check(&in_tables);
         let n_live = self.sequences.iter().flatten().count();
-        assert_eq!(n_live, self.running.len() + self.waiting.len(), "sequences, running and waiting");
+        let n_known = self.running.len() + self.waiting.len() + self.parked.len();
+        assert_eq!(n_live, n_known, "sequences; running, waiting and parked ones");
         assert_eq!(n_live + self.vacant.len(), self.sequences.len(), "sequences and vacant places");
         assert!(self.running.len() <= self.limits.max_rows, "{} running", self.running.len());
         assert!(self.running.is_sorted_by_key(|&id| self.age(id)), "running sequences in order of age");

@@ -1,17 +1,17 @@
-//! One running continuation, or one text being scored, and everything remembered about it.
+//! One sequence in the cache, a line of an answer or a text being scored, and where it stands.
 
 use crate::blocks::{BlockPool, BlockTable};
-use crate::edits::Edits;
-use crate::philox::Coins;
-use crate::{
-    Generate, History, Injections, Parameters, Policy, PolicyState, RegionId, RequestId, RequestKey,
-    TokenClasses, Watch, Watcher,
-};
+use crate::continuation::Continuation;
+use crate::{Generate, RequestId, RequestKey, TokenClasses};
 use entropix_model::{Ask, BlockCopy, TokenId};
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
-/// When a sequence arrived: by request, then by choice. The smallest is the oldest.
-pub(crate) type Age = (RequestId, u32);
+/// When a sequence arrived: by request, then by choice, then by branch of it. The smallest is the oldest.
+/// No two sequences ever have the same.
+pub(crate) type Age = (RequestId, u32, u32);
+
+/// An answer: which choice of which request.
+pub(crate) type AnswerKey = (RequestId, u32);
 
 /// One sequence of tokens in or on its way into the cache.
 pub(crate) struct Sequence {
@@ -41,41 +41,6 @@ pub(crate) enum Task {
     },
 }
 
-/// A continuation's share of a [`Generate`] request.
-pub(crate) struct Continuation {
-    pub(crate) job: Arc<Job>,
-    pub(crate) coins: Coins,
-    pub(crate) state: PolicyState,
-    pub(crate) injections: Injections,
-    /// What is left to be forced.
-    pub(crate) forced: Option<Forced>,
-    pub(crate) edits: Edits,
-    pub(crate) watcher: Option<Box<dyn Watcher>>,
-    /// Choices to be made of this one when the prompt has been read.
-    pub(crate) n_forks: u32,
-}
-
-/// The rest of a phrase.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Forced {
-    pub(crate) phrase: usize,
-    /// The next of its tokens.
-    pub(crate) next: usize,
-    /// The region that began it.
-    pub(crate) region: RegionId,
-}
-
-/// What all choices of a request have in common.
-pub(crate) struct Job {
-    pub(crate) key: RequestKey,
-    pub(crate) parameters: Parameters,
-    pub(crate) policy: Arc<dyn Policy>,
-    /// Most tokens of the output.
-    pub(crate) max_tokens: usize,
-    /// Tokens that end the answer, rising.
-    pub(crate) ends: Vec<TokenId>,
-}
-
 impl Sequence {
     /// The first choice of a request to continue a prompt.
     pub(crate) fn generate(
@@ -86,29 +51,13 @@ impl Sequence {
         max_tokens: usize,
         classes: &TokenClasses,
     ) -> Self {
-        let Generate { parameters, policy, watcher } = generate;
-        let mut ends = parameters.stop_tokens.clone();
-        if !parameters.ignore_eos {
-            ends.extend_from_slice(classes.ends());
-        }
-        ends.sort_unstable();
-        ends.dedup();
-        let continuation = Continuation {
-            coins: Coins::new(parameters.seed, key.0, &[0]),
-            state: policy.start(),
-            injections: Injections::default(),
-            forced: None,
-            edits: Edits::new(&parameters, &prompt, &ends),
-            watcher,
-            n_forks: parameters.n - 1,
-            job: Arc::new(Job { key, parameters, policy, max_tokens, ends }),
-        };
-        Self::new((request, 0), prompt, Task::Continue(Box::new(continuation)))
+        let continuation = Continuation::new(key, &prompt, generate, max_tokens, classes);
+        Self::new((request, 0, 0), prompt, Task::Continue(Box::new(continuation)))
     }
 
     /// A text to be scored.
     pub(crate) fn score(request: RequestId, text: Vec<TokenId>, attention: bool) -> Self {
-        Self::new((request, 0), text, Task::Score { n_reported: 0, attention })
+        Self::new((request, 0, 0), text, Task::Score { n_reported: 0, attention })
     }
 
     fn new(age: Age, tokens: Vec<TokenId>, task: Task) -> Self {
@@ -118,28 +67,74 @@ impl Sequence {
     }
 
     /// Choice number `choice` of a sequence whose prompt has been read, on the same blocks.
-    pub(crate) fn fork(&self, choice: u32, pool: &mut BlockPool) -> Self {
-        let Task::Continue(parent) = &self.task else { panic!("a fork of a scored text") };
-        let continuation = Continuation {
-            job: Arc::clone(&parent.job),
-            coins: Coins::new(parent.job.parameters.seed, parent.job.key.0, &[choice]),
-            state: parent.state.clone(),
-            injections: parent.injections.clone(),
-            forced: parent.forced,
-            edits: parent.edits.clone(),
-            watcher: parent.watcher.as_ref().map(|watcher| watcher.clone_box()),
-            n_forks: 0,
-        };
+    pub(crate) fn choice(&self, choice: u32, pool: &mut BlockPool) -> Self {
+        let continuation = self.continuation().choice(choice);
+        let n_shared = Some(self.n_prompt);
+        Self { n_shared, ..self.on_same_blocks((self.age.0, choice, 0), continuation, pool) }
+    }
+
+    /// A line that shares the first `length` tokens and goes on by itself, on the same blocks. When it is
+    /// shorter, or this one rests, its last token has to be run again.
+    pub(crate) fn branch_off(&self, branch: u32, child: u32, length: usize, pool: &mut BlockPool) -> Self {
+        let continuation = self.continuation().branch_off(child, &self.tokens, self.n_prompt, length);
+        let age = (self.age.0, self.age.1, branch);
+        let mut line = self.on_same_blocks(age, continuation, pool);
+        line.cut_cache(length, pool);
+        line
+    }
+
+    /// Forgets all but the first `length` tokens.
+    pub(crate) fn cut(&mut self, length: usize, pool: &mut BlockPool) {
+        let continuation = self.continuation().cut(&self.tokens, self.n_prompt, length);
+        self.task = Task::Continue(Box::new(continuation));
+        self.cut_cache(length, pool);
+    }
+
+    /// Has the last token run again if it was run already: its logits are gone.
+    pub(crate) fn run_last_again(&mut self, pool: &mut BlockPool) {
+        if self.n_cached == self.tokens.len() {
+            self.forget_cached(self.tokens.len() - 1, pool);
+        }
+    }
+
+    fn cut_cache(&mut self, length: usize, pool: &mut BlockPool) {
+        if length < self.tokens.len() {
+            self.tokens.truncate(length);
+            self.forget_cached(length - 1, pool);
+        }
+    }
+
+    fn forget_cached(&mut self, n_cached: usize, pool: &mut BlockPool) {
+        self.n_cached = self.n_cached.min(n_cached);
+        self.table.truncate(self.n_cached, pool);
+        // What is run again is counted as discarded, not as recomputed.
+        self.n_computed = self.n_cached.max(1);
+    }
+
+    fn on_same_blocks(&self, age: Age, continuation: Continuation, pool: &mut BlockPool) -> Self {
         Self {
-            age: (self.age.0, choice),
+            age,
             tokens: self.tokens.clone(),
             n_prompt: self.n_prompt,
             n_cached: self.n_cached,
             n_computed: self.n_computed,
-            n_shared: Some(self.n_prompt),
+            n_shared: self.n_shared,
             table: self.table.fork(pool),
             task: Task::Continue(Box::new(continuation)),
         }
+    }
+
+    /// Of a line of an answer.
+    pub(crate) fn continuation(&self) -> &Continuation {
+        match &self.task {
+            Task::Continue(continuation) => continuation,
+            Task::Score { .. } => panic!("a scored text is no line of an answer"),
+        }
+    }
+
+    /// The answer this is a line of.
+    pub(crate) fn answer(&self) -> AnswerKey {
+        (self.age.0, self.age.1)
     }
 
     /// Positions that are not in the cache; never 0.
@@ -165,7 +160,7 @@ impl Sequence {
         match &self.task {
             Task::Continue(continuation) => {
                 if row.end == self.tokens.len() {
-                    asks.push(continuation.ask(row.len() - 1));
+                    asks.push(continuation.ask(row.len() - 1, self.tokens.len()));
                 }
             }
             Task::Score { n_reported, attention } => {
@@ -186,75 +181,12 @@ impl Sequence {
     }
 }
 
-impl Continuation {
-    /// The question about the last token, number `index` of its row.
-    fn ask(&self, index: usize) -> Ask {
-        let parameters = &self.job.parameters;
-        let needs = self.job.policy.needs();
-        let target = self.forced.map(|forced| self.phrase(forced)[forced.next]);
-        let decides = target.is_none();
-        let draws = decides && (needs.logits || !self.edits.as_slice().is_empty());
-        Ask {
-            index,
-            target,
-            attention: parameters.attention || decides && needs.attention,
-            keep_logits: draws || parameters.logprobs > 2,
+impl Task {
+    /// Of a line of an answer.
+    pub(crate) fn continuation_mut(&mut self) -> &mut Continuation {
+        match self {
+            Task::Continue(continuation) => continuation,
+            Task::Score { .. } => panic!("a scored text is no line of an answer"),
         }
     }
-
-    fn phrase(&self, forced: Forced) -> &[TokenId] {
-        &self.job.policy.phrases()[forced.phrase].tokens
-    }
-
-    /// The token that comes next whatever the model says, if any, and the region that wanted it.
-    pub(crate) fn next_forced(&self) -> Option<(TokenId, RegionId)> {
-        self.forced.map(|forced| (self.phrase(forced)[forced.next], forced.region))
-    }
-
-    /// Begins a phrase; its first token is the next forced one.
-    pub(crate) fn begin_phrase(&mut self, phrase: usize, region: RegionId) {
-        self.injections.begin(phrase);
-        self.forced = Some(Forced { phrase, next: 0, region });
-    }
-
-    /// The view of its tokens that a policy gets.
-    pub(crate) fn history<'a>(
-        &'a self,
-        tokens: &'a [TokenId],
-        n_prompt: usize,
-        classes: &'a TokenClasses,
-    ) -> History<'a> {
-        History::new(tokens, n_prompt, &self.injections, classes)
-    }
-
-    /// Remembers a token that was appended as number `n_output` of the output, `length` of the sequence, and
-    /// says whether the answer is over: an end token or the watcher.
-    pub(crate) fn remember(&mut self, token: TokenId, logprob: f32, n_output: usize, length: usize) -> Over {
-        if let Some(forced) = self.forced {
-            self.injections.forced(length);
-            let next = forced.next + 1;
-            self.forced = (next < self.phrase(forced).len()).then_some(Forced { next, ..forced });
-        }
-        self.job.policy.observe(token, logprob, &mut self.state);
-        self.edits.push(token);
-        let watch = self.watcher.as_mut().map_or(Watch::Continue, |watcher| watcher.watch(token));
-        let min_tokens = self.job.parameters.min_tokens;
-        if n_output > min_tokens && self.job.ends.binary_search(&token).is_ok() {
-            Over::End
-        } else if n_output >= min_tokens && watch == Watch::Stop {
-            Over::Watched
-        } else {
-            Over::No
-        }
-    }
-}
-
-/// Whether a token ended the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Over {
-    No,
-    /// It is an end token.
-    End,
-    /// The watcher said so.
-    Watched,
 }

@@ -20,7 +20,7 @@ pub struct Stats {
     pub steps: u64,
     /// Prompt tokens of admitted requests.
     pub tokens_in: u64,
-    /// Tokens of the outputs.
+    /// Tokens of the outputs, as far as they were told.
     pub tokens_out: u64,
     /// Prompt tokens that were not computed because another request had done so.
     pub shared_tokens: u64,
@@ -28,11 +28,15 @@ pub struct Stats {
     pub recomputed_tokens: u64,
     /// Tokens that were computed and thrown away by decisions.
     pub discarded_tokens: u64,
+    /// Answers whose policy could not go on as it liked because a budget was spent
+    /// ([`crate::Budget::extra_tokens`], [`crate::EngineOptions::extra_tokens`]).
+    pub over_budget: u64,
     /// Sequences that lost their blocks to an older one.
     pub preemptions: u64,
     /// Requests that ended in [`crate::Event::Failed`].
     pub failed: u64,
-    /// Decisions by kind, in the order of [`DecisionKind::ALL`]; a forced token counts as one.
+    /// Decisions by kind, in the order of [`DecisionKind::ALL`]; a forced token counts as one,
+    /// a decision for several lines too.
     pub decisions: [u64; DecisionKind::ALL.len()],
 }
 

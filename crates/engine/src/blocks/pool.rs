@@ -68,8 +68,12 @@ impl BlockPool {
         self.idle.len()
     }
 
-    pub(crate) fn holders(&self, block: BlockId) -> u32 {
-        self.holders[block as usize]
+    /// Whether its one holder may write to it: nobody else reads it or can find it.
+    pub(crate) fn is_private(&self, block: BlockId) -> bool {
+        let is_published = self.prefixes.as_ref().is_some_and(|prefixes| prefixes.is_published(block));
+        #[cfg(test)]
+        let is_published = is_published && self.fault != Some(crate::faults::Fault::WrittenPublished);
+        self.holders[block as usize] == 1 && !is_published
     }
 
     /// A block for one holder, its content lost; none when every block is held.

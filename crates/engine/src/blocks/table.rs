@@ -35,7 +35,8 @@ impl BlockTable {
     }
 
     /// Before position `n_written` is written: if the block it falls into is half full and somebody else
-    /// reads it too, makes this sequence its own copy. False when the pool has no block for it.
+    /// reads it too, or may come to, makes this sequence its own copy. False when the pool has no block for
+    /// it.
     pub(crate) fn own_tail(
         &mut self,
         n_written: usize,
@@ -44,7 +45,7 @@ impl BlockTable {
     ) -> bool {
         let tokens = n_written % pool.block_size();
         let Some(block) = self.blocks.get_mut(n_written / pool.block_size()) else { return true };
-        if tokens == 0 || pool.holders(*block) == 1 {
+        if tokens == 0 || pool.is_private(*block) {
             return true;
         }
         #[cfg(test)]
@@ -101,6 +102,15 @@ impl BlockTable {
     pub(crate) fn fork(&self, pool: &mut BlockPool) -> Self {
         self.blocks.iter().for_each(|&block| pool.share(block));
         Self { blocks: self.blocks.clone(), n_published: self.n_published, is_closed: self.is_closed }
+    }
+
+    /// Gives back what lies behind the first positions. The block they end in may still be published with
+    /// more than them: [`BlockTable::own_tail`] sees to it that it is not written to.
+    pub(crate) fn truncate(&mut self, n_positions: usize, pool: &mut BlockPool) {
+        while self.blocks.len() > pool.blocks_for(n_positions) {
+            self.blocks.pop().into_iter().for_each(|block| pool.release(block));
+        }
+        self.n_published = self.n_published.min(n_positions / pool.block_size());
     }
 
     /// Gives every block back, the last first, so that an idle block outlives those that follow it.

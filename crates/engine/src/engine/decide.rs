@@ -2,8 +2,11 @@
 //! policy.
 
 use crate::scheduler::SequenceId;
-use crate::sequence::{Sequence, Task};
-use crate::{Decision, DecisionKind, EngineOptions, History, Parameters, Policy, RegionId, limits::BEST_OF};
+use crate::sequence::{Age, Sequence};
+use crate::{
+    Allowance, Branch, Decision, DecisionKind, EngineOptions, History, Parameters, Policy, RegionId, Rewind,
+    limits::{BEST_OF, BRANCH_WIDTH},
+};
 use entropix_model::{
     AttentionSignals, Candidate, Class, Error, Filters, Signals, Slot, Status, Temperature, TokenId,
     TokenMask,
@@ -14,6 +17,8 @@ use std::{ops::Range, sync::Arc};
 /// back.
 pub(super) struct Decided {
     pub(super) id: SequenceId,
+    /// Whose it is: the id may be another's by the time it is carried out.
+    pub(super) age: Age,
     pub(super) slot: Slot,
     pub(super) attention: Option<AttentionSignals>,
     pub(super) region: RegionId,
@@ -32,6 +37,10 @@ pub(super) enum Outcome {
     Force(TokenId, usize),
     /// No further token.
     Stop(Arc<str>),
+    /// Children that begin with these tokens, as far as they are drawn.
+    Branch(Branch, Vec<Candidate>),
+    /// Fewer tokens.
+    Rewind(Rewind),
     /// The request cannot go on.
     Fail(Error),
 }
@@ -60,6 +69,8 @@ pub(super) enum Order {
     },
     Force(TokenId),
     Stop(Arc<str>),
+    Branch(Branch),
+    Rewind(Rewind),
     Fail(Error),
 }
 
@@ -68,36 +79,74 @@ pub(super) fn decide(
     sequence: &mut Sequence,
     signals: &Signals,
     attention: Option<&AttentionSignals>,
+    allowance: Allowance,
     options: &EngineOptions,
 ) -> (RegionId, DecisionKind, Order) {
-    let position = sequence.tokens.len() - 1;
-    let Task::Continue(continuation) = &mut sequence.task else { panic!("a decision in a scored text") };
-    if let Err(error) = check_signals(sequence.age.0.0, position, signals, attention) {
+    let (last, n_prompt, n_output) = (sequence.tokens.len() - 1, sequence.n_prompt, sequence.n_output());
+    if let Err(error) = check_signals(sequence.age.0.0, last, signals, attention) {
         return (RegionId::default(), DecisionKind::Argmax, Order::Fail(error));
     }
+    let is_edited = sequence.continuation().is_edited(last + 1);
+    let argmax = argmax(signals, is_edited, last, options);
+    let Sequence { tokens, task, .. } = sequence;
+    let continuation = task.continuation_mut();
     if let Some((token, region)) = continuation.next_forced() {
         let candidate = Candidate { token, logprob: signals.target_logprob };
         return (region, DecisionKind::Inject, Order::Take(candidate));
     }
     let job = Arc::clone(&continuation.job);
+    if let Some(resumed) = continuation.resumed {
+        let order = match resumed.resume.draw {
+            Some(filters) => draw(resumed.kind, 1, filters, &job.parameters, argmax).1,
+            None => argmax,
+        };
+        return (resumed.region, resumed.kind, checked(order, resumed.region, last, &*job.policy));
+    }
     let mut state = std::mem::take(&mut continuation.state);
-    let history = continuation.history(&sequence.tokens, sequence.n_prompt, &options.classes);
+    let history = continuation.history(tokens, n_prompt, &options.classes, allowance);
     // Whether the events want attention must not change what is decided.
-    let attention = attention.filter(|_| job.policy.needs().attention);
+    let attention = attention.filter(|_| job.needs.attention);
     let verdict = job.policy.decide(signals, attention, &history, &mut state);
     let decision = match verdict.decision {
         Decision::Inject { phrase } if !may_inject(&*job.policy, phrase, &history) => Decision::Argmax,
+        Decision::Branch(_) if !allowance.branch => Decision::Argmax,
+        Decision::Rewind(Rewind { to, .. })
+            if !allowance.rewind || to >= n_output || to < continuation.n_told() =>
+        {
+            Decision::Argmax
+        }
+        Decision::Stop { .. } if allowance.tentative => Decision::Argmax,
+        Decision::Refork(_) => Decision::Argmax,
         decision => decision,
     };
-    let is_free = matches!(decision, Decision::Argmax | Decision::Stop { .. });
-    assert!(
-        is_free || job.policy.needs().logits,
-        "policy {} said it needs no logits, and draws",
-        job.policy.name()
-    );
+    let is_free = matches!(decision, Decision::Argmax | Decision::Stop { .. } | Decision::Rewind(_));
+    assert!(is_free || job.needs.logits, "policy {} said it needs no logits, and draws", job.policy.name());
     continuation.state = state;
-    let is_edited = !continuation.edits.as_slice().is_empty();
-    let argmax = match &options.choosable {
+    if !allowance.tentative && !matches!(decision, Decision::Rewind(_)) {
+        continuation.n_decided = n_output;
+    }
+    let kind = decision.kind();
+    let (kind, order) = match decision {
+        Decision::Argmax | Decision::Refork(_) => (kind, argmax),
+        Decision::Draw(filters) => draw(kind, 1, filters, &job.parameters, argmax),
+        Decision::BestOf { n, filters } => draw(kind, n.clamp(1, BEST_OF), filters, &job.parameters, argmax),
+        Decision::Inject { phrase } => {
+            continuation.begin_phrase(phrase, verdict.region);
+            (kind, Order::Force(job.policy.phrases()[phrase].tokens[0]))
+        }
+        Decision::Stop { reason } => (kind, Order::Stop(reason)),
+        Decision::Branch(branch) => {
+            let width = branch.width.clamp(2, BRANCH_WIDTH);
+            (kind, Order::Branch(Branch { width, ..branch }))
+        }
+        Decision::Rewind(rewind) => (kind, Order::Rewind(rewind)),
+    };
+    (verdict.region, kind, checked(order, verdict.region, last, &*job.policy))
+}
+
+/// The most probable token after the edits.
+fn argmax(signals: &Signals, is_edited: bool, position: usize, options: &EngineOptions) -> Order {
+    match &options.choosable {
         _ if is_edited => Order::Greedy,
         None => Order::Take(signals.best[0]),
         Some(choosable) => match signals.best.iter().find(|best| choosable.allows(best.token)) {
@@ -107,29 +156,21 @@ pub(super) fn decide(
                 signals.best[0].token, signals.best[1].token
             ))),
         },
-    };
-    let kind = decision.kind();
-    let (kind, order) = match decision {
-        Decision::Argmax => (kind, argmax),
-        Decision::Draw(filters) => draw(kind, 1, filters, &job.parameters, argmax),
-        Decision::BestOf { n, filters } => draw(kind, n.clamp(1, BEST_OF), filters, &job.parameters, argmax),
-        Decision::Inject { phrase } => {
-            continuation.begin_phrase(phrase, verdict.region);
-            (kind, Order::Force(job.policy.phrases()[phrase].tokens[0]))
-        }
-        Decision::Stop { reason } => (kind, Order::Stop(reason)),
-    };
-    let order = match order {
+    }
+}
+
+/// The order, unless it is a draw that cannot be made.
+fn checked(order: Order, region: RegionId, position: usize, policy: &dyn Policy) -> Order {
+    match order {
         Order::Draw { filters, .. } if !is_number(&filters) => {
-            let region = job.policy.regions().get(usize::from(verdict.region.0)).map_or("?", |name| name);
+            let region = policy.regions().get(usize::from(region.0)).map_or("?", |name| name);
             Order::Fail(numerical(format!(
                 "position {position}: region {region} of policy {} computed {filters:?}, which is not a number",
-                job.policy.name()
+                policy.name()
             )))
         }
         order => order,
-    };
-    (verdict.region, kind, order)
+    }
 }
 
 fn may_inject(policy: &dyn Policy, phrase: usize, history: &History<'_>) -> bool {

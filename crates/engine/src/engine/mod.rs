@@ -1,6 +1,9 @@
 //! The loop: requests in, events out.
 
+mod append;
 mod decide;
+mod judge;
+mod lines;
 mod options;
 mod settle;
 mod submit;
@@ -10,12 +13,15 @@ pub use options::EngineOptions;
 use crate::blocks::BlockPool;
 use crate::limits::EMPTY_STEPS;
 use crate::scheduler::{Plan, Scheduler};
+use crate::sequence::AnswerKey;
 use crate::{Done, Event, Request, RequestId, Stats, StepReport};
 use decide::Decided;
 use entropix_model::{
     AttentionSignals, Backend, Batch, BlockCopy, Candidates, Capacity, Class, Coin, Drawn, Error, Result,
     Signals, Slot, StepId,
 };
+use lines::Answer;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Runs requests on a backend. Synchronous, on the caller's thread; nothing happens between steps.
@@ -25,6 +31,8 @@ pub struct Engine {
     options: EngineOptions,
     context_limit: usize,
     pub(crate) scheduler: Scheduler,
+    /// Answers that went beyond their tokens: what they spent and what is undecided about them.
+    answers: BTreeMap<AnswerKey, Answer>,
     next_request: u64,
     /// The ends of requests that wanted no token.
     done_at_once: Vec<Done>,
@@ -70,6 +78,7 @@ impl Engine {
             options,
             context_limit,
             scheduler: Scheduler::new(limits, pool),
+            answers: BTreeMap::new(),
             next_request: 0,
             done_at_once: Vec::new(),
             empty_steps: 0,
@@ -134,6 +143,7 @@ impl Engine {
     pub fn cancel(&mut self, request: RequestId) -> bool {
         let n_done = self.done_at_once.len();
         self.done_at_once.retain(|done| done.request != request);
+        self.forget(request);
         self.scheduler.remove_request(request) || self.done_at_once.len() < n_done
     }
 

@@ -26,6 +26,10 @@ pub struct EngineOptions {
     /// Whether a prompt that starts like an earlier sequence uses its blocks. Off, no request can notice by
     /// timing what others asked.
     pub prefix_sharing: bool,
+    /// While the tokens thrown away by decisions are more than this share of those told, no policy begins
+    /// anything that throws away more. Which request it hits depends on the order of arrival: it is a guard
+    /// against a runaway policy, off by default.
+    pub extra_tokens: Option<f64>,
 }
 
 impl EngineOptions {
@@ -40,6 +44,7 @@ impl EngineOptions {
             prefill_chunk: None,
             watermark: 1,
             prefix_sharing: true,
+            extra_tokens: None,
         }
     }
 

@@ -1,21 +1,26 @@
 //! After the forward pass: what was computed is booked, decisions are made, draws ordered, tokens appended.
 
+use super::append::Chosen;
 use super::decide::{self, Decided, DrawOrder, Order, Outcome};
 use super::{Engine, StepRoom};
 use crate::scheduler::{PlannedRow, Scheduler, SequenceId};
-use crate::sequence::{Over, Sequence, Task};
-use crate::{DecisionKind, Done, EngineOptions, Event, FinishReason, RequestId, Scored, Token, Usage};
+use crate::sequence::{Sequence, Task};
+use crate::{DecisionKind, Event, FinishReason, Scored};
 use entropix_model::{
-    AttentionSignals, Candidate, Coin, Draw, Drawn, Error, Filters, Result, Signals, Slot, Status, StepId,
-    Temperature, TokenMask,
+    AttentionSignals, Candidate, Coin, Draw, Drawn, Edit, Error, Filters, Result, Signals, Slot, Status,
+    StepId, Temperature, TokenId, TokenMask,
 };
+use std::borrow::Cow;
 use std::sync::Arc;
 
-/// The choice of a token once it is known.
-struct Chosen {
-    candidate: Candidate,
-    temperature: f32,
-}
+const GREEDY: Filters = Filters {
+    temperature: Temperature::Greedy,
+    top_k: 0,
+    top_p: 1.0,
+    min_p: 0.0,
+    top_n_sigma: f32::INFINITY,
+    p_less: false,
+};
 
 impl Engine {
     /// Books every row and decides every continuation that has reached its last position.
@@ -99,7 +104,7 @@ impl Engine {
         let (sequence, pool) = self.scheduler.get_with_pool(id);
         let Task::Continue(continuation) = &mut sequence.task else { return };
         let n_forks = std::mem::take(&mut continuation.n_forks);
-        let forks: Vec<Sequence> = (1..=n_forks).map(|choice| sequence.fork(choice, pool)).collect();
+        let forks: Vec<Sequence> = (1..=n_forks).map(|choice| sequence.choice(choice, pool)).collect();
         self.decide_one(id, slot, attention, room);
         for fork in forks {
             let fork = self.scheduler.adopt(fork);
@@ -114,13 +119,14 @@ impl Engine {
         attention: Option<AttentionSignals>,
         room: &mut StepRoom,
     ) {
+        let allowance = self.allowance(id);
         let (sequence, _) = self.scheduler.get_with_pool(id);
         let signals = &room.signals[slot as usize];
-        let (region, kind, order) = decide::decide(sequence, signals, attention.as_ref(), &self.options);
-        let Task::Continue(continuation) = &sequence.task else { return };
-        let (coins, position) = (continuation.coins, sequence.tokens.len());
+        let (region, kind, order) =
+            decide::decide(sequence, signals, attention.as_ref(), allowance, &self.options);
+        let (age, continuation) = (sequence.age, sequence.continuation());
+        let (coins, attempt, position) = (continuation.coins, continuation.attempt, sequence.tokens.len());
         let logprobs = continuation.job.parameters.logprobs;
-        let greedy = Filters { temperature: Temperature::Greedy, ..Filters::default() };
         let mut draw = |filters, n: u16, mask: Option<TokenMask>| {
             let first = room.coins.len();
             room.coins.extend((0..u32::from(n)).map(|draw| {
@@ -129,7 +135,7 @@ impl Engine {
                     self.tosses += 1;
                     return crate::philox::Coins::new(0, 0, &[]).toss(self.tosses as usize, 0, draw);
                 }
-                coins.toss(position, 0, draw)
+                coins.toss(position, attempt, draw)
             }));
             let (is_edited, coins) = (mask.is_none(), first..room.coins.len());
             room.draws.push(DrawOrder { id, slot, filters, is_edited, mask, coins });
@@ -137,38 +143,52 @@ impl Engine {
         };
         let outcome = match order {
             Order::Take(candidate) => Outcome::Take(candidate),
-            Order::Greedy => Outcome::Draw(draw(greedy, 0, None)),
+            Order::Greedy => Outcome::Draw(draw(GREEDY, 0, None)),
             Order::Draw { n, filters } => Outcome::Draw(draw(filters, n, None)),
             // A draw from this token alone, for its ln p.
             Order::Force(token) => {
                 let mut mask = TokenMask::none(self.capacity.vocab_size);
                 mask.allow(token);
-                Outcome::Force(token, draw(greedy, 0, Some(mask)))
+                Outcome::Force(token, draw(GREEDY, 0, Some(mask)))
             }
             Order::Stop(reason) => Outcome::Stop(reason),
+            Order::Branch(branch) => Outcome::Branch(branch, Vec::new()),
+            Order::Rewind(rewind) => Outcome::Rewind(rewind),
             Order::Fail(error) => Outcome::Fail(error),
         };
-        let takes_token = matches!(outcome, Outcome::Take(_) | Outcome::Draw(_) | Outcome::Force(..));
+        let takes_token = !matches!(outcome, Outcome::Rewind(_) | Outcome::Stop(_) | Outcome::Fail(_));
         let list = (takes_token && logprobs > 2).then(|| {
             room.candidate_asks.push((slot, logprobs));
             room.candidate_asks.len() - 1
         });
-        room.decided.push(Decided { id, slot, attention, region, kind, outcome, list });
+        room.decided.push(Decided { id, age, slot, attention, region, kind, outcome, list });
     }
 
     /// Has the backend draw and list candidates, each in one call.
     pub(super) fn draw(&mut self, step: StepId, room: &mut StepRoom) -> Result<()> {
         room.drawn.clear();
         if !room.draws.is_empty() {
+            let edits = room.draws.iter().map(|order| edits(&self.scheduler, order)).collect::<Vec<_>>();
+            let mask = self.options.choosable.as_ref();
+            room.drawn.resize(room.draws.len(), NOTHING);
             let draws: Vec<Draw<'_>> = room
                 .draws
                 .iter()
-                .map(|order| borrow(&self.scheduler, &self.options, order, &room.coins))
+                .zip(&edits)
+                .map(|(order, edits)| draw(order, edits, mask, &room.coins))
                 .collect();
-            let nothing = Drawn { token: None, logprob: 0.0, temperature: 0.0 };
-            room.drawn.resize(draws.len(), nothing);
             self.backend.draw(step, &draws, &mut room.drawn)?;
+            // Where what was tried before was the only choice, it has to do again.
+            for (order, drawn) in room.draws.iter().zip(&mut room.drawn) {
+                let line = self.scheduler.get(order.id).filter(|_| order.is_edited && drawn.token.is_none());
+                let Some(line) = line else { continue };
+                if line.continuation().has_bans(line.tokens.len()) {
+                    let again = draw(order, line.continuation().own_edits(), mask, &room.coins);
+                    self.backend.draw(step, &[again], std::slice::from_mut(drawn))?;
+                }
+            }
         }
+        self.draw_children(step, &mut room.decided)?;
         room.candidates.clear();
         if !room.candidate_asks.is_empty() {
             self.backend.candidates(step, &room.candidate_asks, &mut room.candidates)?;
@@ -176,11 +196,52 @@ impl Engine {
         Ok(())
     }
 
+    /// Finds the first tokens of the children of every branching: the most probable, the most probable but
+    /// that one, and so on, each round in one call.
+    fn draw_children(&mut self, step: StepId, decided: &mut [Decided]) -> Result<()> {
+        for round in 0.. {
+            let mut asked: Vec<&mut Decided> = decided
+                .iter_mut()
+                .filter(|decided| match &decided.outcome {
+                    Outcome::Branch(branch, first) => first.len() == round && round < branch.width.into(),
+                    _ => false,
+                })
+                .collect();
+            if asked.is_empty() {
+                break;
+            }
+            let edits: Vec<Cow<'_, [Edit]>> = asked
+                .iter()
+                .map(|decided| match (&decided.outcome, self.scheduler.get(decided.id)) {
+                    (Outcome::Branch(_, first), Some(sequence)) => {
+                        let taken: Vec<TokenId> = first.iter().map(|candidate| candidate.token).collect();
+                        sequence.continuation().edits(sequence.tokens.len(), &taken)
+                    }
+                    _ => Cow::Borrowed(&[][..]),
+                })
+                .collect();
+            let mask = self.options.choosable.as_ref();
+            let draws: Vec<Draw<'_>> = (asked.iter().zip(&edits))
+                .map(|(decided, edits)| Draw { slot: decided.slot, filters: GREEDY, edits, mask, coins: &[] })
+                .collect();
+            let mut drawn = vec![NOTHING; draws.len()];
+            self.backend.draw(step, &draws, &mut drawn)?;
+            for (decided, drawn) in asked.iter_mut().zip(drawn) {
+                if let (Outcome::Branch(_, first), Some(token)) = (&mut decided.outcome, drawn.token) {
+                    first.push(Candidate { token, logprob: drawn.logprob });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Carries the decisions out.
     pub(super) fn apply(&mut self, room: &mut StepRoom, events: &mut Vec<Event>) {
         for decided in room.decided.drain(..) {
-            // The request may have failed in another of its choices.
-            let Some(sequence) = self.scheduler.get(decided.id) else { continue };
+            // The request may have failed in another of its choices, the line lost against another one.
+            let Some(sequence) = self.scheduler.get(decided.id).filter(|it| it.age == decided.age) else {
+                continue;
+            };
             let request = sequence.age.0;
             let drawn = |draw: usize| room.drawn[draw];
             let chosen = match &decided.outcome {
@@ -206,6 +267,24 @@ impl Engine {
                     self.finish(decided.id, FinishReason::Abstain, Some(Arc::clone(reason)), events);
                     continue;
                 }
+                Outcome::Rewind(rewind) => {
+                    self.rewind(decided.id, rewind, decided.region, None, events);
+                    continue;
+                }
+                Outcome::Branch(_, first) => match first[..] {
+                    [] => {
+                        let error = nothing_to_draw(request.0, sequence.tokens.len());
+                        self.fail(request, error, events);
+                        continue;
+                    }
+                    [only] => Chosen { candidate: only, temperature: 0.0 },
+                    _ => {
+                        let signals = room.signals[decided.slot as usize];
+                        let top = decided.list.map_or(Vec::new(), |list| room.candidates.list(list).to_vec());
+                        self.branch(&decided, signals, &top, events);
+                        continue;
+                    }
+                },
                 Outcome::Fail(error) => {
                     self.fail(request, error.clone(), events);
                     continue;
@@ -216,107 +295,34 @@ impl Engine {
                 Some(list) => room.candidates.list(list).to_vec(),
                 None => Vec::new(),
             };
-            self.append(decided, signals, chosen, top, events);
+            self.append(decided.id, &decided, chosen, signals, top, events);
         }
-    }
-
-    /// A token joins the output.
-    fn append(
-        &mut self,
-        decided: Decided,
-        signals: Signals,
-        chosen: Chosen,
-        mut top: Vec<Candidate>,
-        events: &mut Vec<Event>,
-    ) {
-        let n_vocab = self.capacity.vocab_size;
-        let Candidate { token, logprob } = chosen.candidate;
-        assert!((token as usize) < n_vocab, "the backend chose token {token} of a vocabulary of {n_vocab}");
-        self.count(decided.kind);
-        self.stats.tokens_out += 1;
-        let (sequence, _) = self.scheduler.get_with_pool(decided.id);
-        let position = sequence.tokens.len();
-        sequence.tokens.push(token);
-        let (n_output, length) = (sequence.n_output(), sequence.tokens.len());
-        let (request, choice) = sequence.age;
-        let Task::Continue(continuation) = &mut sequence.task else { return };
-        let over = continuation.remember(token, logprob, n_output, length);
-        let logprobs = usize::from(continuation.job.parameters.logprobs);
-        if logprobs <= 2 {
-            top.extend_from_slice(&signals.best[..logprobs.min(n_vocab)]);
-        }
-        let is_full = n_output == continuation.job.max_tokens;
-        events.push(Event::Token(Token {
-            request,
-            choice,
-            token,
-            position,
-            signals,
-            attention: decided.attention,
-            logprob,
-            temperature: chosen.temperature,
-            top,
-            region: decided.region,
-            decision: decided.kind,
-            end: over == Over::End,
-        }));
-        match over {
-            Over::End | Over::Watched => self.finish(decided.id, FinishReason::Stop, None, events),
-            Over::No if is_full => self.finish(decided.id, FinishReason::Length, None, events),
-            Over::No => {}
-        }
-    }
-
-    fn count(&mut self, kind: DecisionKind) {
-        if let Some(place) = DecisionKind::ALL.iter().position(|&other| other == kind) {
-            self.stats.decisions[place] += 1;
-        }
-    }
-
-    fn finish(
-        &mut self,
-        id: SequenceId,
-        finish: FinishReason,
-        reason: Option<Arc<str>>,
-        events: &mut Vec<Event>,
-    ) {
-        let sequence = self.scheduler.remove(id);
-        let usage = Usage {
-            prompt_tokens: sequence.n_prompt,
-            completion_tokens: sequence.n_output(),
-            discarded_tokens: 0,
-            shared_tokens: sequence.n_shared.unwrap_or(0),
-        };
-        let (request, choice) = sequence.age;
-        events.push(Event::Done(Done { request, choice, finish, reason, usage }));
-    }
-
-    /// Ends a request with all its choices.
-    fn fail(&mut self, request: RequestId, error: Error, events: &mut Vec<Event>) {
-        self.scheduler.remove_request(request);
-        self.stats.failed += 1;
-        events.push(Event::Failed { request, error });
     }
 }
 
-/// The draw of an order, its edits and coins where they are.
-fn borrow<'a>(
-    scheduler: &'a Scheduler,
-    options: &'a EngineOptions,
+const NOTHING: Drawn = Drawn { token: None, logprob: 0.0, temperature: 0.0 };
+
+/// The edits of an order, where they are.
+fn edits<'a>(scheduler: &'a Scheduler, order: &DrawOrder) -> Cow<'a, [Edit]> {
+    match scheduler.get(order.id) {
+        Some(sequence) if order.is_edited => sequence.continuation().edits(sequence.tokens.len(), &[]),
+        _ => Cow::Borrowed(&[]),
+    }
+}
+
+/// The draw of an order; `mask` is of the tokens that may be chosen in general.
+fn draw<'a>(
     order: &'a DrawOrder,
+    edits: &'a [Edit],
+    mask: Option<&'a TokenMask>,
     coins: &'a [Coin],
 ) -> Draw<'a> {
-    let edits = match scheduler.get(order.id).map(|sequence| &sequence.task) {
-        Some(Task::Continue(continuation)) if order.is_edited => continuation.edits.as_slice(),
-        _ => &[],
-    };
-    let coins = &coins[order.coins.clone()];
     Draw {
         slot: order.slot,
         filters: order.filters,
         edits,
-        mask: order.mask.as_ref().or(options.choosable.as_ref()),
-        coins,
+        mask: order.mask.as_ref().or(mask),
+        coins: &coins[order.coins.clone()],
     }
 }
 

@@ -284,6 +284,20 @@ impl<'a> Fields<'a> {
         self.entries.iter().any(|entry| entry.key == key && matches!(entry.node.value, Value::Table(_)))
     }
 
+    /// Whether `key` is a table with one of `inner`.
+    pub(super) fn table_holds(&self, key: &str, inner: &[&str]) -> bool {
+        self.entries.iter().any(|entry| match &entry.node.value {
+            Value::Table(table) if entry.key == key => {
+                table.iter().any(|entry| inner.contains(&entry.key.as_str()))
+            }
+            _ => false,
+        })
+    }
+
+    pub(super) fn holds_text(&self, key: &str) -> bool {
+        self.entries.iter().any(|entry| entry.key == key && matches!(entry.node.value, Value::Text(_)))
+    }
+
     /// The value of `key`.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Node> {
         self.known.push(key);

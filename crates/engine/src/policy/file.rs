@@ -4,7 +4,7 @@ use super::document::Sources;
 use super::parse::{PhraseText, Spec, parse};
 use super::rule::Region;
 use super::table::TablePolicy;
-use super::{Needs, Phrase, Policy};
+use super::{AnswerRule, Calibration, Needs, Phrase, Policy, ReadAnswer};
 use crate::limits::{PHRASE_TOKENS, POLICY_BYTES};
 use entropix_model::{Class, Error, Result, TokenId};
 use sha2::{Digest, Sha256};
@@ -19,12 +19,30 @@ pub struct Preset {
     pub source: &'static str,
 }
 
-const PRESETS: [Preset; 5] = [
-    Preset { name: "greedy", source: include_str!("../../presets/greedy.toml") },
-    Preset { name: "sample", source: include_str!("../../presets/sample.toml") },
-    Preset { name: "min-p", source: include_str!("../../presets/min-p.toml") },
-    Preset { name: "attic", source: include_str!("../../presets/attic.toml") },
-    Preset { name: "smollm-135m", source: include_str!("../../presets/smollm-135m.toml") },
+/// A preset by the name of its file.
+macro_rules! preset {
+    ($name:literal) => {
+        Preset { name: $name, source: include_str!(concat!("../../presets/", $name, ".toml")) }
+    };
+}
+
+const PRESETS: [Preset; 16] = [
+    preset!("greedy"),
+    preset!("sample"),
+    preset!("min-p"),
+    preset!("top-n-sigma"),
+    preset!("p-less"),
+    preset!("edt"),
+    preset!("attic"),
+    preset!("frog"),
+    preset!("local-1b"),
+    preset!("smollm-135m"),
+    preset!("smollm-360m"),
+    preset!("smollm-1.7b"),
+    preset!("mlx"),
+    preset!("server"),
+    preset!("quadrants"),
+    preset!("entropix"),
 ];
 
 /// Turns a phrase into tokens, plainly: no special tokens, nothing put before.
@@ -33,7 +51,9 @@ pub type Encode<'a> = dyn Fn(&str) -> Result<Vec<TokenId>> + 'a;
 /// A policy that was read and checked, but knows no model yet.
 #[derive(Debug, Clone)]
 pub struct PolicyFile {
+    place: Arc<str>,
     source: Arc<str>,
+    overrides: Arc<[String]>,
     hash: Arc<str>,
     names: Arc<[Arc<str>]>,
     spec: Arc<Spec>,
@@ -81,6 +101,23 @@ impl PolicyFile {
     /// # Errors
     /// `Config`, with line and column.
     pub fn parse(place: &str, bytes: &[u8], overrides: &[String]) -> Result<Self> {
+        Self::read(place, bytes, overrides, None)
+    }
+
+    /// The same policy with its quantiles taken from a calibration.
+    ///
+    /// # Errors
+    /// `Config` when the calibration lacks one.
+    pub fn calibrated(&self, calibration: &Calibration) -> Result<Self> {
+        Self::read(&self.place, self.source.as_bytes(), &self.overrides, Some(calibration))
+    }
+
+    fn read(
+        place: &str,
+        bytes: &[u8],
+        overrides: &[String],
+        calibration: Option<&Calibration>,
+    ) -> Result<Self> {
         let fail = |code, message: String| Err(Error::new(Class::Config, code, message));
         if bytes.len() > POLICY_BYTES {
             return fail("TooLarge", format!("{place}: a policy has at most {POLICY_BYTES} bytes"));
@@ -93,11 +130,29 @@ impl PolicyFile {
         };
         let sources = Sources { place, text, overrides };
         let root = sources.read()?;
-        let hash =
-            Sha256::digest(root.canonical()).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let spec = parse(&sources, root)?;
+        let canonical = root.canonical();
+        let uncalibrated = parse(&sources, root.clone(), None)?;
+        let is_calibrated = calibration.is_some() && !uncalibrated.unresolved.is_empty();
+        let spec = if is_calibrated { parse(&sources, root, calibration)? } else { uncalibrated };
+        let mut digest = Sha256::new();
+        digest.update(canonical);
+        if is_calibrated && let Some(calibration) = calibration {
+            digest.update(calibration.to_toml());
+        }
+        let hash = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let names = spec.regions.iter().map(|region| Arc::clone(&region.name)).collect();
-        Ok(Self { source: text.into(), hash: hash.into(), names, spec: Arc::new(spec) })
+        Ok(Self {
+            place: place.into(),
+            source: text.into(),
+            overrides: overrides.into(),
+            hash: hash.into(),
+            names,
+            spec: Arc::new(spec),
+        })
+    }
+
+    pub(super) fn spec(&self) -> &Spec {
+        &self.spec
     }
 
     /// Its name.
@@ -120,7 +175,18 @@ impl PolicyFile {
         &self.names
     }
 
-    /// SHA-256 of what it says, overrides included, comments and layout left out; 64 hex digits.
+    /// The quantiles it needs a calibration for; none once it is calibrated.
+    pub fn unresolved(&self) -> &[String] {
+        &self.spec.unresolved
+    }
+
+    /// How to find the answers it counts.
+    pub fn answer_rule(&self) -> Option<&AnswerRule> {
+        self.spec.answer.as_ref()
+    }
+
+    /// SHA-256 of what it says, overrides and calibration included, comments and layout left out; 64 hex
+    /// digits.
     pub fn hash(&self) -> &str {
         &self.hash
     }
@@ -128,8 +194,31 @@ impl PolicyFile {
     /// Makes it ready for a model: encodes its phrases.
     ///
     /// # Errors
-    /// What `encode` says; `Config` when a phrase has no tokens or too many.
+    /// What `encode` says; `Config` when a phrase has no tokens or too many, or when it needs a calibration.
     pub fn bind(&self, encode: &Encode<'_>) -> Result<Arc<dyn Policy>> {
+        self.bind_reading(encode, None)
+    }
+
+    /// As [`PolicyFile::bind`], with somebody who reads answers by [`PolicyFile::answer_rule`].
+    ///
+    /// # Errors
+    /// As [`PolicyFile::bind`].
+    pub fn bind_reading(
+        &self,
+        encode: &Encode<'_>,
+        read_answer: Option<Arc<ReadAnswer>>,
+    ) -> Result<Arc<dyn Policy>> {
+        if let Some(quantile) = self.spec.unresolved.first() {
+            return Err(Error::new(
+                Class::Config,
+                "NotCalibrated",
+                format!(
+                    "policy {} has thresholds in quantiles ({quantile:?}), and there is no calibration for this model; \
+                     make one with `entropix calibrate` and give it with --calibration",
+                    self.name()
+                ),
+            ));
+        }
         let tokens = |text: &str| {
             let tokens = encode(text)?;
             if (1..=PHRASE_TOKENS).contains(&tokens.len()) {
@@ -155,7 +244,10 @@ impl PolicyFile {
             needs: Needs {
                 attention: self.spec.regions.iter().any(Region::needs_attention),
                 logits: self.spec.regions.iter().any(|region| region.rule.needs_logits()),
+                trace: self.spec.regions.iter().any(Region::needs_trace),
             },
+            budget: self.spec.budget,
+            read_answer,
             phrases: self.spec.phrases.iter().map(phrase).collect::<Result<_>>()?,
             texts: self.spec.texts.iter().map(|text| tokens(text)).collect::<Result<_>>()?,
         }))

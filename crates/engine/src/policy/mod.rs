@@ -1,19 +1,34 @@
 //! The judgement: who turns the signals of a position into a decision.
 
+mod answer;
+mod calibration;
+mod decision;
 mod document;
+mod explain;
 mod file;
+mod history;
 mod parse;
 mod reach;
 mod rule;
+mod score;
 mod signal;
+mod span;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use answer::{AnswerRule, ReadAnswer};
+pub use calibration::Calibration;
+pub use decision::{Branch, Decision, DecisionKind, Judge, Refork, Resume, Rewind, Verdict};
+pub use explain::Explained;
 pub use file::{Encode, PolicyFile, Preset};
+pub use history::{Allowance, History, Injections};
+pub use score::Score;
+pub use signal::Signal;
+pub use span::{Part, Peak, Span, Stat};
 
-use crate::{TokenClass, TokenClasses};
-use entropix_model::{AttentionSignals, Filters, Signals, TokenId};
+use crate::FinishReason;
+use entropix_model::{AttentionSignals, Signals, TokenId};
 use std::sync::Arc;
 
 /// Decides each token of a request from the model's uncertainty. The same thing as a policy file, for
@@ -51,6 +66,35 @@ pub trait Policy: Send + Sync {
 
     /// Sees every token of the output once, with its ln p at temperature 1 before any edit, in nats.
     fn observe(&self, _token: TokenId, _logprob: f32, _state: &mut PolicyState) {}
+
+    /// How far it may go beyond the tokens of the answer.
+    fn budget(&self) -> Budget {
+        Budget::default()
+    }
+
+    /// How many tokens of the output it will never take back, whatever comes; so many are shown to a
+    /// streaming reader. A [`Rewind`] behind them is not obeyed.
+    fn settled(&self, history: &History<'_>) -> usize {
+        history.output().len()
+    }
+
+    /// Asked when an answer is over, before it is shown whole; again after every contest that this began.
+    /// May say [`Decision::Rewind`], [`Decision::Refork`] or [`Decision::Stop`]; none, or anything else, lets
+    /// the answer stand.
+    fn conclude(
+        &self,
+        _finish: FinishReason,
+        _history: &History<'_>,
+        _state: &mut PolicyState,
+    ) -> Option<Verdict> {
+        None
+    }
+
+    /// What an output says in the end, in a form in which equal answers are equal texts; none when it says
+    /// nothing. What a [`Judge`] counts.
+    fn answer(&self, _output: &[TokenId]) -> Option<Arc<str>> {
+        None
+    }
 }
 
 /// An index of [`Policy::regions`].
@@ -64,93 +108,27 @@ pub struct Needs {
     pub attention: bool,
     /// Whether it may decide anything but `Argmax` and `Stop`, so that logits must stay readable.
     pub logits: bool,
+    /// Whether [`History::trace`] must hold the whole output. Nothing can be taken back without it.
+    pub trace: bool,
 }
 
-/// What to do at one position, and which region said so.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
-    /// Which region.
-    pub region: RegionId,
-    /// What to do.
-    pub decision: Decision,
+/// How much a policy may spend on one answer besides the answer. With this and the bounds of each decision
+/// every answer ends: a line is taken back at most `rewinds` times and refinished at most `reforks` times,
+/// and between two of these it grows with every step of all its branches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Budget {
+    /// Tokens thrown away, as a share of the output so far: while more are, no [`Branch`], [`Rewind`] or
+    /// [`Refork`] is begun. One that was begun is carried out. 0 forbids them all.
+    pub extra_tokens: f64,
+    /// Most [`Rewind`]s, at most [`crate::limits::REWINDS`].
+    pub rewinds: u32,
+    /// Most [`Refork`]s, at most [`crate::limits::REFORKS`].
+    pub reforks: u32,
 }
 
-/// What to do at one position.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum Decision {
-    /// Take the most probable token (after the request's own edits).
-    Argmax,
-    /// Draw one.
-    Draw(Filters),
-    /// Draw `n` and keep the one that is most probable at temperature 1 before any edit.
-    BestOf {
-        /// 1..=256.
-        n: u16,
-        /// What may be drawn.
-        filters: Filters,
-    },
-    /// Force a phrase through the model as if it had said it. What its limits forbid
-    /// ([`History::may_inject`]) becomes `Argmax`.
-    Inject {
-        /// An index of [`Policy::phrases`].
-        phrase: usize,
-    },
-    /// End the answer before this token.
-    Stop {
-        /// Why, for the report.
-        reason: Arc<str>,
-    },
-}
-
-impl Decision {
-    /// Which kind this is.
-    pub fn kind(&self) -> DecisionKind {
-        match self {
-            Decision::Argmax => DecisionKind::Argmax,
-            Decision::Draw(_) => DecisionKind::Draw,
-            Decision::BestOf { .. } => DecisionKind::BestOf,
-            Decision::Inject { .. } => DecisionKind::Inject,
-            Decision::Stop { .. } => DecisionKind::Stop,
-        }
-    }
-}
-
-/// A [`Decision`] without its details.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum DecisionKind {
-    /// The most probable token.
-    Argmax,
-    /// One draw.
-    Draw,
-    /// The likeliest of several draws.
-    BestOf,
-    /// A forced token.
-    Inject,
-    /// The end of the answer.
-    Stop,
-}
-
-impl DecisionKind {
-    /// All kinds, in the order of [`crate::Stats::decisions`].
-    pub const ALL: [DecisionKind; 5] = [
-        DecisionKind::Argmax,
-        DecisionKind::Draw,
-        DecisionKind::BestOf,
-        DecisionKind::Inject,
-        DecisionKind::Stop,
-    ];
-
-    /// `argmax`, `draw`, `best_of`, `inject` or `stop`.
-    pub fn name(self) -> &'static str {
-        match self {
-            DecisionKind::Argmax => "argmax",
-            DecisionKind::Draw => "draw",
-            DecisionKind::BestOf => "best_of",
-            DecisionKind::Inject => "inject",
-            DecisionKind::Stop => "stop",
-        }
+impl Default for Budget {
+    fn default() -> Self {
+        Self { extra_tokens: 1.0, rewinds: 2, reforks: 1 }
     }
 }
 
@@ -172,77 +150,4 @@ pub struct Phrase {
     /// The fewest tokens of the model's own between the end of any injection and the next one of this
     /// phrase; at least 1 whatever is written here.
     pub cooldown: u32,
-}
-
-/// How often phrases were injected into one continuation.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Injections {
-    /// By phrase; missing entries are 0.
-    counts: Vec<u32>,
-    /// Length of the sequence after the last forced token.
-    end: Option<usize>,
-}
-
-impl Injections {
-    /// Counts the start of an injection of `phrase`.
-    pub fn begin(&mut self, phrase: usize) {
-        if self.counts.len() <= phrase {
-            self.counts.resize(phrase + 1, 0);
-        }
-        self.counts[phrase] += 1;
-    }
-
-    /// Notes that the token before `length` was forced.
-    pub fn forced(&mut self, length: usize) {
-        self.end = Some(length);
-    }
-}
-
-/// What a policy may look back at: the tokens so far.
-#[derive(Debug, Clone, Copy)]
-pub struct History<'a> {
-    tokens: &'a [TokenId],
-    n_prompt: usize,
-    injections: &'a Injections,
-    classes: &'a TokenClasses,
-}
-
-impl<'a> History<'a> {
-    /// The view of a continuation whose first `n_prompt` tokens are the prompt.
-    pub fn new(
-        tokens: &'a [TokenId],
-        n_prompt: usize,
-        injections: &'a Injections,
-        classes: &'a TokenClasses,
-    ) -> Self {
-        assert!(n_prompt <= tokens.len(), "a prompt of {n_prompt} in {} tokens", tokens.len());
-        Self { tokens, n_prompt, injections, classes }
-    }
-
-    /// Prompt and output; the token to be decided comes after the last of them.
-    pub fn tokens(&self) -> &'a [TokenId] {
-        self.tokens
-    }
-
-    /// What was said so far, injected tokens included.
-    pub fn output(&self) -> &'a [TokenId] {
-        &self.tokens[self.n_prompt..]
-    }
-
-    /// Whether the last token was forced.
-    pub fn last_injected(&self) -> bool {
-        self.injections.end == Some(self.tokens.len())
-    }
-
-    /// Whether the last token is of `class`.
-    pub fn last_is(&self, class: TokenClass) -> bool {
-        self.tokens.last().is_some_and(|&token| self.classes.is(token, class))
-    }
-
-    /// Whether `phrase`, number `index` of the policy's, may be injected now.
-    pub fn may_inject(&self, index: usize, phrase: &Phrase) -> bool {
-        let used = self.injections.counts.get(index).copied().unwrap_or(0);
-        let own = self.injections.end.map_or(usize::MAX, |end| self.tokens.len() - end);
-        used < phrase.cap && own >= phrase.cooldown.max(1) as usize
-    }
 }

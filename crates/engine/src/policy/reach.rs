@@ -1,7 +1,7 @@
 //! Whether a region can ever decide: its conditions span a box, and the boxes of the regions before it may
 //! cover it.
 
-use super::rule::{Condition, Region, Rule};
+use super::rule::{Condition, Region, When};
 use super::signal::Signal;
 use std::collections::BTreeMap;
 
@@ -41,9 +41,12 @@ pub(super) enum Unreachable {
 pub(super) fn unreachable(regions: &[Region]) -> Option<Unreachable> {
     let (last, earlier) = regions.split_last()?;
     let Some(whole) = area(&last.conditions) else { return Some(Unreachable::Empty) };
+    if last.when == When::End {
+        return None;
+    }
     let mut left = vec![whole];
-    // A region that injects is passed over when its phrase is used up, so it covers nothing for good.
-    for region in earlier.iter().filter(|region| !matches!(region.rule, Rule::Inject(_))) {
+    // A region that is passed over when its means are used up covers nothing for good.
+    for region in earlier.iter().filter(|region| region.is_plain()) {
         let Some(covered) = area(&region.conditions) else { continue };
         left = left.iter().flat_map(|piece| without(piece, &covered)).collect();
         if left.is_empty() {
@@ -61,6 +64,10 @@ fn area(conditions: &[Condition]) -> Option<Area> {
     let mut area = Area::new();
     for condition in conditions {
         let (axis, span) = match *condition {
+            // Not known before there is a calibration.
+            Condition::Between { above, below, .. } if above.is_nan() || below.is_nan() => continue,
+            // Not of a single token.
+            Condition::Span { .. } | Condition::Output { .. } | Condition::Repeats { .. } => continue,
             Condition::Between { signal, above, below } => {
                 (Axis::Signal(signal), (Cut(above, true), Cut(below, false)))
             }

@@ -5,17 +5,28 @@ use std::f64::consts::LN_2;
 
 /// A number a condition or a parameter may depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Signal {
+pub enum Signal {
+    /// Of the logits: H, nats.
     Entropy,
+    /// Of the logits: V, nats squared.
     Varentropy,
+    /// sum p^2.
     Collision,
+    /// ln sum exp z, nats.
     LogZ,
+    /// Of the finite logits, nats.
     LogitStd,
+    /// [`AttentionSignals::entropy`].
     AttnEntropy,
+    /// [`AttentionSignals::entropy_rel`].
     AttnEntropyRel,
+    /// [`AttentionSignals::varentropy`].
     AttnVarentropy,
+    /// [`AttentionSignals::head_spread`].
     HeadSpread,
+    /// [`AttentionSignals::head_disagreement`].
     HeadDisagreement,
+    /// [`AttentionSignals::interaction`].
     Interaction,
 }
 
@@ -34,7 +45,8 @@ pub(super) struct Inputs<'a> {
 }
 
 impl Signal {
-    pub(super) const ALL: [(Signal, &'static str); 11] = [
+    /// All of them, with their names in policy files.
+    pub const ALL: [(Signal, &'static str); 11] = [
         (Signal::Entropy, "entropy"),
         (Signal::Varentropy, "varentropy"),
         (Signal::Collision, "collision"),
@@ -47,6 +59,33 @@ impl Signal {
         (Signal::HeadDisagreement, "head_disagreement"),
         (Signal::Interaction, "interaction"),
     ];
+
+    /// What policy files call it.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(signal, _)| *signal == self).map_or("?", |(_, name)| name)
+    }
+
+    /// Its value in `signals`; 0 for a signal of attention. In nats, where it has a unit.
+    pub fn of(self, signals: &Signals) -> f64 {
+        self.value(&Inputs { signals, attention: &AttentionSignals::default() })
+    }
+
+    /// Writes its value.
+    pub fn put(self, value: f64, signals: &mut Signals, attention: &mut AttentionSignals) {
+        *match self {
+            Signal::Entropy => &mut signals.entropy,
+            Signal::Varentropy => &mut signals.varentropy,
+            Signal::Collision => &mut signals.collision,
+            Signal::LogZ => &mut signals.log_z,
+            Signal::LogitStd => &mut signals.logit_std,
+            Signal::AttnEntropy => &mut attention.entropy,
+            Signal::AttnEntropyRel => &mut attention.entropy_rel,
+            Signal::AttnVarentropy => &mut attention.varentropy,
+            Signal::HeadSpread => &mut attention.head_spread,
+            Signal::HeadDisagreement => &mut attention.head_disagreement,
+            Signal::Interaction => &mut attention.interaction,
+        } = value as f32;
+    }
 
     pub(super) fn value(self, inputs: &Inputs<'_>) -> f64 {
         let Inputs { signals, attention } = inputs;

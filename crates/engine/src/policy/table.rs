@@ -1,21 +1,29 @@
 //! A policy file at work.
 
-use super::rule::Region;
+use super::rule::{Region, When};
 use super::signal::Inputs;
-use super::{History, Needs, Phrase, Policy, PolicyState, RegionId, Verdict};
+use super::{Budget, Decision, History, Needs, Phrase, Policy, PolicyState, ReadAnswer, RegionId, Verdict};
+use crate::FinishReason;
 use entropix_model::{AttentionSignals, Signals, TokenId};
 use std::sync::Arc;
 
 /// An ordered table of regions, the first that applies decides; the last one, the default, always does.
-#[derive(Debug)]
 pub(super) struct TablePolicy {
     pub(super) name: Arc<str>,
     pub(super) names: Arc<[Arc<str>]>,
     pub(super) regions: Arc<[Region]>,
     pub(super) needs: Needs,
+    pub(super) budget: Budget,
     pub(super) phrases: Vec<Phrase>,
     /// Texts that conditions look for.
     pub(super) texts: Vec<Vec<TokenId>>,
+    pub(super) read_answer: Option<Arc<ReadAnswer>>,
+}
+
+impl TablePolicy {
+    fn regions(&self) -> impl Iterator<Item = (RegionId, &Region)> {
+        self.regions.iter().enumerate().map(|(place, region)| (RegionId(place as u16), region))
+    }
 }
 
 impl Policy for TablePolicy {
@@ -35,6 +43,20 @@ impl Policy for TablePolicy {
         &self.phrases
     }
 
+    fn budget(&self) -> Budget {
+        self.budget
+    }
+
+    fn settled(&self, history: &History<'_>) -> usize {
+        let n_output = history.output().len();
+        let held = self.regions.iter().map(|region| region.rule.holds_back(region.when, history));
+        held.min().unwrap_or(n_output)
+    }
+
+    fn answer(&self, output: &[TokenId]) -> Option<Arc<str>> {
+        self.read_answer.as_ref().and_then(|read| read(output))
+    }
+
     fn decide(
         &self,
         signals: &Signals,
@@ -44,9 +66,29 @@ impl Policy for TablePolicy {
     ) -> Verdict {
         let none = AttentionSignals::default();
         let inputs = Inputs { signals, attention: attention.unwrap_or(&none) };
-        let applies = |region: &Region| region.applies(&inputs, history, &self.phrases, &self.texts);
-        let last = self.regions.len() - 1;
-        let place = self.regions[..last].iter().position(applies).unwrap_or(last);
-        Verdict { region: RegionId(place as u16), decision: self.regions[place].rule.decide(&inputs) }
+        let decided = self.regions().find_map(|(id, region)| {
+            let decision = region.decide(id, &inputs, history, &self.phrases, &self.texts)?;
+            Some(Verdict { region: id, decision })
+        });
+        // Only a default that stops is not obeyed everywhere.
+        let last = RegionId(self.regions.len() as u16 - 1);
+        decided.unwrap_or(Verdict { region: last, decision: Decision::Argmax })
+    }
+
+    fn conclude(
+        &self,
+        _finish: FinishReason,
+        history: &History<'_>,
+        _state: &mut PolicyState,
+    ) -> Option<Verdict> {
+        if !self.regions.iter().any(|region| matches!(region.when, When::End | When::At(_))) {
+            return None;
+        }
+        let (signals, attention) = (Signals::default(), AttentionSignals::default());
+        let inputs = Inputs { signals: &signals, attention: &attention };
+        self.regions().find_map(|(id, region)| {
+            let decision = region.conclude(id, &inputs, history, &self.texts)?;
+            Some(Verdict { region: id, decision })
+        })
     }
 }

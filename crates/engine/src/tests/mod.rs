@@ -2,6 +2,7 @@
 //! a plain loop.
 
 mod endings;
+mod lines;
 mod oracle;
 mod padding;
 mod refusals;
@@ -9,5 +10,6 @@ mod requests;
 mod scripted;
 mod single;
 mod storm;
+mod wild;
 
 use scripted::{Judge, Model, Scripted};

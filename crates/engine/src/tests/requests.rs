@@ -109,6 +109,7 @@ fn parameters() -> impl Strategy<Value = Parameters> {
                     logprobs,
                     n,
                     attention: false,
+                    raw_events: false,
                 }
             },
         )

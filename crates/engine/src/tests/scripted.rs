@@ -272,7 +272,7 @@ impl Policy for Judge {
     }
 
     fn needs(&self) -> Needs {
-        Needs { attention: self.attention, logits: true }
+        Needs { attention: self.attention, logits: true, trace: false }
     }
 
     fn phrases(&self) -> &[Phrase] {

@@ -87,6 +87,7 @@ fn listen(
     let request = match &event {
         Event::Token(token) => token.request,
         Event::Scored(scored) => scored.request,
+        Event::Raw(raw) => raw.request(),
         Event::Done(done) => done.request,
         Event::Failed { request, .. } => *request,
     };
@@ -126,6 +127,7 @@ fn listen(
                 return Err(format!("request {number}: usage {:?} for {n_said} tokens", done.usage));
             }
         }
+        Event::Raw(raw) => return Err(format!("nobody asked for {raw:?}")),
         Event::Failed { error, .. } => heard.failed = Some(error.code),
     }
     Ok(())
@@ -220,7 +222,8 @@ fn storms_reach_every_corner() {
         all.decisions.iter_mut().zip(stats.decisions).for_each(|(all, n)| *all += n);
     }
     assert!(all.preemptions > 200 && all.recomputed_tokens > 1000 && all.shared_tokens > 300, "{all:?}");
-    assert!(all.decisions.iter().all(|&n| n > 30), "{all:?}");
+    // What comes after these is for storms of another kind.
+    assert!(all.decisions[..5].iter().all(|&n| n > 30), "{all:?}");
 }
 
 /// Negative controls: each planted fault is noticed, or the storms prove nothing.

@@ -11,7 +11,8 @@ use crate::report::tally::{Tally, facts, rate, speed};
 use anyhow::Result;
 use entropix::jobs::manifest::PolicyRecord;
 use entropix::jobs::{
-    BatchJob, Choice, Ended, Flow, InputFormat, JobRequest, Observer, PlainText, longest_first,
+    BatchJob, Choice, Ended, Existing, Flow, InputFormat, JobRequest, LineWriter, Observer, PlainText,
+    Tracer, longest_first,
 };
 use entropix::text::ChatTemplate;
 use entropix_engine::{Parameters, Stats};
@@ -34,12 +35,25 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         return Err(ChatTemplate::missing(&session.model().path).into());
     }
     let batch = BatchJob {
-        policy: session.bind(&policy_file)?,
+        policy: session.bind(&load::calibrated(&policy_file, &args.sampling, &session)?)?,
         preparation: load::preparation(&chat),
         defaults: sources.defaults(),
         signals: args.signals.into(),
         max_in_flight: args.batch_size.saturating_mul(2),
         fail_fast: args.job.fail_fast,
+        is_traced: args.trace.is_some(),
+    };
+    let mut tracer = match &args.trace {
+        None => None,
+        Some(path) => {
+            let existing = match job.is_resumed() {
+                true => Existing::Append,
+                false if args.job.overwrite => Existing::Overwrite,
+                false => Existing::Refuse,
+            };
+            let lines = LineWriter::open_beside(path, job.input.file(), existing)?;
+            Some(Tracer::new(lines, batch.policy.regions()))
+        }
     };
     let template_file = chat.chat_template.as_deref();
     let special = batch.preparation.special;
@@ -68,15 +82,16 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     let (n_pending, n_earlier, resumable) = (begun.n_pending(), begun.done.len(), begun.resumable);
     let (items, sink) = begun.start()?;
     let outcome = if args.longest_first {
-        batch.run(&mut session, longest_first(items), sink, &mut watch)
+        batch.run(&mut session, longest_first(items), sink, tracer.as_mut(), &mut watch)
     } else {
-        batch.run(&mut session, items, sink, &mut watch)
+        batch.run(&mut session, items, sink, tracer.as_mut(), &mut watch)
     };
     let Watch { progress, tally, failures, stats, started, .. } = watch;
     progress.finish();
     let ended = outcome?;
     let n_left = n_pending.map(|n| n.saturating_sub(begun.sink.n_written()));
     begun.sink.finish()?;
+    tracer.map(Tracer::finish).transpose()?;
     let time = started.elapsed();
     let report = Report { ended, n_earlier, n_left, tally, stats, time };
     if !output.quiet {
@@ -113,6 +128,10 @@ impl Report {
         }
         if stats.discarded_tokens > 0 {
             rows.push(("discarded", format!("{} tokens", stats.discarded_tokens)));
+        }
+        if stats.over_budget > 0 {
+            let n = stats.over_budget;
+            rows.push(("budget", format!("spent in {n} answers; their policy went on without extra tokens")));
         }
         if stats.preemptions > 0 {
             let (n, again) = (stats.preemptions, stats.recomputed_tokens);

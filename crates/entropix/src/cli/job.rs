@@ -58,6 +58,11 @@ impl Job {
         Ok(Self { input, ledger, checked, shard })
     }
 
+    /// Whether an earlier run began it.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.ledger.earlier().is_some()
+    }
+
     /// The day an earlier run told the chat template, so that a job does not change overnight.
     pub(super) fn date(&self) -> Option<Date> {
         self.ledger.earlier().and_then(|earlier| Date::parse(&earlier.prompt.date).ok())

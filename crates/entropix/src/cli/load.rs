@@ -9,9 +9,11 @@ use entropix::jobs::Preparation;
 use entropix::jobs::params::Params;
 use entropix::text::Special;
 use entropix::{Precision, Session, SessionOptions, hub};
-use entropix_engine::PolicyFile;
-use entropix_model::{Class, Error};
+use entropix_engine::{Calibration, PolicyFile};
+use entropix_model::{Checkpoint, Class, Error};
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -165,6 +167,40 @@ impl hub::Progress for Fetching<'_> {
 pub(crate) fn policy_file(sampling: &SamplingArgs) -> Result<PolicyFile> {
     let name = sampling.policy.clone().or_else(|| variable("ENTROPIX_POLICY"));
     Ok(PolicyFile::load(name.as_deref().unwrap_or(DEFAULT_POLICY), &sampling.set)?)
+}
+
+/// Bytes of a calibration file.
+const CALIBRATION_BYTES: u64 = 1 << 20;
+
+/// A calibration file.
+pub(crate) fn calibration(path: &Path) -> Result<Calibration> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(CALIBRATION_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|error| Error::io(path, "read the calibration", &error))?;
+    Ok(Calibration::parse(&path.display().to_string(), &bytes)?)
+}
+
+/// The policy with its quantiles taken from the calibration, which must be this model's.
+pub(crate) fn calibrated(
+    policy: &PolicyFile,
+    sampling: &SamplingArgs,
+    session: &Session,
+) -> Result<PolicyFile> {
+    let Some(path) = sampling.calibration.as_deref() else { return Ok(policy.clone()) };
+    let sha256 = Checkpoint::open(&session.model().path)?.fingerprint(&mut |_, _| {})?;
+    let calibration = calibration(path)?;
+    if sha256 != calibration.sha256 {
+        let (model, other) = (&session.model().name, &calibration.model);
+        let message = format!(
+            "{}: the calibration is of {other} (sha256 {}), this is {model} (sha256 {sha256}); make one with `entropix \
+             calibrate`",
+            path.display(),
+            calibration.sha256
+        );
+        return Err(Error::new(Class::Config, "WrongModel", message).into());
+    }
+    Ok(policy.calibrated(&calibration)?)
 }
 
 /// What the sampling flags say.

@@ -3,6 +3,7 @@
 pub(crate) mod args;
 mod batch;
 mod bench;
+mod calibrate;
 mod docs;
 mod doctor;
 mod exit;
@@ -13,6 +14,7 @@ mod load;
 mod merge;
 mod policy;
 mod renderer;
+mod replay;
 mod run;
 mod score;
 mod sources;
@@ -54,6 +56,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Merge(args) => merge::run(&args, &output)?,
         Verb::Verify(args) => verify::run(&args, &output)?,
         Verb::Bench(args) => bench::run(&args, &output)?,
+        Verb::Calibrate(args) => calibrate::run(&args, &output)?,
+        Verb::Replay(args) => replay::run(&args, &output)?,
         Verb::Policy(verb) => policy::run(verb)?,
         Verb::Pull(args) => {
             let settings = hub::Settings { refresh: true, ..hub::Settings::from_env() };

@@ -1,9 +1,11 @@
 //! Policies by name and by file.
 
-use super::args::PolicyVerb;
+use super::args::{ExplainArgs, PolicyVerb};
+use super::load;
 use crate::report::table::{Align, Table};
 use anyhow::Result;
-use entropix_engine::PolicyFile;
+use entropix_engine::{PolicyFile, Signal};
+use entropix_model::{Class, Error};
 use std::io::Write;
 
 /// Lists, shows, checks.
@@ -31,7 +33,39 @@ pub(super) fn run(verb: PolicyVerb) -> Result<()> {
             writeln!(out, "{}: ok", policy.name())?;
             writeln!(out, "regions  {}", regions.join(", "))?;
             writeln!(out, "sha256   {}", policy.hash())?;
+            if !policy.unresolved().is_empty() {
+                writeln!(out, "needs    a calibration, for {}", policy.unresolved().join(", "))?;
+            }
         }
+        PolicyVerb::Explain(args) => out.write_all(explain(&args)?.as_bytes())?,
     }
     Ok(())
+}
+
+/// Every region down to the one that decides, with what it asks of the next token.
+fn explain(args: &ExplainArgs) -> Result<String> {
+    let mut policy = PolicyFile::load(&args.policy.policy, &args.policy.set)?;
+    if let Some(path) = &args.calibration {
+        policy = policy.calibrated(&load::calibration(path)?)?;
+    }
+    let signals = args.signals.iter().map(|text| signal(text)).collect::<Result<Vec<_>>>()?;
+    let mut lines = String::new();
+    for explained in policy.explain(&signals) {
+        lines += &format!("{}: {}\n", explained.region, explained.verdict);
+        explained.reasons.iter().for_each(|reason| lines += &format!("  {reason}\n"));
+    }
+    Ok(lines)
+}
+
+fn signal(text: &str) -> Result<(Signal, f64)> {
+    let known = || Signal::ALL.map(|(_, name)| name).join(", ");
+    let parts = text.split_once('=').and_then(|(name, value)| {
+        let (signal, _) = Signal::ALL.iter().find(|(_, known)| *known == name.trim())?;
+        let value: f64 = value.trim().parse().ok()?;
+        value.is_finite().then_some((*signal, value))
+    });
+    parts.ok_or_else(|| {
+        let message = format!("--signal {text}: a signal is NAME=VALUE in nats; known are {}", known());
+        Error::new(Class::Usage, "Flags", message).into()
+    })
 }

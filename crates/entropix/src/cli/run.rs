@@ -32,7 +32,7 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<ExitCode> {
     let prompt = prompt(args)?;
     let Loaded { session, sources } = load::session(&args.model, Some(&args.chat), 1, flags, output)?;
     load::tell(&session, &policy_file, &sources, output);
-    let policy = session.bind(&policy_file)?;
+    let policy = session.bind(&load::calibrated(&policy_file, &args.sampling, &session)?)?;
     let mut talk = Talk {
         session,
         policy,

@@ -162,8 +162,9 @@ fn compute(
             signals,
             max_in_flight,
             fail_fast: false,
+            is_traced: false,
         };
-        job.run(session, sampled::<JobRequest>(input, lines)?, &mut sink, &mut watch)?
+        job.run(session, sampled::<JobRequest>(input, lines)?, &mut sink, None, &mut watch)?
     };
     watch.progress.finish();
     if ended.flow > Flow::Continue {

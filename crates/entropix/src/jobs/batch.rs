@@ -7,9 +7,9 @@ use super::params::Params;
 use super::prepare::{Preparation, Prepared};
 use super::request::{Form, JobRequest};
 use super::row::{self, RowStyle};
-use super::{Choice, Item, SignalsLevel, Sink};
+use super::{Choice, Item, SignalsLevel, Sink, Tracer};
 use crate::Session;
-use entropix_engine::{Event, Policy, RequestId, Stats};
+use entropix_engine::{Event, Policy, RequestId, Stats, Work};
 use entropix_model::{Class, Error, Result, TokenId};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,6 +28,8 @@ pub struct BatchJob {
     pub max_in_flight: usize,
     /// Whether the first request that fails ends the job.
     pub fail_fast: bool,
+    /// Whether there will be a [`Tracer`].
+    pub is_traced: bool,
 }
 
 /// Whether to go on.
@@ -83,6 +85,7 @@ impl BatchJob {
         session: &mut Session,
         items: impl Iterator<Item = Result<Item<JobRequest>>>,
         sink: &mut Sink,
+        mut tracer: Option<&mut Tracer>,
         observer: &mut dyn Observer,
     ) -> Result<Ended> {
         let model = session.model().name.clone();
@@ -136,6 +139,13 @@ impl BatchJob {
                         }
                         continue;
                     }
+                    Event::Raw(raw) => {
+                        let flight = in_flight.get(&raw.request());
+                        if let (Some(tracer), Some(flight)) = (&mut tracer, flight) {
+                            tracer.write(&flight.id, &raw)?;
+                        }
+                        continue;
+                    }
                     Event::Done(done) => {
                         let request = done.request;
                         let Some(flight) = in_flight.get_mut(&request) else { continue };
@@ -168,8 +178,11 @@ impl BatchJob {
     }
 
     fn submit(&self, session: &mut Session, id: &str, request: JobRequest) -> Result<(RequestId, Answers)> {
-        let Prepared { request, answers } =
+        let Prepared { mut request, answers } =
             self.preparation.prepare(session, id, request, &self.defaults, &self.policy)?;
+        if let Work::Generate(generate) = &mut request.work {
+            generate.parameters.raw_events = self.is_traced;
+        }
         let request = session.engine().submit(request).map_err(|error| match error.class {
             // Whatever is wrong with it, the request is to blame.
             Class::Data => error,

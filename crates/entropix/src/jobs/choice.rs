@@ -135,7 +135,7 @@ mod tests {
         let summary = Summary::of(&choice);
         assert_eq!(summary.mean_entropy, Some(1.0));
         assert_eq!((summary.max_entropy, summary.p95_entropy), (Some(2.0), Some(1.9)));
-        assert_eq!(summary.decisions, [19, 0, 1, 0, 0]);
+        assert_eq!(summary.decisions, [19, 0, 1, 0, 0, 0, 0, 0]);
         // 0.7 to 0.9, then the planted 0, then 1.1 to 2.0.
         assert_eq!(summary.longest_unsure_span, 10);
     }

@@ -21,6 +21,17 @@ pub enum SyncEvery {
     Time(Duration),
 }
 
+/// What to do with a file that holds something already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Leave it and fail.
+    Refuse,
+    /// Empty it.
+    Overwrite,
+    /// Write behind it.
+    Append,
+}
+
 /// A file of lines, or standard output.
 pub struct LineWriter {
     file: File,
@@ -105,6 +116,28 @@ impl LineWriter {
                 return Ok(of(file, path.to_owned(), Some(metadata.len()), state));
             }
         }
+    }
+
+    /// Opens what is written beside a job: as [`LineWriter::open`], ready for lines.
+    ///
+    /// # Errors
+    /// Those of [`LineWriter::open`], and `Usage` for a file that holds something where it is to be refused.
+    pub fn open_beside(path: &Path, input: &File, existing: Existing) -> Result<Self> {
+        let mut lines = Self::open(path, input, SyncEvery::Lines(u64::MAX))?;
+        match existing {
+            Existing::Append => lines.begin_behind(lines.len())?,
+            Existing::Refuse if !lines.is_empty() => {
+                let message = format!(
+                    "{}: holds {} bytes already and is left as it is; name another output, or add --overwrite to \
+                     replace it",
+                    path.display(),
+                    lines.len()
+                );
+                return Err(Error::new(Class::Usage, "OutputExists", message));
+            }
+            Existing::Refuse | Existing::Overwrite => lines.begin_empty()?,
+        }
+        Ok(lines)
     }
 
     /// Where lines go.

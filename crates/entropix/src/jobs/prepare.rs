@@ -104,5 +104,6 @@ fn parameters(params: &Params) -> Parameters {
         logprobs: params.logprobs.unwrap_or(0) as u16,
         n: params.n.unwrap_or(1) as u32,
         attention: false,
+        raw_events: false,
     }
 }

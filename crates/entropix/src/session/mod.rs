@@ -5,7 +5,9 @@ mod timed;
 
 use crate::jobs::json::{Member, Value};
 use crate::jobs::params::Params;
-use crate::text::{ChatOptions, ChatTemplate, Date, Message, Sandbox, Special, Tokenizer, token_classes};
+use crate::text::{
+    ChatOptions, ChatTemplate, Date, Message, Sandbox, Special, Tokenizer, answer_reader, token_classes,
+};
 use entropix_cpu::{CpuBackend, CpuOptions, KernelPath, MemoryPlan, Precision, Progress, StepTimes, plan};
 use entropix_engine::{Engine, EngineOptions, Policy, PolicyFile};
 use entropix_model::{Checkpoint, DType, Error, LayerWeights, Result, Tensor, TokenId, Weights};
@@ -246,7 +248,8 @@ impl Session {
     /// # Errors
     /// As [`PolicyFile::bind`].
     pub fn bind(&self, file: &PolicyFile) -> Result<Arc<dyn Policy>> {
-        file.bind(&|phrase| self.tokenizer.encode(phrase, Special::Text))
+        let read = file.answer_rule().map(|rule| answer_reader(rule, &self.tokenizer)).transpose()?;
+        file.bind_reading(&|phrase| self.tokenizer.encode(phrase, Special::Text), read)
     }
 
     /// The SHA-256 of the files of the model, 64 hexadecimal digits: of the one file, or of the list "HASH  NAME"

@@ -1,6 +1,7 @@
 //! Text: tokenizers, streaming, stop strings and chat templates. The only part of entropix that knows what
 //! tokens stand for; the engine gets numbers, a table from [`token_classes`] and a [`StopWatcher`].
 
+mod answer;
 mod bpe;
 mod classes;
 mod components;
@@ -17,6 +18,7 @@ mod template;
 mod tokenizer;
 mod vocabulary;
 
+pub use answer::answer_reader;
 pub use classes::token_classes;
 pub use special::Special;
 pub use stops::Stops;

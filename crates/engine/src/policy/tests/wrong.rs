@@ -50,7 +50,7 @@ fn what_is_wrong_is_named_with_its_place() {
             "WrongType",
             "region must be written as",
         ),
-        (default("decision = \"branch\""), "OutOfRange", "default.decision is \"branch\"; known are argmax"),
+        (default("decision = \"beam\""), "OutOfRange", "default.decision is \"beam\"; known are argmax"),
         (
             default("decision = \"argmax\"\ntemperature = 1"),
             "UnknownKey",

@@ -1,5 +1,5 @@
 use super::run::ChatArgs;
-use super::{JobArgs, ModelArgs, SamplingArgs, SignalsArg, values};
+use super::{FileArg, JobArgs, ModelArgs, SamplingArgs, SignalsArg, values};
 use clap::Args;
 
 /// Answer a file of prompts, each token with its signals.
@@ -30,4 +30,7 @@ pub(crate) struct BatchArgs {
     /// Signals in each result: off, summary (a few numbers), or token (five numbers a token).
     #[arg(long, value_name = "HOW MUCH", default_value = "summary", help_heading = "Output")]
     pub signals: SignalsArg,
+    /// Write everything that happens, tokens that are taken back too, one JSON object a line.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub trace: Option<FileArg>,
 }

@@ -3,9 +3,11 @@
 
 mod batch;
 mod bench;
+mod calibrate;
 mod job;
 mod model;
 mod output;
+mod replay;
 mod results;
 mod run;
 mod sampling;
@@ -14,9 +16,11 @@ pub(crate) mod values;
 
 pub(crate) use batch::BatchArgs;
 pub(crate) use bench::{BenchArgs, BenchFormat};
+pub(crate) use calibrate::CalibrateArgs;
 pub(crate) use job::JobArgs;
 pub(crate) use model::{Device, Dtype, ModelArgs, PrecisionArg};
 pub(crate) use output::{Color, OutputArgs, ProgressArg, SignalsArg, SpecialArg};
+pub(crate) use replay::ReplayArgs;
 pub(crate) use results::{MergeArgs, VerifyArgs};
 pub(crate) use run::{ChatArgs, RunArgs};
 pub(crate) use sampling::SamplingArgs;
@@ -64,6 +68,8 @@ pub(crate) enum Verb {
     Merge(MergeArgs),
     Verify(VerifyArgs),
     Bench(Box<BenchArgs>),
+    Calibrate(Box<CalibrateArgs>),
+    Replay(ReplayArgs),
     /// List, show and check policies.
     #[command(subcommand)]
     Policy(PolicyVerb),
@@ -88,6 +94,8 @@ pub(crate) enum PolicyVerb {
     Show(PolicyArgs),
     /// Check a policy file without a model.
     Check(PolicyArgs),
+    /// Say which region decides at given signals, and why.
+    Explain(ExplainArgs),
 }
 
 /// Which policy.
@@ -99,6 +107,20 @@ pub(crate) struct PolicyArgs {
     /// Change one parameter of the policy, e.g. --set temperature.base=0.7; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+}
+
+/// Which policy, and at what signals.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// A signal by its name in policy files, in nats, e.g. --signal entropy=1.2 --signal varentropy=0.4; repeatable,
+    /// those not named are 0.
+    #[arg(long = "signal", value_name = "NAME=VALUE", required = true)]
+    pub signals: Vec<String>,
+    /// The calibration of a model, for thresholds that are quantiles.
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<FileArg>,
 }
 
 /// Which model.

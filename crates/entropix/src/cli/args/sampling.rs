@@ -12,6 +12,9 @@ pub(crate) struct SamplingArgs {
     /// Change one parameter of the policy; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// The model's calibration (see calibrate), for a policy whose thresholds are quantiles.
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<std::path::PathBuf>,
     /// Most tokens of an answer, e.g. 256 or 2k [default: what the context holds].
     #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true, value_parser = values::size, aliases = ["n-predict", "predict"])]
     pub max_tokens: Option<usize>,

@@ -1,0 +1,77 @@
+//! Why a policy file decides as it does at given signals.
+
+use super::rule::{Condition, When};
+use super::signal::Inputs;
+use super::{PolicyFile, Signal};
+use entropix_model::{AttentionSignals, Signals};
+use std::sync::Arc;
+
+/// What becomes of a region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explained {
+    /// Its name.
+    pub region: Arc<str>,
+    /// `decides`, `does not apply`, or `depends on the output`.
+    pub verdict: &'static str,
+    /// What was asked and what was found; in nats.
+    pub reasons: Vec<String>,
+}
+
+impl PolicyFile {
+    /// Goes through the regions in order, down to the first that decides the next token whatever the output was
+    /// so far. Signals that are not given are 0.
+    pub fn explain(&self, given: &[(Signal, f64)]) -> Vec<Explained> {
+        let (mut signals, mut attention) = (Signals::default(), AttentionSignals::default());
+        given.iter().for_each(|(signal, value)| signal.put(*value, &mut signals, &mut attention));
+        let inputs = Inputs { signals: &signals, attention: &attention };
+        let mut all = Vec::new();
+        for region in self.spec().regions.iter() {
+            let (mut holds, mut is_known) = (true, region.is_plain() || region.when == When::Default);
+            let mut reasons = Vec::new();
+            for condition in &region.conditions {
+                match *condition {
+                    Condition::Between { signal, above, below } => {
+                        let value = signal.value(&inputs);
+                        let is_within = above < value && value < below;
+                        let name = signal.name();
+                        let asked = match (above == f64::NEG_INFINITY, below == f64::INFINITY) {
+                            (false, false) => format!("between {above:.4} and {below:.4}"),
+                            (false, true) => format!("above {above:.4}"),
+                            _ => format!("below {below:.4}"),
+                        };
+                        let is = if is_within { "is" } else { "is not" };
+                        reasons.push(format!("{name} {value:.4} {is} {asked}"));
+                        holds &= is_within;
+                    }
+                    Condition::EndsWith { .. } | Condition::Injected(_) | Condition::Class { .. } => {
+                        reasons.push("asks for the token before".to_owned());
+                        is_known = false;
+                    }
+                    Condition::Span { .. } | Condition::Output { .. } | Condition::Repeats { .. } => {
+                        reasons.push("asks for the output so far".to_owned());
+                    }
+                }
+            }
+            match region.when {
+                When::At(n) => reasons.push(format!("is asked at {n} tokens of the output")),
+                When::End => reasons.push("is asked at the end of the answer".to_owned()),
+                When::Token | When::Default => {}
+            }
+            let verdict = match (holds, is_known) {
+                (false, _) => "does not apply",
+                (true, true) => "decides",
+                (true, false) => "depends on the output",
+            };
+            let decision = region.rule.name();
+            let verdict_decides = verdict == "decides";
+            if holds {
+                reasons.push(format!("decision: {decision}"));
+            }
+            all.push(Explained { region: Arc::clone(&region.name), verdict, reasons });
+            if verdict_decides {
+                break;
+            }
+        }
+        all
+    }
+}

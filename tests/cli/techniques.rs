@@ -1,0 +1,193 @@
+//! Branches, returns and further ends, end to end: a tiny model calibrated, answered with policies that go back, traced.
+
+use crate::program::{Place, tiny};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+fn prompts() -> String {
+    let line = |i: usize| {
+        let text = ["Once upon", "The sky is", "1 2 3 4 5 6", "How many"][i % 4];
+        format!("{}\n", json!({"id": format!("r{i}"), "prompt": format!("{text} {i}"), "max_tokens": 72}))
+    };
+    (0..12).map(line).collect()
+}
+
+/// A place with a calibration of the tiny model in `calib.toml`.
+fn calibrated() -> Place {
+    let place = Place::new();
+    place.put("texts", prompts());
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let args = ["calibrate", "-i", "texts", "-o", "calib.toml", "-n", "48", "--threads", "2", "-m"];
+    let ended = place.run(args.into_iter().chain([model.to_str().unwrap()]));
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    place
+}
+
+fn rows(place: &Place) -> BTreeMap<String, String> {
+    let rows = place.rows("out");
+    rows.into_iter().map(|row| (row["id"].as_str().unwrap().to_owned(), row.to_string())).collect()
+}
+
+/// Splits a trace by request.
+fn by_request(place: &Place) -> BTreeMap<String, Vec<Value>> {
+    let mut all: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for event in place.rows("trace") {
+        all.entry(event["id"].as_str().unwrap().to_owned()).or_default().push(event);
+    }
+    all
+}
+
+/// The tokens of the line that is left when all events of a request are followed.
+fn follow(events: &[Value]) -> Vec<u64> {
+    let number = |event: &Value, key: &str| event[key].as_u64().unwrap_or_else(|| panic!("{key} in {event}"));
+    let first = number(&events[0], "position");
+    let mut lines: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    for event in events {
+        let branch = number(event, "branch");
+        match event["event"].as_str().unwrap() {
+            "token" => lines.entry(branch).or_default().push(number(event, "token")),
+            "retract" => {
+                let length = number(event, "position") - first;
+                lines.entry(branch).or_default().truncate(length as usize);
+            }
+            "fork" => {
+                let parent = lines.entry(branch).or_default().clone();
+                for child in event["children"].as_array().unwrap() {
+                    let length = number(child, "position") - first;
+                    lines.insert(number(child, "branch"), parent[..length as usize].to_vec());
+                }
+            }
+            "join" => {
+                for line in event["scores"].as_array().unwrap() {
+                    if number(line, "branch") != branch {
+                        lines.remove(&number(line, "branch"));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(lines.len(), 1, "one line is left");
+    lines.into_values().next().unwrap()
+}
+
+/// Both policies that go back: the same bytes in any batch and with few blocks, and a trace that leads to the
+/// answers. Fails when a decision depends on the schedule, or a taken-back token is told.
+#[test]
+fn policies_that_go_back() {
+    let place = calibrated();
+    for (policy, wanted) in [("quadrants", ["branch", "rewind"]), ("entropix", ["rewind", "refork"])] {
+        let args = [
+            "--policy",
+            policy,
+            "--calibration",
+            "calib.toml",
+            "--signals",
+            "token",
+            "--overwrite",
+            "--ignore-eos",
+        ];
+        let run = |more: &[&str]| {
+            let all: Vec<&str> = args.iter().chain(more).copied().collect();
+            place.batch(prompts(), &all).expect(0, "");
+            rows(&place)
+        };
+        let alone = run(&["-b", "1"]);
+        let together = run(&["-b", "16", "--trace", "trace"]);
+        assert_eq!(alone, together, "{policy}: together");
+        let events = by_request(&place);
+        let mut seen: Vec<&str> = Vec::new();
+        for (id, row) in &together {
+            let row: Value = serde_json::from_str(row).unwrap();
+            let tokens: Vec<u64> =
+                row["tokens"].as_array().unwrap().iter().map(|t| t.as_u64().unwrap()).collect();
+            assert_eq!(follow(&events[id]), tokens, "{policy}: the trace of {id}");
+            for name in wanted {
+                if events[id].iter().any(|event| event["decision"] == name) {
+                    seen.push(name);
+                }
+            }
+        }
+        assert!(wanted.iter().all(|name| seen.contains(name)), "{policy}: only {seen:?}");
+        let discarded =
+            |row: &String| serde_json::from_str::<Value>(row).unwrap()["usage"]["discarded_tokens"].clone();
+        assert!(
+            together.values().any(|row| discarded(row).as_u64() > Some(0)),
+            "{policy}: nothing was taken back"
+        );
+        assert_eq!(alone, run(&["-b", "16", "--kv-blocks", "12", "-c", "128"]), "{policy}: few blocks");
+    }
+}
+
+/// A calibration is of one model; a policy of quantiles needs one.
+#[test]
+fn calibrations_are_of_one_model() {
+    let place = calibrated();
+    let ended = place.batch(prompts(), &["--policy", "quadrants"]);
+    assert_eq!(ended.code, 78, "{}", ended.stderr);
+    assert!(ended.stderr.contains("there is no calibration for this model"), "{}", ended.stderr);
+    let text = std::fs::read_to_string(place.path("calib.toml")).unwrap();
+    let hash = text.lines().find(|line| line.starts_with("sha256")).unwrap();
+    place.put("other.toml", text.replace(hash, &format!("sha256 = \"{}\"", "0".repeat(64))));
+    let ended = place.batch(prompts(), &["--policy", "quadrants", "--calibration", "other.toml"]);
+    assert_eq!(ended.code, 78, "{}", ended.stderr);
+    assert!(ended.stderr.contains("the calibration is of"), "{}", ended.stderr);
+    let ended = place.batch(prompts(), &["--policy", "quadrants", "--calibration", "nowhere.toml"]);
+    assert_eq!(ended.code, 66, "{}", ended.stderr);
+}
+
+#[test]
+fn explain_names_region_and_reason() {
+    let place = calibrated();
+    let explain = |signals: [&str; 2], more: &[&str]| {
+        let args = ["policy", "explain", "attic", "--signal", signals[0], "--signal", signals[1]];
+        place.run(args.iter().chain(more))
+    };
+    let ended = explain(["entropy=0.01", "varentropy=0.01"], &[]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert_eq!(
+        ended.stdout,
+        "lelv: decides\n  entropy 0.0100 is below 0.0693\n  varentropy 0.0100 is below 0.0480\n  decision: argmax\n"
+    );
+    let ended = explain(["entropy=1", "varentropy=1"], &[]);
+    assert!(
+        ended.stdout.contains("lelv: does not apply\n  entropy 1.0000 is not below 0.0693"),
+        "{}",
+        ended.stdout
+    );
+    assert!(ended.stdout.ends_with("adaptive: decides\n  decision: best_of\n"), "{}", ended.stdout);
+    assert_eq!(explain(["entropi=1", "varentropy=1"], &[]).code, 64);
+    assert_eq!(explain(["entropy=nan", "varentropy=1"], &[]).code, 64);
+}
+
+/// A trace decided again: by its own policy nothing changes, by another one all that is drawn does; bare signals
+/// get a line each.
+#[test]
+fn traces_are_decided_again() {
+    let place = Place::new();
+    let args = ["--policy", "attic", "--set", "region.helv-ask.cap=1", "--trace", "trace"];
+    place.batch(prompts(), &args).expect(0, "");
+    let n = place.rows("trace").iter().filter(|event| event["event"] == "token").count();
+    let replay = |more: &[&str]| place.run(["replay", "trace", "--policy"].iter().chain(more));
+    let ended = replay(&["greedy"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let drawn = place
+        .rows("trace")
+        .iter()
+        .filter(|event| ["draw", "best_of"].iter().any(|name| event["decision"] == *name))
+        .count();
+    assert!(
+        drawn > 0 && ended.stderr.contains(&format!("{drawn} of {n} decisions are others")),
+        "{}",
+        ended.stderr
+    );
+    place.put("bare", "{\"entropy\": 0.01, \"varentropy\": 0.01}\n{\"entropy\": 1.0, \"varentropy\": 1.0}\n");
+    let ended = place.run(["replay", "bare", "--policy", "attic"]);
+    let lines: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0], json!({"region": "lelv", "decision": "argmax"}));
+    assert_eq!((&lines[1]["region"], &lines[1]["temperature"]), (&json!("adaptive"), &Value::Null));
+    place.put("bad", "{\"entropy\": \"x\"}\n");
+    let ended = place.run(["replay", "bad", "--policy", "attic"]);
+    assert_eq!(ended.code, 65, "{}", ended.stderr);
+    assert!(ended.stderr.contains("bad:1"), "{}", ended.stderr);
+}
