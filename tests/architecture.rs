@@ -159,6 +159,24 @@ fn nothing_is_left_undone() {
     }
 }
 
+/// What SECURITY.md says holds a guarantee is there.
+#[test]
+fn guarantees_are_held_by_what_exists() {
+    let text = std::fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let table = text.split("## Guarantees").nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut n_paths = 0;
+    for path in
+        table.split('`').skip(1).step_by(2).filter(|quoted| quoted.contains('/') && !quoted.contains(' '))
+    {
+        n_paths += 1;
+        assert!(root().join(path).exists(), "SECURITY.md names {path}, which is not there");
+    }
+    assert!(n_paths > 10, "only {n_paths} paths were found");
+    for number in 1..=13 {
+        assert!(text.contains(&format!("G{number}")), "SECURITY.md does not speak of G{number}");
+    }
+}
+
 /// The checks above can fail: the word finder sees what it must and no more.
 #[test]
 fn the_word_finder_sees_code_only() {

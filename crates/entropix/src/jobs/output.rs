@@ -417,6 +417,8 @@ mod tests {
         let (_folder, path, input) = folder();
         std::fs::write(&path, "keep 1\ndrop\nkeep 2\ntorn").unwrap();
         let early = File::open(&path).unwrap();
+        // What an interrupted run left behind.
+        std::fs::write(beside(&path, ".partial"), "half a line").unwrap();
         let mut writer = LineWriter::open(&path, &input, SYNC).unwrap();
         writer.begin_with(&mut |line| line.starts_with(b"keep")).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"keep 1\nkeep 2\n");
