@@ -7,7 +7,7 @@ use crate::bench::result::{self, BenchResult, Setup};
 use crate::bench::run::{Bench, Test};
 use crate::report::progress::{Progress, Unit};
 use anyhow::Result;
-use entropix::{Session, SessionOptions};
+use entropix::{Processor, Session, SessionOptions};
 use entropix_model::{Class, Error};
 use std::io::Write;
 
@@ -35,13 +35,17 @@ pub(crate) fn run(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
     let mut setup = setup(&session);
     let n_runs = (tests.len() * args.repetitions) as u64;
     let mut progress = Progress::new(output, "bench", n_runs, Unit::Pieces);
-    let (read_bytes, n_threads) = (session.model().read_bytes, session.model().n_threads);
+    let (read_bytes, processor) = (session.model().read_bytes, session.model().processor.clone());
+    // Before every test, because machines are shared; the best is the limit of all.
+    let limit = || match &processor {
+        Processor::Cpu { n_threads, .. } => Ok(read_bandwidth(read_bytes, *n_threads)),
+        Processor::Cuda(found) => entropix_cuda::copy_bandwidth(found.ordinal),
+    };
     let mut bench = Bench::new(&mut session)?;
     let mut all = Vec::new();
     let mut n_done = 0;
     for test in tests {
-        // Before every test, because machines are shared; the best is the limit of all.
-        setup.limit_bytes_per_s = setup.limit_bytes_per_s.max(read_bandwidth(read_bytes, n_threads));
+        setup.limit_bytes_per_s = setup.limit_bytes_per_s.max(limit()?);
         let samples = bench.run(test, args.repetitions, || {
             n_done += 1;
             progress.set(n_done, || test.name());
@@ -76,13 +80,13 @@ fn setup(session: &Session) -> Setup {
         build_commit: super::BUILD_COMMIT.into(),
         build_version: env!("CARGO_PKG_VERSION").into(),
         cpu_info: super::doctor::cpu_name(),
-        backend: "CPU".into(),
-        kernel_path: model.kernel_path.name().into(),
+        backend: model.processor.backend().into(),
+        kernel_path: model.processor.kernels(),
         model_filename: model.name.clone(),
         model_type: model.kind.clone(),
         model_size: model.weight_bytes as u64,
         model_n_params: model.n_params as u64,
-        n_threads: model.n_threads,
+        n_threads: model.processor.n_threads(),
         precision: model.precision_name().into(),
         policy: "greedy".into(),
         limit_bytes_per_s: 0.0,

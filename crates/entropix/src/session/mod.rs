@@ -1,29 +1,38 @@
 //! A checkpoint made ready to answer: tokenizer, chat template, backend and engine, tied together.
 
+mod device;
 mod timed;
+
+pub use device::{Device, Processor};
 
 use crate::jobs::json::{Member, Value};
 use crate::jobs::params::Params;
 use crate::text::{ChatOptions, ChatTemplate, Date, Message, Special, Tokenizer, token_classes};
-use entropix_cpu::{CpuBackend, CpuOptions, KernelPath, MemoryPlan, Precision, Progress, StepTimes, plan};
+use entropix_cpu::{CpuBackend, CpuOptions, KernelPath, Precision, Progress, StepTimes};
+use entropix_cuda::{CudaBackend, CudaOptions, Found};
 use entropix_engine::{Engine, EngineOptions, Policy, PolicyFile};
-use entropix_model::{Checkpoint, DType, Error, LayerWeights, Result, Tensor, TokenId, Weights};
+use entropix_model::{
+    Backend, Checkpoint, DType, Error, LayerWeights, MemoryPlan, Result, Tensor, TokenId, Weights,
+};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 use timed::{TimedBackend, Times};
 
-/// Bytes the KV cache takes by default at most, unless one sequence needs more.
+/// Bytes the KV cache takes by default at most, unless one sequence needs more; on a device with memory of its own a
+/// quarter of that.
 const KV_BYTES: usize = 1 << 30;
 
 /// How a checkpoint is opened.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
+    /// Where to compute.
+    pub device: Device,
     /// Threads that compute; none is all of this process's cores.
     pub threads: Option<usize>,
-    /// The arithmetic.
-    pub precision: Precision,
+    /// The arithmetic; none is int8 on the CPU and bf16 on CUDA, which has no other.
+    pub precision: Option<Precision>,
     /// The kernels; none is the best this machine has.
     pub kernel_path: Option<KernelPath>,
     /// Most tokens of a sequence; none is what the model was made for.
@@ -42,8 +51,9 @@ pub struct SessionOptions {
 impl Default for SessionOptions {
     fn default() -> Self {
         Self {
+            device: Device::default(),
             threads: None,
-            precision: Precision::Int8,
+            precision: None,
             kernel_path: None,
             max_context: None,
             max_rows: 8,
@@ -51,6 +61,16 @@ impl Default for SessionOptions {
             chat_template: None,
             date: None,
         }
+    }
+}
+
+impl SessionOptions {
+    /// Whether the device that is asked for can be had, before anything is fetched or read.
+    ///
+    /// # Errors
+    /// As [`entropix_cuda::probe`]; `Unsupported` for arithmetic that the device has not.
+    pub fn check_device(&self) -> Result<()> {
+        device::choose(self.device, self.precision).map(drop)
     }
 }
 
@@ -73,10 +93,8 @@ pub struct ModelSummary {
     pub kv_bytes_per_token: usize,
     /// The arithmetic.
     pub precision: Precision,
-    /// The kernels in use.
-    pub kernel_path: KernelPath,
-    /// Threads that compute.
-    pub n_threads: usize,
+    /// What computes.
+    pub processor: Processor,
     /// What the backend takes of the memory.
     pub memory: MemoryPlan,
 }
@@ -101,6 +119,7 @@ pub struct Session {
     model: ModelSummary,
     generation_config: Params,
     warnings: Vec<String>,
+    choice: Option<String>,
     times: Times,
 }
 
@@ -136,19 +155,20 @@ impl Session {
             warnings.push("the model names no token that ends an answer; give --max-tokens or --stop".into());
         }
         let classes = token_classes(&tokenizer, config.vocab_size, &ends);
-        let cpu_options = cpu_options(&checkpoint, options);
-        let backend = CpuBackend::open_with_progress(&checkpoint, &cpu_options, progress)?;
-        let model =
-            summarise(&checkpoint, &backend, plan(config, &checkpoint.weights, &cpu_options), options);
+        let (found, choice) = device::choose(options.device, options.precision)?;
         let times = Times::default();
-        let backend = TimedBackend { backend, times: times.clone() };
+        let opened = match found {
+            Some(found) => open_cuda(&checkpoint, options, &found, progress)?,
+            None => open_cpu(&checkpoint, options, &times, progress)?,
+        };
+        let model = summarise(&checkpoint, &opened);
         let engine_options = EngineOptions {
             choosable: tokenizer.choosable(config.vocab_size),
             max_context: options.max_context,
             max_rows: Some(options.max_rows),
             ..EngineOptions::new(classes)
         };
-        let engine = Engine::new(Box::new(backend), engine_options)?;
+        let engine = Engine::new(opened.backend, engine_options)?;
         let generation_config = generation_config(path)?;
         let date = options.date.unwrap_or_else(today);
         Ok(Self {
@@ -159,6 +179,7 @@ impl Session {
             model,
             generation_config,
             warnings,
+            choice,
             times,
         })
     }
@@ -183,12 +204,17 @@ impl Session {
         &self.warnings
     }
 
+    /// Which device `auto` took, and why.
+    pub fn choice(&self) -> Option<&str> {
+        self.choice.as_deref()
+    }
+
     /// What the checkpoint's generation_config.json says about sampling.
     pub fn generation_config(&self) -> &Params {
         &self.generation_config
     }
 
-    /// Time the backend spent so far, by what it was spent on.
+    /// Time the backend spent so far, by what it was spent on; a CUDA device does not tell.
     pub fn step_times(&self) -> StepTimes {
         self.times.get()
     }
@@ -236,29 +262,97 @@ fn today() -> Date {
     Date::from_unix(now.map_or(0, |since| since.as_secs()))
 }
 
+/// A backend and what to say of it.
+struct Opened {
+    backend: Box<dyn Backend>,
+    processor: Processor,
+    precision: Precision,
+    memory: MemoryPlan,
+}
+
+fn open_cpu(
+    checkpoint: &Checkpoint,
+    options: &SessionOptions,
+    times: &Times,
+    progress: &Progress<'_>,
+) -> Result<Opened> {
+    let cpu = cpu_options(checkpoint, options);
+    let memory = entropix_cpu::plan(&checkpoint.config, &checkpoint.weights, &cpu);
+    let backend = CpuBackend::open_with_progress(checkpoint, &cpu, progress)?;
+    let processor = Processor::Cpu { kernel_path: backend.kernel_path(), n_threads: backend.n_threads() };
+    let backend = Box::new(TimedBackend { backend, times: times.clone() });
+    Ok(Opened { backend, processor, precision: cpu.precision, memory })
+}
+
+fn open_cuda(
+    checkpoint: &Checkpoint,
+    options: &SessionOptions,
+    found: &Found,
+    progress: &Progress<'_>,
+) -> Result<Opened> {
+    let cuda = cuda_options(checkpoint, options, found);
+    let backend = CudaBackend::open_with_progress(checkpoint, &cuda, &|done, total| progress(done, total))?;
+    let (processor, memory) = (Processor::Cuda(found.clone()), backend.memory());
+    Ok(Opened { backend: Box::new(backend), processor, precision: Precision::Bf16, memory })
+}
+
 fn cpu_options(checkpoint: &Checkpoint, options: &SessionOptions) -> CpuOptions {
     let config = &checkpoint.config;
     let default = CpuOptions::default();
     let mut cpu = CpuOptions {
         threads: options.threads.unwrap_or(0),
-        precision: options.precision,
+        precision: options.precision.unwrap_or(default.precision),
         kernel_path: options.kernel_path,
         max_rows: options.max_rows,
         max_tokens: default.max_tokens.max(options.max_rows),
         max_kept: options.max_rows,
         ..default
     };
-    let position = plan(config, &checkpoint.weights, &cpu).cache_per_position as usize;
-    let context = options.max_context.unwrap_or(config.max_context).min(config.max_context);
-    let wanted = || kv_blocks(context, cpu.block_size, options.max_rows, position);
-    cpu.n_blocks = options.kv_blocks.unwrap_or_else(wanted);
+    let plan = entropix_cpu::plan(config, &checkpoint.weights, &cpu);
+    cpu.n_blocks = n_blocks(checkpoint, options, cpu.block_size, plan.cache_per_position, KV_BYTES);
     cpu
 }
 
-/// Blocks for `max_rows` whole contexts within [`KV_BYTES`], but for one whole context at least.
-fn kv_blocks(context: usize, block_size: usize, max_rows: usize, position_bytes: usize) -> usize {
+fn cuda_options(checkpoint: &Checkpoint, options: &SessionOptions, found: &Found) -> CudaOptions {
+    let config = &checkpoint.config;
+    let default = CudaOptions::default();
+    let mut cuda = CudaOptions {
+        ordinal: found.ordinal,
+        max_rows: options.max_rows,
+        max_tokens: default.max_tokens.max(options.max_rows),
+        max_kept: options.max_rows,
+        ..default
+    };
+    let plan = entropix_cuda::plan(config, &checkpoint.weights, &cuda);
+    let most = usize::try_from(found.memory / 4).unwrap_or(usize::MAX);
+    cuda.n_blocks = n_blocks(checkpoint, options, cuda.block_size, plan.cache_per_position, most);
+    cuda
+}
+
+/// The blocks asked for, or those that the rows need within `most` bytes.
+fn n_blocks(
+    checkpoint: &Checkpoint,
+    options: &SessionOptions,
+    block_size: usize,
+    position_bytes: u64,
+    most: usize,
+) -> usize {
+    let limit = checkpoint.config.max_context;
+    let context = options.max_context.unwrap_or(limit).min(limit);
+    let wanted = || kv_blocks(context, block_size, options.max_rows, position_bytes as usize, most);
+    options.kv_blocks.unwrap_or_else(wanted)
+}
+
+/// Blocks for `max_rows` whole contexts within `most` bytes, but for one whole context at least.
+fn kv_blocks(
+    context: usize,
+    block_size: usize,
+    max_rows: usize,
+    position_bytes: usize,
+    most: usize,
+) -> usize {
     let one = context.div_ceil(block_size);
-    let affordable = KV_BYTES / (position_bytes * block_size).max(1);
+    let affordable = most / (position_bytes * block_size).max(1);
     // One block beyond, which the engine keeps free while it admits.
     one.saturating_mul(max_rows).min(affordable).max(one) + 1
 }
@@ -305,12 +399,7 @@ fn kind(architecture: &str, n_params: usize, tensors: &[&Tensor]) -> String {
     }
 }
 
-fn summarise(
-    checkpoint: &Checkpoint,
-    backend: &CpuBackend,
-    memory: MemoryPlan,
-    options: &SessionOptions,
-) -> ModelSummary {
+fn summarise(checkpoint: &Checkpoint, opened: &Opened) -> ModelSummary {
     let Checkpoint { path, config, weights, .. } = checkpoint;
     let mut read = tensors(weights);
     let all: Vec<&Tensor> = read.iter().copied().chain([&weights.embedding]).collect();
@@ -326,11 +415,10 @@ fn summarise(
         weight_bytes: all.iter().map(|tensor| tensor.n_bytes()).sum(),
         read_bytes: read.iter().map(|tensor| tensor.n_bytes()).sum(),
         n_params,
-        kv_bytes_per_token: memory.cache_per_position as usize,
-        precision: options.precision,
-        kernel_path: backend.kernel_path(),
-        n_threads: backend.n_threads(),
-        memory,
+        kv_bytes_per_token: opened.memory.cache_per_position as usize,
+        precision: opened.precision,
+        processor: opened.processor.clone(),
+        memory: opened.memory,
     }
 }
 
@@ -363,9 +451,13 @@ mod tests {
 
     #[test]
     fn the_cache_holds_one_context_at_least() {
-        assert_eq!(kv_blocks(100, 16, 4, 1), 29);
-        assert_eq!(kv_blocks(1 << 20, 16, 4, 1 << 20), (1 << 16) + 1, "one context, whatever it takes");
-        assert_eq!(kv_blocks(1 << 10, 16, 1 << 20, 1 << 10), (1 << 16) + 1, "1 GiB");
+        assert_eq!(kv_blocks(100, 16, 4, 1, 1 << 30), 29);
+        assert_eq!(
+            kv_blocks(1 << 20, 16, 4, 1 << 20, 1 << 30),
+            (1 << 16) + 1,
+            "one context, whatever it takes"
+        );
+        assert_eq!(kv_blocks(1 << 10, 16, 1 << 20, 1 << 10, 1 << 30), (1 << 16) + 1, "1 GiB");
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub(crate) mod values;
 
 pub(crate) use batch::BatchArgs;
 pub(crate) use bench::{BenchArgs, BenchFormat};
-pub(crate) use model::{Device, Dtype, ModelArgs, PrecisionArg};
+pub(crate) use model::{Dtype, ModelArgs, PrecisionArg};
 pub(crate) use output::{Color, OutputArgs, ProgressArg, SignalsArg, SpecialArg};
 pub(crate) use run::{ChatArgs, RunArgs};
 pub(crate) use sampling::SamplingArgs;
