@@ -1,7 +1,7 @@
-//! Which of the three kernel families this machine can run.
+//! Which of the kernel families this machine can run.
 
-/// A family of kernels. All families compute the same thing; each has its own bits, and one family gives the
-/// same bits whatever the batch, the tiling or the number of threads.
+/// A family of kernels. All families compute the same thing; each has its own bits (`Amx` has those of `Avx512`),
+/// and one family gives the same bits whatever the batch, the tiling or the number of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KernelPath {
     /// Plain Rust, for every processor.
@@ -10,11 +10,14 @@ pub enum KernelPath {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI.
     Avx512,
+    /// The same with AMX tiles of 8-bit integers, for products of many tokens.
+    Amx,
 }
 
 impl KernelPath {
     /// Every family, the plainest first.
-    pub const ALL: [KernelPath; 3] = [KernelPath::Portable, KernelPath::Avx2, KernelPath::Avx512];
+    pub const ALL: [KernelPath; 4] =
+        [KernelPath::Portable, KernelPath::Avx2, KernelPath::Avx512, KernelPath::Amx];
 
     /// The best family of this machine.
     pub fn detect() -> Self {
@@ -45,17 +48,20 @@ impl KernelPath {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            KernelPath::Amx => KernelPath::Avx512.is_available() && crate::linear::has_tiles(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
     }
 
-    /// The name users write: `portable`, `avx2` or `avx512`.
+    /// The name users write: `portable`, `avx2`, `avx512` or `amx`.
     pub fn name(self) -> &'static str {
         match self {
             KernelPath::Portable => "portable",
             KernelPath::Avx2 => "avx2",
             KernelPath::Avx512 => "avx512",
+            KernelPath::Amx => "amx",
         }
     }
 }
@@ -73,7 +79,7 @@ impl std::str::FromStr for KernelPath {
         Self::ALL
             .into_iter()
             .find(|path| path.name() == name)
-            .ok_or_else(|| format!("unknown kernel path {name:?}: known are portable, avx2 and avx512"))
+            .ok_or_else(|| format!("unknown kernel path {name:?}: known are portable, avx2, avx512 and amx"))
     }
 }
 

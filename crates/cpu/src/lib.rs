@@ -19,6 +19,7 @@ mod moments;
 mod options;
 mod plan;
 pub mod pool;
+pub mod rates;
 pub mod reference;
 mod shared;
 mod simd;

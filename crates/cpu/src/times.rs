@@ -33,6 +33,22 @@ impl std::ops::AddAssign for StepTimes {
     }
 }
 
+impl std::ops::Sub for StepTimes {
+    type Output = Self;
+
+    fn sub(self, less: Self) -> Self {
+        Self {
+            total: self.total - less.total,
+            embed: self.embed - less.embed,
+            linear: self.linear - less.linear,
+            elementwise: self.elementwise - less.elementwise,
+            attention: self.attention - less.attention,
+            head: self.head - less.head,
+            signals: self.signals - less.signals,
+        }
+    }
+}
+
 impl std::fmt::Display for StepTimes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let parts = [

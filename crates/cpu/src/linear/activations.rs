@@ -1,15 +1,12 @@
 //! The inputs of a product, rounded once and read by every row of the matrix.
 //!
-//! Four tokens make a panel, and a panel is (n_blocks, 4 tokens, one block of 32 columns), so that a kernel
-//! reaches twelve tokens from three pointers and constants.
+//! Some tokens make a panel, and a panel is (n_blocks, tokens, one block of 32 columns), so that a kernel reaches
+//! twelve tokens from at most three pointers and constants, and sixteen 8-bit ones with one stride.
 
 use super::Matrix;
 use super::layout::BLOCK;
 use super::memory::AlignedBytes;
 use crate::features::KernelPath;
-
-/// Tokens whose blocks lie side by side.
-pub(crate) const PANEL: usize = 4;
 
 /// One rounding of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +22,14 @@ pub(crate) enum Form {
 
 impl Form {
     pub(crate) const ALL: [Form; 3] = [Form::F32, Form::Rounded, Form::Int8];
+
+    /// Tokens of a panel, whose blocks lie side by side.
+    pub(crate) const fn panel(self) -> usize {
+        match self {
+            Form::F32 | Form::Rounded => 4,
+            Form::Int8 => 16,
+        }
+    }
 
     /// Bytes of one block of one token.
     pub(crate) const fn token_bytes(self) -> usize {
@@ -86,9 +91,10 @@ impl Activations {
             "{n_cols} columns are no whole blocks of {BLOCK} 8-bit activations"
         );
         let n_blocks = n_cols.div_ceil(BLOCK);
-        let n_panels = max_tokens.div_ceil(PANEL);
         let forms = Form::ALL.map(|form| {
-            let n_bytes = n_panels * PANEL * n_blocks * form.token_bytes();
+            // Kernels may read, and then forget, a panel's worth of tokens from any token on.
+            let n_tokens = max_tokens.next_multiple_of(form.panel()) * n_blocks + form.panel();
+            let n_bytes = n_tokens * form.token_bytes();
             forms
                 .has(form)
                 .then(|| AlignedBytes::zeroed(n_bytes, "activations").unwrap_or_else(|e| panic!("{e}")))
@@ -139,9 +145,9 @@ impl Activations {
             self.n_cols
         );
         for form in Form::ALL {
-            let Some((panel, _)) = self.panel(form, token / PANEL) else { continue };
-            let stride = PANEL * form.token_bytes();
-            let offset = token % PANEL * form.token_bytes() + first / BLOCK * stride;
+            let Some((panel, _)) = self.panel(form, token / form.panel()) else { continue };
+            let stride = form.panel() * form.token_bytes();
+            let offset = token % form.panel() * form.token_bytes() + first / BLOCK * stride;
             let row = Row { first: panel.wrapping_add(offset).cast_mut(), stride, values };
             // SAFETY: the row lies within the panel, and by the contract above nobody else touches it; `new`
             // checked that the machine has the instructions of the path.
@@ -153,7 +159,7 @@ impl Activations {
                     #[cfg(target_arch = "x86_64")]
                     (Form::Int8, KernelPath::Avx2) => super::avx2::write_int8(&row),
                     #[cfg(target_arch = "x86_64")]
-                    (Form::Int8, KernelPath::Avx512) => super::avx512::write_int8(&row),
+                    (Form::Int8, KernelPath::Avx512 | KernelPath::Amx) => super::avx512::write_int8(&row),
                     #[cfg(not(target_arch = "x86_64"))]
                     (Form::Int8, _) => row.write_int8(),
                 }
@@ -164,7 +170,7 @@ impl Activations {
     /// Where panel `panel` starts, and how far the next one is; none when the form is not kept.
     pub(crate) fn panel(&self, form: Form, panel: usize) -> Option<(*const u8, usize)> {
         let bytes = self.forms[form as usize].as_ref()?;
-        let stride = PANEL * self.n_blocks * form.token_bytes();
+        let stride = form.panel() * self.n_blocks * form.token_bytes();
         Some((bytes.as_ptr().wrapping_add(panel * stride), stride))
     }
 }

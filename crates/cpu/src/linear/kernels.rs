@@ -1,6 +1,6 @@
 //! What every kernel family offers: one function for each stored type and form of activations.
 
-use super::activations::{Form, PANEL};
+use super::activations::Form;
 use super::layout::{ALIGNMENT, GroupLayout};
 use super::memory::{prefetch_far, prefetch_near};
 use super::{Precision, ROW_GROUP};
@@ -31,7 +31,7 @@ pub(crate) struct Job {
 
 impl Job {
     /// Cuts the tokens into tiles that start on a panel or stay within one. `tile(n)` is the number of tokens the
-    /// kernel takes of n at hand, a multiple of [`PANEL`] when it is more than that. Calls
+    /// kernel takes of n at hand, a multiple of [`Form::panel`] when it is more than that. Calls
     /// `f(panel pointer moved to the first token, tokens, offset into out)`.
     #[inline(always)]
     pub(crate) fn for_each_tile(
@@ -42,11 +42,11 @@ impl Job {
     ) {
         let mut token = self.tokens.start;
         while token < self.tokens.end {
-            let within = token % PANEL;
+            let within = token % form.panel();
             let at_hand = self.tokens.end - token;
-            let n = tile(if within == 0 { at_hand } else { at_hand.min(PANEL - within) });
-            let panel =
-                self.panels.wrapping_add(token / PANEL * self.panel_stride + within * form.token_bytes());
+            let n = tile(if within == 0 { at_hand } else { at_hand.min(form.panel() - within) });
+            let offset = token / form.panel() * self.panel_stride + within * form.token_bytes();
+            let panel = self.panels.wrapping_add(offset);
             f(panel, n, (token - self.tokens.start) * self.stride);
             token += n;
         }
@@ -86,7 +86,7 @@ impl Run {
     /// A panel pointer moved to the run's first block.
     #[inline(always)]
     pub(crate) fn panel(self, panel: *const u8, form: Form) -> *const u8 {
-        panel.wrapping_add(self.start * PANEL * form.token_bytes())
+        panel.wrapping_add(self.start * form.panel() * form.token_bytes())
     }
 }
 
@@ -159,6 +159,24 @@ pub(crate) fn form(precision: Precision, dtype: DType) -> Form {
     }
 }
 
+/// Runs the instruction that a family multiplies 8-bit numbers with from registers, `loops` times some; returns the
+/// operations done (a multiply-add is two), or none for a family without one.
+pub(crate) fn dot_products(path: KernelPath, loops: usize) -> Option<f64> {
+    assert!(path.is_available(), "the {path} kernels cannot run on this machine");
+    match path {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: checked above.
+        KernelPath::Avx512 => Some(unsafe { super::avx512::peak::vectors(loops) }),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        KernelPath::Amx => Some(unsafe { super::avx512::peak::tiles(loops) }),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        KernelPath::Avx2 => Some(unsafe { super::avx2::dot_products(loops) }),
+        _ => None,
+    }
+}
+
 /// The kernel of a family for a stored type and a form.
 pub(crate) fn select(path: KernelPath, dtype: DType, form: Form) -> Kernel {
     match path {
@@ -167,6 +185,8 @@ pub(crate) fn select(path: KernelPath, dtype: DType, form: Form) -> Kernel {
         KernelPath::Avx2 => super::avx2::select(dtype, form),
         #[cfg(target_arch = "x86_64")]
         KernelPath::Avx512 => super::avx512::select(dtype, form),
+        #[cfg(target_arch = "x86_64")]
+        KernelPath::Amx => super::avx512::select_tiles(dtype, form),
         #[cfg(not(target_arch = "x86_64"))]
         _ => super::portable::select(dtype, form),
     }

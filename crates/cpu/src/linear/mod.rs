@@ -20,6 +20,9 @@ mod portable;
 mod tests;
 
 pub use activations::{Activations, Forms};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::has_tiles;
+pub(crate) use kernels::dot_products;
 pub use matrix::{Matrix, Part};
 
 /// Rows of a matrix that are computed together: ranges of rows start and end at multiples of it.

@@ -4,7 +4,7 @@
 //! 8-bit products are taken of integers kept in f32: their sums stay below 2^24, so they are exact.
 
 use super::ROW_GROUP;
-use super::activations::{Form, PANEL};
+use super::activations::Form;
 use super::kernels::{Job, Kernel};
 use super::layout::{self, BLOCK, LowBits, Quants};
 use entropix_model::DType;
@@ -138,7 +138,7 @@ unsafe fn float<const TYPE: usize>(job: &Job) {
         for block in 0..job.layout.n_blocks {
             open_weights(dtype, group, job, block, &mut weights);
             let tile = |panel: *const u8, n: usize, to: usize| {
-                let panel = panel.cast::<f32>().wrapping_add(block * PANEL * BLOCK);
+                let panel = panel.cast::<f32>().wrapping_add(block * Form::F32.panel() * BLOCK);
                 for t in 0..n {
                     let out = out.wrapping_add(to + t * job.stride).cast::<Rows<f32>>();
                     // SAFETY: the job's promise; the sums of earlier blocks wait in `out`.
@@ -150,7 +150,7 @@ unsafe fn float<const TYPE: usize>(job: &Job) {
                     }
                 }
             };
-            job.for_each_tile(Form::F32, |n| n.min(PANEL), tile);
+            job.for_each_tile(Form::F32, |n| n.min(Form::F32.panel()), tile);
         }
     }
 }
@@ -167,7 +167,7 @@ unsafe fn int8<const TYPE: usize>(job: &Job) {
             open(dtype, group, job, block, &mut numbers);
             let (d, m) = scales(dtype, group, job, block);
             let tile = |panel: *const u8, n: usize, to: usize| {
-                let panel = panel.wrapping_add(block * PANEL * Form::Int8.token_bytes());
+                let panel = panel.wrapping_add(block * Form::Int8.panel() * Form::Int8.token_bytes());
                 for t in 0..n {
                     let out = out.wrapping_add(to + t * job.stride).cast::<Rows<f32>>();
                     let token = panel.wrapping_add(t * Form::Int8.token_bytes());
@@ -189,7 +189,7 @@ unsafe fn int8<const TYPE: usize>(job: &Job) {
                     }
                 }
             };
-            job.for_each_tile(Form::Int8, |n| n.min(PANEL), tile);
+            job.for_each_tile(Form::Int8, |n| n.min(Form::Int8.panel()), tile);
         }
     }
 }

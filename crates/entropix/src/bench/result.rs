@@ -1,7 +1,9 @@
 //! Results in llama-bench's words, and how they are printed.
 
+use super::limit::{Limits, Needs};
 use super::stats::Spread;
 use crate::report::table::{Align, Table, csv_line};
+use entropix_cpu::StepTimes;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -21,8 +23,9 @@ pub(crate) struct Setup {
     pub(crate) n_threads: usize,
     pub(crate) precision: String,
     pub(crate) policy: String,
-    /// What `share_of_limit` is a share of: bytes a second that the same threads read from memory.
-    pub(crate) limit_bytes_per_s: f64,
+    /// What the time that `share_of_limit` compares with is made of.
+    #[serde(flatten)]
+    pub(crate) limits: Limits,
 }
 
 /// Repetitions of one test.
@@ -38,12 +41,12 @@ pub(crate) struct Samples {
     pub(crate) n_depth: usize,
     /// Tokens of one repetition, all rows.
     pub(crate) tokens: usize,
-    /// Bytes of weights and of keys and values that one repetition must read.
-    pub(crate) bytes: f64,
+    /// What each repetition must read and multiply.
+    pub(crate) needs: Vec<Needs>,
     /// Seconds of each repetition.
     pub(crate) seconds: Vec<f64>,
-    /// Seconds within them that went into signals.
-    pub(crate) signal_seconds: Vec<f64>,
+    /// Where the time within steps went, all repetitions together.
+    pub(crate) phases: StepTimes,
 }
 
 /// One line of results.
@@ -60,9 +63,17 @@ pub(crate) struct BenchResult {
     stddev_ns: f64,
     avg_ts: f64,
     stddev_ts: f64,
-    /// Bytes that had to be read a second, as a share of `limit_bytes_per_s`.
+    /// The least time this machine could take, as a share of the time it took.
     share_of_limit: f64,
-    /// Time that went into signals, as a share of all.
+    /// Time that went into the layers' matrix products, as a share of all.
+    linear_share: f64,
+    /// Into attention.
+    attention_share: f64,
+    /// Into norms, rounding, rotation and writing the cache.
+    elementwise_share: f64,
+    /// Into the head's product.
+    head_share: f64,
+    /// Into signals.
     signals_share: f64,
     samples_ns: Vec<u64>,
     samples_ts: Vec<f64>,
@@ -71,12 +82,12 @@ pub(crate) struct BenchResult {
 impl BenchResult {
     /// Of at least one repetition.
     pub(crate) fn of(setup: &Setup, samples: &Samples) -> Self {
-        let Samples { rows, n_prompt, n_gen, n_depth, tokens, bytes, ref seconds, ref signal_seconds } =
-            *samples;
+        let Samples { rows, n_prompt, n_gen, n_depth, tokens, ref needs, ref seconds, phases } = *samples;
         let samples_ts: Vec<f64> = seconds.iter().map(|s| tokens as f64 / s).collect();
         let ns = Spread::of(&seconds.iter().map(|s| s * 1e9).collect::<Vec<_>>());
         let ts = Spread::of(&samples_ts);
         let total: f64 = seconds.iter().sum();
+        let share = |ns: u64| ns as f64 * 1e-9 / total;
         Self {
             setup: setup.clone(),
             test: name(n_prompt, n_gen, n_depth),
@@ -88,8 +99,12 @@ impl BenchResult {
             stddev_ns: ns.stddev,
             avg_ts: ts.mean,
             stddev_ts: ts.stddev,
-            share_of_limit: bytes * seconds.len() as f64 / total / setup.limit_bytes_per_s,
-            signals_share: signal_seconds.iter().sum::<f64>() / total,
+            share_of_limit: needs.iter().map(|needs| needs.seconds(&setup.limits)).sum::<f64>() / total,
+            linear_share: share(phases.linear),
+            attention_share: share(phases.attention),
+            elementwise_share: share(phases.elementwise),
+            head_share: share(phases.head),
+            signals_share: share(phases.signals),
             samples_ns: seconds.iter().map(|s| (s * 1e9) as u64).collect(),
             samples_ts,
         }
@@ -135,14 +150,24 @@ pub(crate) fn markdown(results: &[BenchResult]) -> String {
     }
     let mut text = table.markdown();
     if let Some(BenchResult { setup, .. }) = results.first() {
-        text += &format!(
-            "\nlimit: {:.2} GB/s of memory reads by {} threads, measured in this run; % of limit: bytes of weights, \
-             keys and values that had to be read, over it\nbuild: {} ({})\n",
-            setup.limit_bytes_per_s / 1e9,
-            setup.n_threads,
-            setup.build_version,
-            setup.build_commit
-        );
+        let limits = &setup.limits;
+        let memory = limits.limit_bytes_per_s / 1e9;
+        text += &if limits.limit_weight_ops_per_s.is_finite() {
+            format!(
+                "\nlimits of {} threads, measured in this run: {memory:.2} GB/s of memory reads, {:.0} GOP/s on weights, \
+                 {:.0} GFLOP/s in attention; % of limit: the time that reading or multiplying, whichever is slower in \
+                 each phase, takes at these rates\n",
+                setup.n_threads,
+                limits.limit_weight_ops_per_s / 1e9,
+                limits.limit_float_ops_per_s / 1e9,
+            )
+        } else {
+            format!(
+                "\nlimit, measured in this run: {memory:.2} GB/s read and written by copies on the device; % of limit: the \
+                 time that reading takes at this rate\n"
+            )
+        };
+        text += &format!("build: {} ({})\n", setup.build_version, setup.build_commit);
     }
     text
 }
@@ -187,7 +212,7 @@ mod tests {
             n_threads: 2,
             precision: "int8".into(),
             policy: "greedy".into(),
-            limit_bytes_per_s: 100.0,
+            limits: Limits::default(),
         };
         let samples = Samples {
             rows: 8,
@@ -195,9 +220,9 @@ mod tests {
             n_gen: 16,
             n_depth: 4,
             tokens: 128,
-            bytes: 50.0,
+            needs: vec![],
             seconds: vec![1.0, 2.0],
-            signal_seconds: vec![0.01, 0.02],
+            phases: StepTimes { signals: 30_000_000, attention: 600_000_000, ..StepTimes::default() },
         };
         vec![BenchResult::of(&setup, &samples)]
     }
@@ -211,8 +236,7 @@ mod tests {
         {
             assert_eq!(result[name].as_f64(), Some(expected), "{name}");
         }
-        // 100 bytes in 3 s, of 100 bytes a second.
-        assert!((result["share_of_limit"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-12);
+        assert!((result["attention_share"].as_f64().unwrap() - 0.2).abs() < 1e-12);
         assert!((result["signals_share"].as_f64().unwrap() - 0.01).abs() < 1e-12);
         assert!((result["stddev_ts"].as_f64().unwrap() - 32.0 * 2f64.sqrt()).abs() < 1e-9);
         assert_eq!(result["samples_ns"], serde_json::json!([1_000_000_000u64, 2_000_000_000u64]));

@@ -1,9 +1,11 @@
 //! The tests of `bench`, run through the engine with the greedy policy and the signals that every token gets:
 //! what is measured is what a job would see.
 
+use super::limit::Needs;
 use super::result::{self, Samples};
 use anyhow::Result;
 use entropix::Session;
+use entropix_cpu::StepTimes;
 use entropix_engine::{Event, Generate, Parameters, Policy, Request, RequestId, RequestKey, Work};
 use entropix_model::TokenId;
 use std::sync::Arc;
@@ -23,9 +25,9 @@ pub(crate) struct Bench<'a> {
 /// One repetition.
 struct Measured {
     tokens: usize,
-    bytes: f64,
+    needs: Needs,
     time: Duration,
-    signals: Duration,
+    phases: StepTimes,
 }
 
 /// One test.
@@ -87,16 +89,18 @@ impl<'a> Bench<'a> {
                 ran();
             }
         }
-        let mean = |f: &dyn Fn(&Measured) -> f64| all.iter().map(f).sum::<f64>() / all.len() as f64;
+        let tokens: usize = all.iter().map(|m| m.tokens).sum();
+        let mut phases = StepTimes::default();
+        all.iter().for_each(|m| phases += m.phases);
         Ok(Samples {
             rows: test.rows(),
             n_prompt,
             n_gen,
             n_depth,
-            tokens: mean(&|m| m.tokens as f64).round() as usize,
-            bytes: mean(&|m| m.bytes),
+            tokens: tokens / all.len(),
+            needs: all.iter().map(|m| m.needs).collect(),
             seconds: all.iter().map(|m| m.time.as_secs_f64()).collect(),
-            signal_seconds: all.iter().map(|m| m.signals.as_secs_f64()).collect(),
+            phases,
         })
     }
 
@@ -125,12 +129,12 @@ impl<'a> Bench<'a> {
             }
         }
         let time = start.elapsed();
-        let signals = Duration::from_nanos(self.session.step_times().signals - before.signals);
+        let phases = self.session.step_times() - before;
         // The last, unfilled block of the depth is computed again.
         let tokens = depth + n - shared;
-        let model = self.session.model();
-        let kv = (depth + n) * model.kv_bytes_per_token;
-        Ok(Measured { tokens, bytes: (n_steps * model.weight_bytes + kv) as f64, time, signals })
+        let seen = (shared + 1..=depth + n).sum();
+        let needs = Needs::of(self.session.model(), n_steps, tokens, 1, depth + n, seen);
+        Ok(Measured { tokens, needs, time, phases })
     }
 
     fn generation(&mut self, n: usize, rows: usize, depth: usize) -> Result<Measured> {
@@ -152,13 +156,13 @@ impl<'a> Bench<'a> {
             self.step(&requests, |_| tokens += 1)?;
         }
         let time = start.elapsed();
-        let signals = Duration::from_nanos(self.session.step_times().signals - before.signals);
+        let phases = self.session.step_times() - before;
         for request in requests {
             self.session.engine().cancel(request);
         }
-        let model = self.session.model();
-        let kv: usize = (1..=n).map(|i| rows * (depth.max(1) + i) * model.kv_bytes_per_token).sum();
-        Ok(Measured { tokens, bytes: (n * model.weight_bytes + kv) as f64, time, signals })
+        let seen = (1..=n).map(|i| rows * (depth.max(1) + i)).sum();
+        let needs = Needs::of(self.session.model(), n, rows * n, rows * n, seen, seen);
+        Ok(Measured { tokens, needs, time, phases })
     }
 
     /// One step; calls `token` with the row of every token that came out of it.

@@ -2,12 +2,13 @@
 
 use super::args::{BenchArgs, BenchFormat, OutputArgs};
 use super::load;
-use crate::bench::ceiling::read_bandwidth;
+use crate::bench::limit::Limits;
 use crate::bench::result::{self, BenchResult, Setup};
 use crate::bench::run::{Bench, Test};
 use crate::report::progress::{Progress, Unit};
 use anyhow::Result;
 use entropix::{Processor, Session, SessionOptions};
+use entropix_cpu::pool::Pool;
 use entropix_model::{Class, Error};
 use std::io::Write;
 
@@ -35,17 +36,19 @@ pub(crate) fn run(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
     let mut setup = setup(&session);
     let n_runs = (tests.len() * args.repetitions) as u64;
     let mut progress = Progress::new(output, "bench", n_runs, Unit::Pieces);
-    let (read_bytes, processor) = (session.model().read_bytes, session.model().processor.clone());
-    // Before every test, because machines are shared; the best is the limit of all.
-    let limit = || match &processor {
-        Processor::Cpu { n_threads, .. } => Ok(read_bandwidth(read_bytes, *n_threads)),
-        Processor::Cuda(found) => entropix_cuda::copy_bandwidth(found.ordinal),
+    let model = session.model().clone();
+    let pool = match &model.processor {
+        Processor::Cpu { n_threads, .. } => Some(
+            Pool::new(*n_threads)
+                .map_err(|e| Error::new(Class::Temp, "Threads", format!("{n_threads} threads: {e}")))?,
+        ),
+        Processor::Cuda(_) => None,
     };
     let mut bench = Bench::new(&mut session)?;
     let mut all = Vec::new();
     let mut n_done = 0;
     for test in tests {
-        setup.limit_bytes_per_s = setup.limit_bytes_per_s.max(limit()?);
+        setup.limits = setup.limits.measure(&model, pool.as_ref())?;
         let samples = bench.run(test, args.repetitions, || {
             n_done += 1;
             progress.set(n_done, || test.name());
@@ -89,6 +92,6 @@ fn setup(session: &Session) -> Setup {
         n_threads: model.processor.n_threads(),
         precision: model.precision_name().into(),
         policy: "greedy".into(),
-        limit_bytes_per_s: 0.0,
+        limits: Limits::default(),
     }
 }

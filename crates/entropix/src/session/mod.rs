@@ -91,12 +91,37 @@ pub struct ModelSummary {
     pub n_params: usize,
     /// Bytes of keys and values a position takes.
     pub kv_bytes_per_token: usize,
+    /// The matrices that every token meets.
+    pub token_matrices: Matrices,
+    /// The matrices that only tokens meet whose distribution is asked for: the head, and what follows attention in
+    /// the last layer.
+    pub ask_matrices: Matrices,
+    /// Multiplications of attention for a token and a position it sees, over all layers.
+    pub attention_products: usize,
     /// The arithmetic.
     pub precision: Precision,
     /// What computes.
     pub processor: Processor,
     /// What the backend takes of the memory.
     pub memory: MemoryPlan,
+}
+
+/// Some weight matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Matrices {
+    /// Bytes as stored.
+    pub n_bytes: usize,
+    /// Weights.
+    pub n_params: usize,
+}
+
+impl Matrices {
+    fn of<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Self {
+        tensors.into_iter().fold(Self::default(), |all, tensor| Self {
+            n_bytes: all.n_bytes + tensor.n_bytes(),
+            n_params: all.n_params + tensor.n_rows * tensor.n_cols,
+        })
+    }
 }
 
 impl ModelSummary {
@@ -399,6 +424,15 @@ fn kind(architecture: &str, n_params: usize, tensors: &[&Tensor]) -> String {
     }
 }
 
+fn projections(layer: &LayerWeights) -> [&Tensor; 3] {
+    [&layer.q, &layer.k, &layer.v]
+}
+
+/// The matrices of a layer that follow attention.
+fn rest(layer: &LayerWeights) -> [&Tensor; 4] {
+    [&layer.o, &layer.gate, &layer.up, &layer.down]
+}
+
 fn summarise(checkpoint: &Checkpoint, opened: &Opened) -> ModelSummary {
     let Checkpoint { path, config, weights, .. } = checkpoint;
     let mut read = tensors(weights);
@@ -408,6 +442,8 @@ fn summarise(checkpoint: &Checkpoint, opened: &Opened) -> ModelSummary {
     }
     let n_params = all.iter().map(|tensor| tensor.n_rows * tensor.n_cols).sum();
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let (last, layers) = weights.layers.split_last().expect("a model has layers");
+    let head = weights.head.as_ref().unwrap_or(&weights.embedding);
     ModelSummary {
         name: name.strip_suffix(".gguf").unwrap_or(&name).to_owned(),
         path: path.clone(),
@@ -416,6 +452,11 @@ fn summarise(checkpoint: &Checkpoint, opened: &Opened) -> ModelSummary {
         read_bytes: read.iter().map(|tensor| tensor.n_bytes()).sum(),
         n_params,
         kv_bytes_per_token: opened.memory.cache_per_position as usize,
+        token_matrices: Matrices::of(
+            layers.iter().flat_map(|l| projections(l).into_iter().chain(rest(l))).chain(projections(last)),
+        ),
+        ask_matrices: Matrices::of(rest(last).into_iter().chain([head])),
+        attention_products: 2 * config.q_size() * config.n_layers,
         precision: opened.precision,
         processor: opened.processor.clone(),
         memory: opened.memory,

@@ -4,7 +4,7 @@
 use super::weights::{self, Weights};
 use super::{LANES, TILE, with_tokens};
 use crate::linear::ROW_GROUP;
-use crate::linear::activations::{Form, PANEL};
+use crate::linear::activations::Form;
 use crate::linear::kernels::{Ahead, Job, Kernel, Run};
 use crate::linear::layout::{BLOCK, GroupLayout};
 use crate::linear::memory::with_scratch;
@@ -289,6 +289,7 @@ unsafe fn many_tokens(job: &Job, run: Run, group: *const u8, out: *mut f32) {
 const RUN: usize = 8;
 
 const TOKEN: usize = Form::F32.token_bytes();
+const PANEL: usize = Form::F32.panel();
 
 /// A run of a group times T tokens, `group` and `panel` starting with its first block; both halves at once, since a sum waits for the one before it.
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -3,7 +3,7 @@
 
 use super::weights::{self, Weights};
 use super::{LANES, TILE, with_tokens};
-use crate::linear::activations::{Form, PANEL};
+use crate::linear::activations::Form;
 use crate::linear::kernels::{Ahead, Job, Kernel};
 use crate::linear::layout::BLOCK;
 use entropix_model::DType;
@@ -47,6 +47,7 @@ unsafe fn run<W: Weights>(job: &Job) {
 }
 
 const TOKEN: usize = Form::Int8.token_bytes();
+const PANEL: usize = Form::Int8.panel();
 
 /// Half a group times T tokens.
 #[target_feature(enable = "avx2,fma,f16c")]

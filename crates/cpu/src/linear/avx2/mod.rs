@@ -11,12 +11,12 @@ mod weights;
 
 pub(super) use round::write_int8;
 
-use super::activations::{Form, PANEL};
+use super::activations::Form;
 use super::kernels::Kernel;
 use entropix_model::DType;
 
 /// Most tokens of a tile.
-const TILE: usize = PANEL;
+const TILE: usize = 4;
 /// Rows of half a group.
 const LANES: usize = 8;
 
@@ -40,3 +40,22 @@ macro_rules! with_tokens {
     };
 }
 use with_tokens;
+
+/// `loops` times some `vpmaddubsw` and addition, as the kernels multiply 4-bit numbers; returns the operations (a
+/// multiply-add is two).
+#[target_feature(enable = "avx2")]
+pub(super) fn dot_products(loops: usize) -> f64 {
+    use std::arch::x86_64::*;
+    const CHAINS: usize = 8;
+    let mut sums = [_mm256_setzero_si256(); CHAINS];
+    let (a, b) = std::hint::black_box((_mm256_set1_epi8(1), _mm256_set1_epi8(2)));
+    for _ in 0..loops {
+        for sum in &mut sums {
+            // SAFETY: no instructions; keeps the products from being taken out of the loop.
+            unsafe { std::arch::asm!("", options(nomem, nostack, preserves_flags)) };
+            *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(a, b));
+        }
+    }
+    std::hint::black_box(sums);
+    (loops * CHAINS * 8 * 4 * 2) as f64
+}

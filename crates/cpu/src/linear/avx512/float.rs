@@ -4,7 +4,7 @@
 use super::weights::{self, Weights};
 use super::{few_sizes, with_few_sizes};
 use crate::linear::ROW_GROUP;
-use crate::linear::activations::{Form, PANEL};
+use crate::linear::activations::Form;
 use crate::linear::kernels::{Ahead, Job, Kernel, Run};
 use crate::linear::layout::{BLOCK, GroupLayout};
 use crate::linear::memory::with_scratch;
@@ -307,6 +307,7 @@ unsafe fn singles<C: Columns, const T: usize>(
 const RUN: usize = 8;
 
 const TOKEN: usize = Form::F32.token_bytes();
+const PANEL: usize = Form::F32.panel();
 
 /// A run of G groups times T tokens. `group` (if it is one) and `panel` start with the run's first block.
 #[inline]

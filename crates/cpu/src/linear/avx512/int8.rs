@@ -4,8 +4,8 @@
 
 use super::opened::{Bytes, FEWEST_TILES, RUN};
 use super::weights::{self, Weights};
-use super::{TILE, few_sizes, with_few_sizes, with_tokens};
-use crate::linear::activations::{Form, PANEL};
+use super::{TILE, with_few_sizes, with_tokens};
+use crate::linear::activations::Form;
 use crate::linear::kernels::{Ahead, Job, Kernel, Run};
 use crate::linear::layout::BLOCK;
 use crate::linear::memory::with_scratch;
@@ -27,7 +27,7 @@ pub(super) fn select(dtype: DType) -> Kernel {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn run<W: Weights>(job: &Job) {
+pub(super) unsafe fn run<W: Weights>(job: &Job) {
     let n_tiles = job.tokens.len().div_ceil(TILE);
     // SAFETY: the job's promise.
     unsafe {
@@ -45,7 +45,7 @@ unsafe fn run<W: Weights>(job: &Job) {
         let mut ahead = Ahead::new(job, i, 1, n_tiles);
         job.for_each_tile(
             Form::Int8,
-            |n| n.min(TILE),
+            |n| if n > TILE { PANEL / 2 } else { n },
             |panel, n, to| {
                 let out = out.wrapping_add(to);
                 // SAFETY: the job's promise; tiles and groups stay within it.
@@ -72,18 +72,44 @@ unsafe fn run_opened<W: Weights, const SIGNED: bool, const HALVES: bool>(job: &J
     });
 }
 
+/// A run of a group times a few tokens.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn few<W: Weights>(
+    job: &Job,
+    run: Run,
+    group: *const u8,
+    panel: *const u8,
+    out: *mut f32,
+    n: usize,
+    ahead: &mut Ahead,
+) {
+    // SAFETY: passed on.
+    unsafe { with_tokens!(n, tile::<W>(job, run, group, panel, out, ahead)) }
+}
+
 /// One opened run of a group times all tokens; the same code for all types that open alike.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn many_tiles<W: Weights>(job: &Job, run: Run, group: *const u8, out: *mut f32, ahead: &mut Ahead) {
-    job.for_each_tile(Form::Int8, few_sizes, |panel, n, to| {
+    job.for_each_tile(Form::Int8, few_halves, |panel, n, to| {
         let (panel, out) = (run.panel(panel, Form::Int8), out.wrapping_add(to));
         // SAFETY: the job's promise; tiles and groups stay within it.
         unsafe { with_few_sizes!(n, tile::<W>(job, run, group, panel, out, ahead)) }
     });
 }
 
+/// Tokens to take of `n` at hand: a panel has two tiles of eight.
+#[inline(always)]
+fn few_halves(n: usize) -> usize {
+    match n {
+        8.. => 8,
+        4..8 => 4,
+        n => n,
+    }
+}
+
 const TOKEN: usize = Form::Int8.token_bytes();
+const PANEL: usize = Form::Int8.panel();
 
 /// A run of a group times T tokens. `group` and `panel` start with the run's first block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]

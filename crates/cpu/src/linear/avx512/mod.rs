@@ -13,10 +13,13 @@
 mod float;
 mod int8;
 mod opened;
+pub(super) mod peak;
 mod round;
+mod tiles;
 mod weights;
 
 pub(super) use round::write_int8;
+pub(crate) use tiles::is_available as has_tiles;
 
 use super::activations::Form;
 use super::kernels::Kernel;
@@ -29,6 +32,14 @@ pub(super) fn select(dtype: DType, form: Form) -> Kernel {
     match form {
         Form::F32 | Form::Rounded => float::select(dtype),
         Form::Int8 => int8::select(dtype),
+    }
+}
+
+/// As [`select`], with AMX tiles where they pay.
+pub(super) fn select_tiles(dtype: DType, form: Form) -> Kernel {
+    match form {
+        Form::F32 | Form::Rounded => float::select(dtype),
+        Form::Int8 => tiles::select(dtype),
     }
 }
 

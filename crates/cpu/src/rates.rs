@@ -1,0 +1,81 @@
+//! How fast this machine multiplies and adds, from registers: the ceiling of prompts and of large batches.
+
+use crate::features::KernelPath;
+use crate::linear;
+use crate::pool::Pool;
+use crate::simd::{Family, Kernel, LANES, Lanes, dispatch};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+/// Loops of one measurement: some tens of microseconds.
+const LOOPS: usize = 4000;
+/// Measurements; the fastest counts, since others may use the machine.
+const PASSES: usize = 400;
+/// Sums side by side, so that none waits for the one before it.
+const CHAINS: usize = 12;
+
+/// f32 operations a second (a multiply-add is two) of all threads of a pool with the vectors of a path.
+pub fn float_operations(pool: &Pool, path: KernelPath) -> f64 {
+    let family = Family::of(path);
+    let loops = || {
+        black_box(dispatch(family, MultiplyAdds));
+    };
+    fastest(pool, &loops, (LOOPS * CHAINS * LANES * 2) as f64)
+}
+
+/// The same of the instruction that multiplies 8-bit integers on a path; of f32 where a path has none.
+pub fn int8_operations(pool: &Pool, path: KernelPath) -> f64 {
+    match linear::dot_products(path, LOOPS) {
+        None => float_operations(pool, path),
+        Some(operations) => {
+            let loops = || {
+                black_box(linear::dot_products(path, LOOPS));
+            };
+            fastest(pool, &loops, operations)
+        }
+    }
+}
+
+fn fastest(pool: &Pool, loops: &(dyn Fn() + Sync), operations: f64) -> f64 {
+    let n_threads = pool.n_threads();
+    let pass = |_| {
+        let start = Instant::now();
+        pool.run(n_threads, &|_, _| loops());
+        start.elapsed()
+    };
+    let least = (0..PASSES).map(pass).min().unwrap_or(Duration::MAX);
+    operations * n_threads as f64 / least.as_secs_f64()
+}
+
+struct MultiplyAdds;
+
+impl Kernel for MultiplyAdds {
+    type Output = [f32; LANES];
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> [f32; LANES] {
+        let mut sums = [L::splat(0.0); CHAINS];
+        let (a, b) = (L::load(black_box(&[0.5; LANES])), L::load(black_box(&[0.25; LANES])));
+        for _ in 0..LOOPS {
+            for sum in &mut sums {
+                *sum = sum.fma(a, b);
+            }
+        }
+        sums.into_iter().fold(L::splat(0.0), |all, sum| all.add(sum)).to_array()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_come_at_a_believable_rate() {
+        let pool = Pool::new(1).unwrap();
+        for path in KernelPath::available() {
+            for rate in [float_operations(&pool, path), int8_operations(&pool, path)] {
+                assert!((1e8..1e14).contains(&rate), "{path}: {rate} operations/s");
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The least time a step could take on this machine: phase by phase, the larger of the time to read what must be read
+//! and the time to multiply what must be multiplied (the roofline of Williams, Waterman and Patterson 2009).
+
+use super::ceiling::read_bandwidth;
+use entropix::{ModelSummary, Processor};
+use entropix_cpu::{Precision, pool::Pool, rates};
+use entropix_model::Result;
+use serde::Serialize;
+
+/// Rates of the threads in use, measured in the same run.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub(crate) struct Limits {
+    /// Bytes a second read from memory.
+    pub(crate) limit_bytes_per_s: f64,
+    /// Operations a second (a multiply-add is two) of the instruction that multiplies the weights.
+    pub(crate) limit_weight_ops_per_s: f64,
+    /// The same of f32, for attention.
+    pub(crate) limit_float_ops_per_s: f64,
+}
+
+impl Limits {
+    /// Measures; keeps what was better before, because machines are shared. A CUDA device tells what it copies; how fast it
+    /// multiplies is not measured and counts as no limit.
+    ///
+    /// # Errors
+    /// Whatever the device fails in.
+    pub(crate) fn measure(self, model: &ModelSummary, pool: Option<&Pool>) -> Result<Self> {
+        let (bytes, weights, float) = match (&model.processor, pool) {
+            (&Processor::Cpu { kernel_path, n_threads }, Some(pool)) => {
+                let float = rates::float_operations(pool, kernel_path);
+                // Weights of 16 bits and more are multiplied as f32 whatever the precision.
+                let is_quantised = model.weight_bytes < 2 * model.n_params;
+                let weights = if model.precision == Precision::Int8 && is_quantised {
+                    rates::int8_operations(pool, kernel_path)
+                } else {
+                    float
+                };
+                (read_bandwidth(model.read_bytes, n_threads), weights, float)
+            }
+            (Processor::Cpu { .. }, None) => unreachable!("the CPU has threads"),
+            (Processor::Cuda(found), _) => {
+                (entropix_cuda::copy_bandwidth(found.ordinal)?, f64::INFINITY, f64::INFINITY)
+            }
+        };
+        Ok(Self {
+            limit_bytes_per_s: self.limit_bytes_per_s.max(bytes),
+            limit_weight_ops_per_s: self.limit_weight_ops_per_s.max(weights),
+            limit_float_ops_per_s: self.limit_float_ops_per_s.max(float),
+        })
+    }
+}
+
+/// What some steps must read and multiply.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Needs {
+    layers: Need,
+    head: Need,
+    attention: Need,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Need {
+    bytes: f64,
+    operations: f64,
+}
+
+impl Need {
+    fn seconds(self, bytes_per_s: f64, ops_per_s: f64) -> f64 {
+        (self.bytes / bytes_per_s).max(self.operations / ops_per_s)
+    }
+}
+
+impl Needs {
+    /// Of `n_steps` with `tokens` altogether, `asks` of them asked about; rows read `cached` positions of keys and
+    /// values, and tokens see `seen` positions in sum.
+    pub(crate) fn of(
+        model: &ModelSummary,
+        n_steps: usize,
+        tokens: usize,
+        asks: usize,
+        cached: usize,
+        seen: usize,
+    ) -> Self {
+        let need =
+            |bytes: usize, products: usize| Need { bytes: bytes as f64, operations: 2.0 * products as f64 };
+        Self {
+            layers: need(n_steps * model.token_matrices.n_bytes, tokens * model.token_matrices.n_params),
+            head: need(n_steps * model.ask_matrices.n_bytes, asks * model.ask_matrices.n_params),
+            attention: need(cached * model.kv_bytes_per_token, seen * model.attention_products),
+        }
+    }
+
+    /// The least time.
+    pub(crate) fn seconds(&self, limits: &Limits) -> f64 {
+        let Limits {
+            limit_bytes_per_s: bytes,
+            limit_weight_ops_per_s: weights,
+            limit_float_ops_per_s: floats,
+        } = *limits;
+        self.layers.seconds(bytes, weights)
+            + self.head.seconds(bytes, weights)
+            + self.attention.seconds(bytes, floats)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_phase_has_the_slower_of_its_two_limits() {
+        let limits =
+            Limits { limit_bytes_per_s: 10.0, limit_weight_ops_per_s: 100.0, limit_float_ops_per_s: 50.0 };
+        let needs = Needs {
+            // 2 s of reading, 1 s of multiplying.
+            layers: Need { bytes: 20.0, operations: 100.0 },
+            // 1 s, 3 s.
+            head: Need { bytes: 10.0, operations: 300.0 },
+            // 0.5 s, 4 s at the rate of f32.
+            attention: Need { bytes: 5.0, operations: 200.0 },
+        };
+        assert_eq!(needs.seconds(&limits), 2.0 + 3.0 + 4.0);
+    }
+}
