@@ -51,17 +51,22 @@ Result State::enter(const char* name) {
 
 using namespace fake;
 extern "C" void emulator_write(void* to, const void* from, size_t bytes);
+extern "C" void emulator_release(void* base);
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-/// Forgets counts and failures; the device works again.
+/// Forgets counts, failures and memory that a hung device kept; the device works again.
 EXPORT void fake_driver_reset() {
     std::lock_guard<std::recursive_mutex> lock(state().mutex);
+    for (auto [base, bytes] : state().device) emulator_release(reinterpret_cast<void*>(base));
+    state().device.clear();
+    state().used = 0;
     state().calls.clear();
     state().bytes_in = state().bytes_out = state().launches = state().graph_launches = 0;
     state().fails.clear();
     state().sticky = Result::Success;
     state().hangs = state().capturing = false;
     state().memory = size_t(1) << 30;
+    state().n_devices = 1, state().version = 13000, state().capability = 90, state().order = 0;
 }
 EXPORT void fake_driver_fail(const char* name, uint64_t call, int code) {
     std::lock_guard<std::recursive_mutex> lock(state().mutex);

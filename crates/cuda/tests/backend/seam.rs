@@ -43,7 +43,7 @@ fn draws_and_candidates_are_those_of_the_definition() {
         Edit { token: 7, penalty: 1.3, bias: 0.5 },
         Edit { token: 9, penalty: 1.0, bias: f32::NEG_INFINITY },
     ];
-    let coins: Vec<Coin> = (1..200).map(|i| Coin(i * 0x9E37_79B9_7F4A_7C15)).collect();
+    let coins: Vec<Coin> = (1..200).map(|i: u64| Coin(i.wrapping_mul(0x9E37_79B9_7F4A_7C15))).collect();
     let filters =
         |temperature, top_k, top_p, min_p| Filters { temperature, top_k, top_p, min_p, ..Filters::default() };
     // More than there is room for at once.
