@@ -349,3 +349,21 @@ fn variables_that_are_not_known_are_refused() {
         assert!(error.message.contains(name) && error.message.contains("enable_thinking"), "{error}");
     }
 }
+
+/// Long runs of one thing, where quadratic tokenizers hang (case 72); a prompt like these is refused before it is
+/// encoded, so they are encoded here.
+#[test]
+fn long_runs_are_encoded_in_time() {
+    let n = if cfg!(debug_assertions) { 20_000 } else { 400_000 };
+    for name in ["llama-tied", "mistral", "qwen2"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny").join(name);
+        let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+        for run in ["^", "a", "😀", "e\u{301}\u{302}", " ", "\n"] {
+            check(&format!("{name}, {run:?}"), &Works, Duration::from_secs(60), || {
+                let tokens = tokenizer.encode(&run.repeat(n), Special::Text)?;
+                assert!(tokens.len() >= tokenizer.fewest_tokens(run.len() * n), "{name}, {run:?}");
+                Ok(())
+            });
+        }
+    }
+}

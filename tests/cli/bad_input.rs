@@ -172,7 +172,7 @@ fn case_72_long_runs() {
         let place = Place::new();
         let prompt = serde_json::to_string(&text.repeat(n)).unwrap();
         let ended = place.batch(format!("{{\"id\": \"x\", \"prompt\": {prompt}, \"max_tokens\": 1}}"), &[]);
-        ended.expect(FAILED_ROWS, "1 requests failed");
+        ended.expect(FAILED_ROWS, "1 request failed");
         let code = place.rows("out")[0]["error"]["code"].as_str().unwrap().to_owned();
         assert!(code == "TooLong" || code == "TextTooLong", "{text}: {code}");
     }

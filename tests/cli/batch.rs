@@ -134,7 +134,7 @@ fn openai_lines_get_openai_results() {
         "prompt": "Once", "max_tokens": 5, "logprobs": 2}});
     let bad = json!({"custom_id": "b", "method": "POST", "url": "/v1/completions", "body": {"prompt": ""}});
     let ended = place.batch(format!("{chat}\n{text}\n{bad}\n"), &["--signals", "token"]);
-    ended.expect(3, "1 requests failed");
+    ended.expect(3, "1 request failed");
     let rows: BTreeMap<String, Value> = place
         .rows("out")
         .into_iter()

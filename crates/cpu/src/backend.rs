@@ -4,6 +4,7 @@ use crate::cache::{Geometry, Pages};
 use crate::features::KernelPath;
 use crate::forward::Step;
 use crate::linear::Precision;
+use crate::memory::Zeroed;
 use crate::options::{CpuOptions, MAX_CANDIDATES, max_context, n_slots, plan};
 use crate::plan::{Limits, StepPlan};
 use crate::pool::Pool;
@@ -40,6 +41,15 @@ pub struct CpuBackend {
     times: StepTimes,
     #[cfg(test)]
     is_batch_dependent: bool,
+}
+
+/// What is allocated in small pieces beside the plan, at most.
+const HEADROOM: usize = 64 << 20;
+
+/// Whether there is room for so many bytes, asked at once and given back: a piece refused later on would be the end
+/// of the process.
+fn probe(n_bytes: usize) -> Result<()> {
+    Zeroed::<u8>::new(n_bytes, "the model, its cache and its workspace").map(drop)
 }
 
 #[cfg(test)]
@@ -85,6 +95,8 @@ impl CpuBackend {
             }
             _ => error,
         };
+        let wanted = plan(config, &checkpoint.weights, options).total() as usize;
+        probe(wanted.saturating_add(HEADROOM)).map_err(with_table)?;
         let geometry = Geometry::new(config, options.n_blocks, options.block_size);
         let cache = match options.precision {
             Precision::Exact => Pages::new(geometry).map(Cache::F32),

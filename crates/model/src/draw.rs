@@ -26,8 +26,8 @@ pub struct Filters {
     pub top_p: f32,
     /// p >= min_p x the largest p; 0 keeps all.
     pub min_p: f32,
-    /// z / T >= max - n sigma, sigma over the whole vocabulary's unedited finite logits (arXiv 2411.07641);
-    /// infinity keeps all.
+    /// z >= max - n sigma, sigma over the whole vocabulary's unedited finite logits (arXiv 2411.07641); the same
+    /// tokens at every temperature. Infinity keeps all.
     pub top_n_sigma: f32,
     /// p >= sum p^2 (arXiv 2509.23234).
     pub p_less: bool,

@@ -56,7 +56,14 @@ fn only_gguf(folder: &Path) -> Result<Option<PathBuf>> {
         names.filter(|name| Path::new(name).extension().is_some_and(|e| e == "gguf")).collect();
     files.sort_unstable();
     match files.as_slice() {
-        [] => Ok(None),
+        [] => Err(Error::new(
+            Class::NoInput,
+            "NotAModel",
+            format!(
+                "{}: no model is here; a folder with a model has config.json and *.safetensors, or a .gguf file",
+                folder.display()
+            ),
+        )),
         [one] => Ok(Some(folder.join(one))),
         _ => {
             let names: Vec<_> = files.iter().map(|name| name.to_string_lossy()).collect();

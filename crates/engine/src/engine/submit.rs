@@ -35,7 +35,7 @@ impl Engine {
     fn check_generate(&self, prompt: &[TokenId], generate: &Generate) -> Result<usize> {
         let parameters = &generate.parameters;
         parameters.check(self.capacity.max_candidates)?;
-        self.check_tokens("stop_tokens", &parameters.stop_tokens)?;
+        self.check_tokens("stop_token_ids", &parameters.stop_tokens)?;
         parameters.logit_bias.iter().try_for_each(|&(token, _)| self.check_tokens("logit_bias", &[token]))?;
         for phrase in generate.policy.phrases() {
             self.check_tokens("a phrase of the policy", &phrase.tokens)?;
@@ -66,16 +66,16 @@ impl Engine {
         if n_prompt.saturating_add(max_tokens) <= limit {
             return Ok(());
         }
-        let asked = match max_tokens {
-            0 | 1 => format!("a prompt of {n_prompt} tokens"),
-            _ => format!("a prompt of {n_prompt} tokens and max_tokens {max_tokens}"),
-        };
-        Err(Error::data(
-            "TooLong",
-            format!(
-                "{asked} do not fit into a context of {limit}; shorten the prompt, lower max_tokens or raise the context"
+        let message = match max_tokens {
+            0 | 1 => format!(
+                "{n_prompt} tokens do not fit into a context of {limit}; shorten the text or raise the context"
             ),
-        ))
+            _ => format!(
+                "a prompt of {n_prompt} tokens and max_tokens {max_tokens} do not fit into a context of {limit}; \
+                 shorten the prompt, lower max_tokens or raise the context"
+            ),
+        };
+        Err(Error::data("TooLong", message))
     }
 
     fn check_tokens(&self, place: &str, tokens: &[TokenId]) -> Result<()> {

@@ -32,7 +32,7 @@ fn what_can_never_run_is_refused() {
         (
             generate(&long, Parameters::default(), greedy()),
             "TooLong",
-            "a prompt of 40 tokens do not fit into a context of 40",
+            "40 tokens do not fit into a context of 40",
         ),
         (
             generate(&long[..38], at_most(3), greedy()),
@@ -40,10 +40,10 @@ fn what_can_never_run_is_refused() {
             "a prompt of 38 tokens and max_tokens 3 do not fit",
         ),
         (generate(&long[..38], at_most(usize::MAX), greedy()), "TooLong", "max_tokens 18446744073709551615"),
-        (score(vec![1; 41]), "TooLong", "a prompt of 41 tokens do not fit"),
+        (score(vec![1; 41]), "TooLong", "41 tokens do not fit"),
         (score(vec![]), "EmptyPrompt", "the prompt has no tokens"),
         (with(|p| p.logprobs = 9), "OutOfRange", "logprobs is 9; allowed is 0 to 8"),
-        (with(|p| p.stop_tokens = vec![30]), "TokenOutOfRange", "stop_tokens: token 30"),
+        (with(|p| p.stop_tokens = vec![30]), "TokenOutOfRange", "stop_token_ids: token 30"),
         (with(|p| p.logit_bias = vec![(24, 1.0)]), "TokenOutOfRange", "logit_bias: token 24"),
         (with(|p| p.temperature = Some(f32::NAN)), "OutOfRange", "temperature is NaN"),
         (

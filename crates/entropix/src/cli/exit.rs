@@ -12,9 +12,16 @@ pub(super) const FAILED_ROWS: u8 = 3;
 
 /// Help and version are no failure; anything else on the command line is 64.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
-    // A closed pipe is no reason to fail over a message.
-    let _ = error.print();
-    if error.use_stderr() { ExitCode::from(Class::Usage.exit_code()) } else { ExitCode::SUCCESS }
+    let printed = error.print();
+    match printed {
+        _ if error.use_stderr() => ExitCode::from(Class::Usage.exit_code()),
+        // A closed pipe is no reason to fail over a message.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            sayln!("error: cannot write to standard output: {e}");
+            ExitCode::from(Class::Io.exit_code())
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// Tells the whole chain once and ends with the code of its class.
@@ -54,7 +61,10 @@ impl Failures {
 pub(crate) fn job(flow: Flow, n_left: usize, failures: &Failures) -> ExitCode {
     let Failures { count, first } = failures;
     if *count > 0 {
-        sayln!("error: {count} requests failed; their lines in the output say why:");
+        match count {
+            1 => sayln!("error: 1 request failed; its line in the output says why:"),
+            n => sayln!("error: {n} requests failed; their lines in the output say why:"),
+        }
         first.iter().for_each(|failure| sayln!("  {failure}"));
         if *count > first.len() {
             sayln!("  and {} more", count - first.len());

@@ -41,13 +41,27 @@ pub(crate) fn session(
         date: chat.and_then(|chat| chat.date),
         ..options(model, rows)?
     };
-    let session = open(&path, &options, output)?;
+    let mut session = open(&path, &options, output)?;
+    check_tokens(&flags, session.engine().capacity().vocab_size)?;
     let sources = Sources::new(flags, session.generation_config().clone())?;
     if !output.quiet {
         session.choice().into_iter().for_each(|choice| sayln!("{choice}"));
         session.warnings().iter().chain(&sources.warnings).for_each(|warning| sayln!("warning: {warning}"));
     }
     Ok(Loaded { session, sources })
+}
+
+/// Refuses flags that name tokens the model does not have.
+fn check_tokens(flags: &Params, vocab_size: usize) -> Result<()> {
+    let biased = flags.logit_bias.iter().flatten().map(|&(token, _)| ("--logit-bias", token));
+    let stops = flags.stop_token_ids.iter().flatten().map(|&token| ("--stop-token-ids", token));
+    match biased.chain(stops).find(|&(_, token)| token as usize >= vocab_size) {
+        None => Ok(()),
+        Some((flag, token)) => {
+            let message = format!("{flag}: token {token} is not in the model's vocabulary of {vocab_size}");
+            Err(Error::new(Class::Usage, "Flags", message).into())
+        }
+    }
 }
 
 /// Opens a checkpoint; a large one with a bar.
@@ -63,7 +77,12 @@ pub(crate) fn open(path: &Path, options: &SessionOptions, output: &OutputArgs) -
     if let Some(progress) = shown.into_inner().unwrap_or_else(PoisonError::into_inner) {
         progress.finish();
     }
-    Ok(session?)
+    Ok(session.map_err(|error| match error.code {
+        "OutOfMemory" => {
+            Error { message: format!("{}\nlower -c, -b or --kv-blocks", error.message), ..error }
+        }
+        _ => error,
+    })?)
 }
 
 /// The options that the model's flags ask for.

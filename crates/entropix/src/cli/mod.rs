@@ -17,6 +17,7 @@ use anyhow::Result;
 use args::{Cli, Verb};
 use clap::Parser;
 use entropix::hub;
+use entropix_model::Checkpoint;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -48,6 +49,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let settings = hub::Settings { refresh: true, ..hub::Settings::from_env() };
             let model = args.model.as_deref().unwrap_or_else(|| load::default_model().as_ref());
             let path = load::fetch(&settings, model, &output)?;
+            // What is there already may be no model.
+            Checkpoint::open(&path)?;
             writeln!(std::io::stdout(), "{}", path.display())?;
         }
         Verb::Doctor(args) => doctor::run(&args)?,

@@ -65,6 +65,10 @@ fn prompt(args: &RunArgs) -> Result<Option<String>> {
         (None, None) if std::io::stdin().is_terminal() => return Ok(None),
         _ => read(std::io::stdin().lock(), Path::new("<stdin>"))?,
     };
+    if text.is_empty() && !args.chat.no_chat_template {
+        let message = "the prompt is empty; give -p TEXT, or pipe a text in";
+        return Err(Error::new(Class::Usage, "Prompt", message).into());
+    }
     Ok(Some(text))
 }
 
@@ -273,7 +277,7 @@ fn footer(choice: &Choice, first: Duration, time: Duration, interrupted: bool) -
     let n = choice.tokens.len();
     let usage = &choice.usage;
     let mut parts = Vec::new();
-    if !interrupted {
+    if !interrupted && n > 0 {
         let computed = usage.prompt_tokens - usage.shared_tokens;
         parts.push(format!("prompt {} tok, {} tok/s", usage.prompt_tokens, rate(computed, first)));
     }

@@ -56,13 +56,15 @@ fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<(Params
     for name in NAMES {
         let variable_name = format!("ENTROPIX_{}", name.to_uppercase());
         let Some(text) = variable(&variable_name) else { continue };
-        let usage =
-            |message: String| Error::new(Class::Usage, "Environment", format!("{variable_name}: {message}"));
+        let usage = |message: String| {
+            let message = format!("{variable_name} is {text:?}: {message}; correct or unset it");
+            Error::new(Class::Usage, "Environment", message)
+        };
         if OF_THE_POLICY.contains(&name) {
             let flag = name.replace('_', "-");
             warnings.push(format!("{variable_name} is not heard: the policy decides {name}; use --{flag}"));
         }
-        let json = if name == "stop" && !text.starts_with('[') { Value::quote(&text) } else { text };
+        let json = if name == "stop" && !text.starts_with('[') { Value::quote(&text) } else { text.clone() };
         let value = Value::parse(&json).map_err(|flaw| usage(flaw.message))?;
         params.set(name, &value).map_err(|flaw| usage(flaw.message))?;
     }
@@ -85,7 +87,7 @@ mod tests {
         assert_eq!(of("ENTROPIX_SEED", "7").unwrap().0.seed, Some(7));
         assert_eq!(of("ENTROPIX_STOP", "END").unwrap().0.stop, Some(vec!["END".into()]));
         let error = of("ENTROPIX_SEED", "-1").unwrap_err().to_string();
-        assert!(error.contains("ENTROPIX_SEED: seed is the number -1"), "{error}");
+        assert!(error.contains("ENTROPIX_SEED is \"-1\": seed is the number -1"), "{error}");
         let (_, warnings) = of("ENTROPIX_TOP_P", "0.5").unwrap();
         assert!(warnings[0].contains("--top-p"), "{warnings:?}");
     }

@@ -82,6 +82,16 @@ pub(super) fn fetch(settings: &Settings, wanted: &Wanted, progress: &mut dyn Pro
     }
 }
 
+fn check_endpoint(endpoint: &str) -> Result<()> {
+    let host = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
+    if host.is_some_and(|host| !host.is_empty()) {
+        return Ok(());
+    }
+    let message =
+        format!("HF_ENDPOINT is {endpoint:?}: wants http:// or https:// and a host; correct or unset it");
+    Err(Error::new(Class::Usage, "Environment", message))
+}
+
 fn pull(
     settings: &Settings,
     root: &Path,
@@ -89,6 +99,7 @@ fn pull(
     wanted: &Wanted,
     progress: &mut dyn Progress,
 ) -> Result<PathBuf> {
+    check_endpoint(&settings.endpoint)?;
     let repo = |revision: &str| Repo::with_revision(wanted.id.clone(), RepoType::Model, revision.to_owned());
     let api = ApiBuilder::from_cache(hf_hub::Cache::new(root.to_owned()))
         .with_endpoint(settings.endpoint.clone())

@@ -80,12 +80,12 @@ impl BatchJob {
     ) -> Result<Ended> {
         let model = session.model().name.clone();
         let tokenizer = session.tokenizer().clone();
-        let token_text = |token: TokenId| tokenizer.decode(&[token]);
+        let token_bytes = |token: TokenId| tokenizer.token_bytes(token).to_vec();
         let style = RowStyle {
             signals: self.signals,
             regions: self.policy.regions(),
             model: &model,
-            token_text: &token_text,
+            token_bytes: &token_bytes,
         };
         let mut requests = requests.fuse();
         let mut in_flight: HashMap<RequestId, InFlight> = HashMap::new();

@@ -173,7 +173,7 @@ impl<'a> CompletionLogprobs<'a> {
         };
         Self {
             text_offset: choice.text_offset.iter().map(offset).collect(),
-            tokens: choice.tokens.iter().map(|&token| (style.token_text)(token)).collect(),
+            tokens: choice.tokens.iter().map(|&token| shown((style.token_bytes)(token))).collect(),
             token_logprobs: &choice.logprob,
             top_logprobs: choice.top.iter().map(|top| ByText::of(style, top)).collect(),
         }
@@ -186,7 +186,7 @@ struct ByText(Vec<(String, f32)>);
 impl ByText {
     fn of(style: &RowStyle, top: &[Candidate]) -> Self {
         let mut seen = HashSet::new();
-        let entries = top.iter().map(|c| ((style.token_text)(c.token), c.logprob));
+        let entries = top.iter().map(|c| (shown((style.token_bytes)(c.token)), c.logprob));
         Self(entries.filter(|(text, _)| seen.insert(text.clone())).collect())
     }
 }
@@ -229,12 +229,33 @@ struct Entry {
 
 impl Entry {
     fn of(style: &RowStyle, token: TokenId, logprob: f32) -> Self {
-        let text = (style.token_text)(token);
-        Self { logprob, bytes: text.clone().into_bytes(), token: text }
+        let bytes = (style.token_bytes)(token);
+        Self { token: shown(bytes.clone()), logprob, bytes }
     }
+}
+
+/// A token as text; one that is no UTF-8 by itself as OpenAI writes it, `bytes:\xe2\x80`.
+fn shown(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| {
+        let bytes = error.as_bytes().iter();
+        bytes.fold("bytes:".to_owned(), |text, byte| format!("{text}\\x{byte:02x}"))
+    })
 }
 
 /// 16 hexadecimal digits that stand for an id.
 fn hash(id: &str) -> String {
     Sha256::digest(id.as_bytes())[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_that_are_no_text_keep_their_bytes() {
+        assert_eq!(shown(" é".into()), " é");
+        assert_eq!(shown(vec![0xe2, 0x80]), "bytes:\\xe2\\x80");
+        assert_ne!(shown(vec![0xe2]), shown(vec![0xe3]));
+        assert_eq!(shown(vec![]), "");
+    }
 }

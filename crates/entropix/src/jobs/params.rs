@@ -31,11 +31,11 @@ impl Bounds {
     }
 
     fn read(&self, value: &Value) -> Result<f32, Flaw> {
-        let x = value.number(self.name, f64::MIN, f64::MAX)?;
-        if self.hold(x) {
-            Ok(x as f32)
-        } else {
-            Err(value.flaw(format!("{} is {x}, wants a number {self}", self.name)))
+        let wants = |what: String| value.flaw(format!("{} is {what}, wants a number {self}", self.name));
+        match value.number() {
+            Some(x) if self.hold(x) => Ok(x as f32),
+            Some(x) => Err(wants(x.to_string())),
+            None => Err(wants(value.describe())),
         }
     }
 }

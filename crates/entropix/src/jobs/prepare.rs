@@ -72,7 +72,7 @@ impl Preparation {
     pub fn tokens(&self, session: &Session, prompt: &Prompt) -> Result<Vec<TokenId>> {
         match prompt {
             Prompt::Tokens(tokens) => Ok(tokens.clone()),
-            Prompt::Text(text) => session.tokenizer().encode_prompt(text, self.special),
+            Prompt::Text(text) => session.prompt(text, self.special),
             Prompt::Messages(turns) => match &self.system {
                 Some(system) if turns[0].role != "system" => {
                     let first = Message::new("system", system);

@@ -22,7 +22,7 @@ pub struct RowStyle<'a> {
     /// What the model is called where a request did not say.
     pub model: &'a str,
     /// A token's own text, for the forms that name tokens by text.
-    pub token_text: &'a dyn Fn(TokenId) -> String,
+    pub token_bytes: &'a dyn Fn(TokenId) -> Vec<u8>,
 }
 
 /// Whether a request asked for the alternatives of its tokens.
@@ -257,7 +257,12 @@ mod tests {
 
     fn row(form: &Form, choices: &[Choice], signals: SignalsLevel, asked: Alternatives) -> String {
         let regions = ["sure".into(), "torn".into()];
-        let style = RowStyle { signals, regions: &regions, model: "m", token_text: &|t| format!("<{t}>") };
+        let style = RowStyle {
+            signals,
+            regions: &regions,
+            model: "m",
+            token_bytes: &|t| format!("<{t}>").into_bytes(),
+        };
         String::from_utf8(style.finished("a\nb", form, choices, asked)).unwrap()
     }
 

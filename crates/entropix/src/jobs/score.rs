@@ -134,7 +134,7 @@ impl ScoreJob {
     }
 
     fn submit(&self, session: &mut Session, id: &str, text: &str) -> Result<(RequestId, Scores)> {
-        let tokens = session.tokenizer().encode_prompt(text, self.special)?;
+        let tokens = session.prompt(text, self.special)?;
         let key = RequestKey::of_id(id);
         let work = Work::Score { attention: false };
         let request = session.engine().submit(Request { key, prompt: tokens.clone(), work })?;

@@ -277,7 +277,31 @@ impl Session {
     pub fn chat(&self, messages: &[Message]) -> Result<Vec<TokenId>> {
         let Some(template) = &self.template else { return Err(ChatTemplate::missing(&self.model.path)) };
         let options = ChatOptions::new(&self.tokenizer, self.date);
-        self.tokenizer.encode_rendered(&template.render(messages, &options)?)
+        let rendered = template.render(messages, &options)?;
+        self.check_size(rendered.n_bytes())?;
+        self.tokenizer.encode_rendered(&rendered)
+    }
+
+    /// The tokens of a prompt that is text.
+    ///
+    /// # Errors
+    /// `Data`, codes `TextTooLong` and `TooLong`, for what no context holds.
+    pub fn prompt(&self, text: &str, special: Special) -> Result<Vec<TokenId>> {
+        self.check_size(text.len())?;
+        self.tokenizer.encode_prompt(text, special)
+    }
+
+    /// Refuses a text that can never fit without encoding it, which takes seconds for megabytes.
+    fn check_size(&self, n_bytes: usize) -> Result<()> {
+        let (limit, fewest) = (self.context_limit(), self.tokenizer.fewest_tokens(n_bytes));
+        if fewest < limit {
+            return Ok(());
+        }
+        let message = format!(
+            "a prompt of {n_bytes} bytes, which are at least {fewest} tokens, does not fit into a context of {limit}; \
+             shorten the prompt or raise the context"
+        );
+        Err(Error::data("TooLong", message))
     }
 }
 

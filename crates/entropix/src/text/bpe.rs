@@ -82,6 +82,16 @@ impl Bpe {
         Ok(Self { normalizer, pre_tokenizer, inner, model })
     }
 
+    /// Bytes that the normalizer may make one of; none when it may make none of any.
+    pub(super) fn shrinkage(&self) -> Option<usize> {
+        match &self.normalizer {
+            None => Some(1),
+            // A character has at most three times its bytes when it is decomposed (Unicode, UAX 15).
+            Some(NormalizerWrapper::NFC(_)) => Some(3),
+            Some(_) => None,
+        }
+    }
+
     /// Appends the tokens of `text`; `at_start` when nothing comes before it. Characters for which the
     /// vocabulary has neither tokens nor bytes nor an unknown token are dropped, as the tokenizers package and
     /// llama.cpp do.

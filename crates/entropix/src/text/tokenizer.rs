@@ -91,6 +91,19 @@ impl Tokenizer {
         Ok(out)
     }
 
+    /// What a text of `n_bytes` has at least, from the longest token alone: enough to refuse one that can never
+    /// fit before it is encoded.
+    pub fn fewest_tokens(&self, n_bytes: usize) -> usize {
+        let shrinkage = match &self.parts.encoder {
+            Encoder::Bpe(bpe) => bpe.shrinkage(),
+            Encoder::Sentencepiece { .. } => Some(1),
+        };
+        match (shrinkage, self.parts.vocabulary.longest()) {
+            (Some(shrinkage), Some(longest)) => n_bytes / (longest * shrinkage).max(1),
+            _ => 0,
+        }
+    }
+
     /// The tokens of `text` as a prompt: as [`Tokenizer::encode`], with the beginning-of-text token in front if
     /// the model wants one and the text does not begin with it.
     ///

@@ -2,7 +2,7 @@
 
 use super::limits;
 use entropix_model::{Error, Result, TokenId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What a token is for. The numbers of GGUF's `tokenizer.ggml.token_type` are in brackets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -113,6 +113,17 @@ impl Vocabulary {
 
     pub(super) fn kind(&self, id: TokenId) -> Option<TokenKind> {
         self.kinds.get(id as usize).copied()
+    }
+
+    /// Most bytes of a text that one token can stand for; none where some byte has no token, so that text may
+    /// vanish.
+    pub(super) fn longest(&self) -> Option<usize> {
+        let singles: HashSet<u8> = self.bytes.iter().filter(|bytes| bytes.len() == 1).map(|b| b[0]).collect();
+        // 0xF5 to 0xFF, 0xC0 and 0xC1 are in no UTF-8.
+        let all = (0..=0xf4u8).all(|byte| matches!(byte, 0xc0 | 0xc1) || singles.contains(&byte));
+        let longest =
+            self.bytes.iter().map(|b| b.len()).chain(self.names.iter().map(|name| name.len())).max();
+        longest.filter(|_| all)
     }
 
     pub(super) fn tokens(&self) -> impl Iterator<Item = (TokenId, &str, TokenKind)> {

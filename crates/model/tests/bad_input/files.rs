@@ -57,7 +57,11 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.extend(replaced("17 /dev/zero", zero, "NotAFile", &["device"]));
     cases.extend(replaced("17 dangling link", dangling, "Os", &["not-there", "does not exist"]));
     // A folder in the place of a .gguf file is a model folder without a config.
-    cases.push(case("17 empty folder", |folder| folder.to_owned(), no_input("Os", &["config.json"])));
+    cases.push(case(
+        "17 empty folder",
+        |folder| folder.to_owned(),
+        no_input("NotAModel", &["config.json", "no model is here"]),
+    ));
     for part in PARTS {
         let make = move |folder: &Path| {
             good(folder);

@@ -13,25 +13,25 @@ pub(crate) struct SamplingArgs {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Most tokens of an answer, e.g. 256 or 2k [default: what the context holds].
-    #[arg(short = 'n', long, value_name = "N", value_parser = values::size, aliases = ["n-predict", "predict"])]
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true, value_parser = values::size, aliases = ["n-predict", "predict"])]
     pub max_tokens: Option<usize>,
     /// No end before that many tokens.
-    #[arg(long, value_name = "N", value_parser = values::size)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::size)]
     pub min_tokens: Option<usize>,
     /// 0 takes the most probable token.
-    #[arg(long, value_name = "T", value_parser = values::temperature, alias = "temp")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = values::temperature, alias = "temp")]
     pub temperature: Option<f32>,
     /// Only the K most probable tokens; 0 keeps all.
     #[arg(long, value_name = "K", value_parser = values::top_k, allow_hyphen_values = true)]
     pub top_k: Option<u32>,
     /// Only the smallest set of tokens with mass P; 1 keeps all.
-    #[arg(long, value_name = "P", value_parser = values::top_p)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = values::top_p)]
     pub top_p: Option<f32>,
     /// Only tokens at least P times as probable as the best; 0 keeps all.
-    #[arg(long, value_name = "P", value_parser = values::min_p)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = values::min_p)]
     pub min_p: Option<f32>,
     /// Over prompt and answer; 1 changes nothing.
-    #[arg(long, value_name = "X", value_parser = values::repetition_penalty, alias = "repeat-penalty")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = values::repetition_penalty, alias = "repeat-penalty")]
     pub repetition_penalty: Option<f32>,
     /// Nats for each time a token stands in the answer.
     #[arg(long, value_name = "X", value_parser = values::frequency_penalty, allow_hyphen_values = true)]
@@ -43,7 +43,7 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "TOKEN=NATS", value_parser = values::logit_bias)]
     pub logit_bias: Vec<(u32, f32)>,
     /// Key of the random numbers; the same seed gives the same answers [default: 0].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::seed)]
     pub seed: Option<u64>,
     /// A text that ends the answer; repeatable.
     #[arg(long, value_name = "TEXT", value_parser = values::stop, allow_hyphen_values = true)]
@@ -55,7 +55,7 @@ pub(crate) struct SamplingArgs {
     #[arg(long)]
     pub ignore_eos: bool,
     /// Report the K most probable tokens beside each chosen one.
-    #[arg(long, value_name = "K", value_parser = values::logprobs)]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = values::logprobs)]
     pub logprobs: Option<usize>,
 }
 

@@ -34,6 +34,11 @@ pub(crate) fn size(text: &str) -> Result<usize, String> {
     if count.fract() == 0.0 && count <= f64::from(u32::MAX) { Ok(count as usize) } else { Err(wrong()) }
 }
 
+/// The key of the random numbers.
+pub(crate) fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("wants a whole number from 0 to {}", u64::MAX))
+}
+
 /// [`size`], but not 0.
 pub(crate) fn size_at_least_one(text: &str) -> Result<usize, String> {
     match size(text)? {

@@ -20,6 +20,12 @@ impl Rendered {
         self.unmark(&self.text)
     }
 
+    /// Bytes without the marks.
+    pub(crate) fn n_bytes(&self) -> usize {
+        let marks = self.mark.map_or(0, |mark| self.text.matches(mark).count() * mark.len_utf8());
+        self.text.len() - marks
+    }
+
     /// The text with its marks, in which every control token is the template's.
     pub(in crate::text) fn marked(&self) -> &str {
         &self.text
