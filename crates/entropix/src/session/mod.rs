@@ -1,6 +1,7 @@
 //! A checkpoint made ready to answer: tokenizer, chat template, backend and engine, tied together.
 
 mod device;
+mod open;
 mod timed;
 
 pub use device::{Device, Processor};
@@ -8,21 +9,15 @@ pub use device::{Device, Processor};
 use crate::jobs::json::{Member, Value};
 use crate::jobs::params::Params;
 use crate::text::{ChatOptions, ChatTemplate, Date, Message, Special, Tokenizer, token_classes};
-use entropix_cpu::{CpuBackend, CpuOptions, KernelPath, Precision, Progress, StepTimes};
-use entropix_cuda::{CudaBackend, CudaOptions, Found};
+use entropix_cpu::{KernelPath, Precision, Progress, StepTimes};
 use entropix_engine::{Engine, EngineOptions, Policy, PolicyFile};
-use entropix_model::{
-    Backend, Checkpoint, DType, Error, LayerWeights, MemoryPlan, Result, Tensor, TokenId, Weights,
-};
+use entropix_model::{Checkpoint, DType, Error, LayerWeights, MemoryPlan, Result, Tensor, TokenId, Weights};
+use open::Opened;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
-use timed::{TimedBackend, Times};
-
-/// Bytes the KV cache takes by default at most, unless one sequence needs more; on a device with memory of its own a
-/// quarter of that.
-const KV_BYTES: usize = 1 << 30;
+use timed::Times;
 
 /// How a checkpoint is opened.
 #[derive(Debug, Clone)]
@@ -183,8 +178,8 @@ impl Session {
         let (found, choice) = device::choose(options.device, options.precision)?;
         let times = Times::default();
         let opened = match found {
-            Some(found) => open_cuda(&checkpoint, options, &found, progress)?,
-            None => open_cpu(&checkpoint, options, &times, progress)?,
+            Some(found) => Opened::cuda(&checkpoint, options, &found, progress)?,
+            None => Opened::cpu(&checkpoint, options, &times, progress)?,
         };
         let model = summarise(&checkpoint, &opened);
         let engine_options = EngineOptions {
@@ -311,101 +306,6 @@ fn today() -> Date {
     Date::from_unix(now.map_or(0, |since| since.as_secs()))
 }
 
-/// A backend and what to say of it.
-struct Opened {
-    backend: Box<dyn Backend>,
-    processor: Processor,
-    precision: Precision,
-    memory: MemoryPlan,
-}
-
-fn open_cpu(
-    checkpoint: &Checkpoint,
-    options: &SessionOptions,
-    times: &Times,
-    progress: &Progress<'_>,
-) -> Result<Opened> {
-    let cpu = cpu_options(checkpoint, options);
-    let memory = entropix_cpu::plan(&checkpoint.config, &checkpoint.weights, &cpu);
-    let backend = CpuBackend::open_with_progress(checkpoint, &cpu, progress)?;
-    let processor = Processor::Cpu { kernel_path: backend.kernel_path(), n_threads: backend.n_threads() };
-    let backend = Box::new(TimedBackend { backend, times: times.clone() });
-    Ok(Opened { backend, processor, precision: cpu.precision, memory })
-}
-
-fn open_cuda(
-    checkpoint: &Checkpoint,
-    options: &SessionOptions,
-    found: &Found,
-    progress: &Progress<'_>,
-) -> Result<Opened> {
-    let cuda = cuda_options(checkpoint, options, found);
-    let backend = CudaBackend::open_with_progress(checkpoint, &cuda, &|done, total| progress(done, total))?;
-    let (processor, memory) = (Processor::Cuda(found.clone()), backend.memory());
-    Ok(Opened { backend: Box::new(backend), processor, precision: Precision::Bf16, memory })
-}
-
-fn cpu_options(checkpoint: &Checkpoint, options: &SessionOptions) -> CpuOptions {
-    let config = &checkpoint.config;
-    let default = CpuOptions::default();
-    let mut cpu = CpuOptions {
-        threads: options.threads.unwrap_or(0),
-        precision: options.precision.unwrap_or(default.precision),
-        kernel_path: options.kernel_path,
-        max_rows: options.max_rows,
-        max_tokens: default.max_tokens.max(options.max_rows),
-        max_kept: options.max_rows,
-        ..default
-    };
-    let plan = entropix_cpu::plan(config, &checkpoint.weights, &cpu);
-    cpu.n_blocks = n_blocks(checkpoint, options, cpu.block_size, plan.cache_per_position, KV_BYTES);
-    cpu
-}
-
-fn cuda_options(checkpoint: &Checkpoint, options: &SessionOptions, found: &Found) -> CudaOptions {
-    let config = &checkpoint.config;
-    let default = CudaOptions::default();
-    let mut cuda = CudaOptions {
-        ordinal: found.ordinal,
-        max_rows: options.max_rows,
-        max_tokens: default.max_tokens.max(options.max_rows),
-        max_kept: options.max_rows,
-        ..default
-    };
-    let plan = entropix_cuda::plan(config, &checkpoint.weights, &cuda);
-    let most = usize::try_from(found.memory / 4).unwrap_or(usize::MAX);
-    cuda.n_blocks = n_blocks(checkpoint, options, cuda.block_size, plan.cache_per_position, most);
-    cuda
-}
-
-/// The blocks asked for, or those that the rows need within `most` bytes.
-fn n_blocks(
-    checkpoint: &Checkpoint,
-    options: &SessionOptions,
-    block_size: usize,
-    position_bytes: u64,
-    most: usize,
-) -> usize {
-    let limit = checkpoint.config.max_context;
-    let context = options.max_context.unwrap_or(limit).min(limit);
-    let wanted = || kv_blocks(context, block_size, options.max_rows, position_bytes as usize, most);
-    options.kv_blocks.unwrap_or_else(wanted)
-}
-
-/// Blocks for `max_rows` whole contexts within `most` bytes, but for one whole context at least.
-fn kv_blocks(
-    context: usize,
-    block_size: usize,
-    max_rows: usize,
-    position_bytes: usize,
-    most: usize,
-) -> usize {
-    let one = context.div_ceil(block_size);
-    let affordable = most / (position_bytes * block_size).max(1);
-    // One block beyond, which the engine keeps free while it admits.
-    one.saturating_mul(max_rows).min(affordable).max(one) + 1
-}
-
 /// Every tensor of a model but its embedding.
 fn tensors(weights: &Weights) -> Vec<&Tensor> {
     let mut all: Vec<&Tensor> = std::iter::once(&weights.final_norm).chain(&weights.head).collect();
@@ -513,17 +413,6 @@ fn generation_config(path: &Path) -> Result<Params> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_cache_holds_one_context_at_least() {
-        assert_eq!(kv_blocks(100, 16, 4, 1, 1 << 30), 29);
-        assert_eq!(
-            kv_blocks(1 << 20, 16, 4, 1 << 20, 1 << 30),
-            (1 << 16) + 1,
-            "one context, whatever it takes"
-        );
-        assert_eq!(kv_blocks(1 << 10, 16, 1 << 20, 1 << 10, 1 << 30), (1 << 16) + 1, "1 GiB");
-    }
 
     #[test]
     fn generation_configs_are_advice() {
