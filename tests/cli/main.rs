@@ -2,6 +2,9 @@
 
 mod bad_input;
 mod batch;
+mod crash;
 mod environment;
 mod program;
+mod resume;
+mod templates;
 mod verbs;

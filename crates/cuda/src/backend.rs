@@ -61,8 +61,7 @@ impl CudaBackend {
         let free = driver.free_memory()?;
         let refuse = |driver: &Driver, free: usize| {
             let message = format!(
-                "{} has {:.1} MiB free, {:.1} MiB are wanted; lower --kv-blocks, --batch-size or --max-model-len, or take a \
-                 smaller model. Wanted:\n{memory}",
+                "{} has {:.1} MiB free, {:.1} MiB are wanted; open with fewer blocks, rows or tokens, or take a smaller model. Wanted:\n{memory}",
                 driver.found(),
                 free as f64 / f64::from(1 << 20),
                 memory.total() as f64 / f64::from(1 << 20)
@@ -261,7 +260,7 @@ impl Backend for CudaBackend {
                 Class::Temp,
                 "AttentionRoom",
                 format!(
-                    "attention signals of {} positions at once want {wanted} bytes, {} are planned; lower --batch-size",
+                    "attention signals of {} positions at once want {wanted} bytes, {} are planned; open with fewer rows",
                     self.plan.n_attention,
                     key_parts_bytes(&self.sizes)
                 ),

@@ -157,7 +157,7 @@ fn memory_is_planned_and_then_left_alone() {
     driver.set("memory", 1 << 19);
     let error = CudaBackend::open(&checkpoint(MODEL).unwrap(), &options()).unwrap_err();
     assert_eq!((error.class, error.code), (Class::Temp, "OutOfMemory"), "{error}");
-    for word in ["weights", "cache", "0.5 MiB free", "--kv-blocks"] {
+    for word in ["weights", "cache", "0.5 MiB free", "fewer blocks"] {
         assert!(error.message.contains(word), "{word}: {error}");
     }
     driver.reset();

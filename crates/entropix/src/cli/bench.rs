@@ -35,7 +35,7 @@ pub(crate) fn run(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
     }
     let mut setup = setup(&session);
     let n_runs = (tests.len() * args.repetitions) as u64;
-    let mut progress = Progress::new(output, "bench", n_runs, Unit::Pieces);
+    let mut progress = Progress::new(output, "bench", Some(n_runs), Unit::Pieces);
     let model = session.model().clone();
     let pool = match &model.processor {
         Processor::Cpu { n_threads, .. } => Some(

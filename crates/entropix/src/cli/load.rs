@@ -19,7 +19,7 @@ use std::sync::{Mutex, PoisonError};
 const DEFAULT_POLICY: &str = "attic";
 
 /// Bytes of weights whose reading takes long enough to be shown.
-const LARGE: u64 = 256 << 20;
+pub(super) const LARGE: u64 = 256 << 20;
 
 /// A model ready to answer, and what requests get that say nothing themselves.
 pub(crate) struct Loaded {
@@ -70,7 +70,8 @@ pub(crate) fn open(path: &Path, options: &SessionOptions, output: &OutputArgs) -
     let session = Session::open_with_progress(path, options, &|done, total| {
         if total >= LARGE {
             let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-            let progress = shown.get_or_insert_with(|| Progress::new(output, "loading", total, Unit::Bytes));
+            let progress =
+                shown.get_or_insert_with(|| Progress::new(output, "loading", Some(total), Unit::Bytes));
             progress.set(done, String::new);
         }
     });
@@ -97,6 +98,7 @@ pub(crate) fn options(model: &ModelArgs, rows: usize) -> Result<SessionOptions> 
         kv_blocks: model.kv_blocks,
         chat_template: None,
         date: None,
+        template_command: super::renderer::command(),
     })
 }
 
@@ -128,7 +130,7 @@ struct Fetching<'a> {
 
 impl hub::Progress for Fetching<'_> {
     fn start(&mut self, what: &str, bytes: Option<u64>) {
-        let progress = Progress::new(self.output, what, bytes.unwrap_or(0), Unit::Bytes);
+        let progress = Progress::new(self.output, what, bytes, Unit::Bytes);
         // The bar says it itself.
         if !progress.is_bar() {
             self.note(&match bytes {

@@ -1,6 +1,7 @@
 //! A checkpoint made ready to answer: tokenizer, chat template, backend and engine, tied together.
 
 mod device;
+mod fingerprint;
 mod open;
 mod timed;
 
@@ -8,12 +9,13 @@ pub use device::{Device, Processor};
 
 use crate::jobs::json::{Member, Value};
 use crate::jobs::params::Params;
-use crate::text::{ChatOptions, ChatTemplate, Date, Message, Special, Tokenizer, token_classes};
+use crate::text::{ChatOptions, ChatTemplate, Date, Message, Sandbox, Special, Tokenizer, token_classes};
 use entropix_cpu::{KernelPath, Precision, Progress, StepTimes};
 use entropix_engine::{Engine, EngineOptions, Policy, PolicyFile};
 use entropix_model::{Checkpoint, DType, Error, LayerWeights, MemoryPlan, Result, Tensor, TokenId, Weights};
 use open::Opened;
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -41,6 +43,9 @@ pub struct SessionOptions {
     pub chat_template: Option<PathBuf>,
     /// The day that a template may ask for; none is today in UTC.
     pub date: Option<Date>,
+    /// Program and arguments that render templates nobody knows (see [`Sandbox`]); none renders them in this process,
+    /// which a hostile one can end.
+    pub template_command: Option<Vec<OsString>>,
 }
 
 impl Default for SessionOptions {
@@ -55,6 +60,7 @@ impl Default for SessionOptions {
             kv_blocks: None,
             chat_template: None,
             date: None,
+            template_command: None,
         }
     }
 }
@@ -99,6 +105,8 @@ pub struct ModelSummary {
     pub processor: Processor,
     /// What the backend takes of the memory.
     pub memory: MemoryPlan,
+    /// Every file that answers depend on: weights, config, vocabulary and chat template.
+    pub files: Vec<PathBuf>,
 }
 
 /// Some weight matrices.
@@ -135,6 +143,7 @@ pub struct Session {
     engine: Engine,
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
+    sandbox: Option<Sandbox>,
     date: Date,
     model: ModelSummary,
     generation_config: Params,
@@ -195,6 +204,7 @@ impl Session {
             engine,
             tokenizer: Arc::new(tokenizer),
             template,
+            sandbox: options.template_command.clone().map(Sandbox::new),
             date,
             model,
             generation_config,
@@ -260,6 +270,26 @@ impl Session {
         file.bind(&|phrase| self.tokenizer.encode(phrase, Special::Text))
     }
 
+    /// The SHA-256 of the files of the model, 64 hexadecimal digits: of the one file, or of the list "HASH  NAME"
+    /// of several. Hashing takes about a second a gigabyte; a file that `cache` (a folder) knows by place, size,
+    /// time and inode is not read again.
+    ///
+    /// # Errors
+    /// When a file cannot be read any more.
+    pub fn fingerprint(&self, cache: Option<&Path>, progress: &mut dyn FnMut(u64, u64)) -> Result<String> {
+        fingerprint::of_files(&self.model.files, cache, progress)
+    }
+
+    /// The chat template, if there is one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// The day that a chat template may ask for.
+    pub fn date(&self) -> Date {
+        self.date
+    }
+
     /// Whether [`Session::chat`] can be called.
     pub fn has_chat_template(&self) -> bool {
         self.template.is_some()
@@ -272,7 +302,10 @@ impl Session {
     pub fn chat(&self, messages: &[Message]) -> Result<Vec<TokenId>> {
         let Some(template) = &self.template else { return Err(ChatTemplate::missing(&self.model.path)) };
         let options = ChatOptions::new(&self.tokenizer, self.date);
-        let rendered = template.render(messages, &options)?;
+        let rendered = match &self.sandbox {
+            Some(sandbox) if !template.is_known() => sandbox.render(template, messages, &options)?,
+            _ => template.render(messages, &options)?,
+        };
         self.check_size(rendered.n_bytes())?;
         self.tokenizer.encode_rendered(&rendered)
     }
@@ -384,6 +417,7 @@ fn summarise(checkpoint: &Checkpoint, opened: &Opened) -> ModelSummary {
         precision: opened.precision,
         processor: opened.processor.clone(),
         memory: opened.memory,
+        files: fingerprint::files(checkpoint),
     }
 }
 

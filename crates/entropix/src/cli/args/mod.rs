@@ -3,8 +3,10 @@
 
 mod batch;
 mod bench;
+mod job;
 mod model;
 mod output;
+mod results;
 mod run;
 mod sampling;
 mod score;
@@ -12,8 +14,10 @@ pub(crate) mod values;
 
 pub(crate) use batch::BatchArgs;
 pub(crate) use bench::{BenchArgs, BenchFormat};
+pub(crate) use job::JobArgs;
 pub(crate) use model::{Dtype, ModelArgs, PrecisionArg};
 pub(crate) use output::{Color, OutputArgs, ProgressArg, SignalsArg, SpecialArg};
+pub(crate) use results::{MergeArgs, VerifyArgs};
 pub(crate) use run::{ChatArgs, RunArgs};
 pub(crate) use sampling::SamplingArgs;
 pub(crate) use score::ScoreArgs;
@@ -57,6 +61,8 @@ pub(crate) enum Verb {
     Run(Box<RunArgs>),
     Batch(Box<BatchArgs>),
     Score(Box<ScoreArgs>),
+    Merge(MergeArgs),
+    Verify(VerifyArgs),
     Bench(Box<BenchArgs>),
     /// List, show and check policies.
     #[command(subcommand)]
@@ -65,6 +71,8 @@ pub(crate) enum Verb {
     Pull(PullArgs),
     /// Say what this machine offers and what is missing.
     Doctor(DoctorArgs),
+    /// Print every limit on input.
+    Limits,
     /// Print shell completions.
     Completions(CompletionsArgs),
     /// Print the manual page.
