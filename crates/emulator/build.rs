@@ -1,5 +1,6 @@
 //! Compiles the runtime and every kernel with the C++ compiler, twice: plain, and checked (the compiler reports
-//! every access to the runtime). Each becomes one shared library.
+//! every access to the runtime). Each becomes one shared library; with the fake driver besides, another one that passes for
+//! libcuda.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,8 +38,8 @@ const KERNEL_FLAGS: [&str; 7] = [
 fn main() {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap());
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap());
-    let (runtime, kernels) = (here.join("runtime"), here.join("../../kernels"));
-    for folder in [&runtime, &kernels] {
+    let (runtime, driver, kernels) = (here.join("runtime"), here.join("driver"), here.join("../../kernels"));
+    for folder in [&runtime, &driver, &kernels] {
         println!("cargo:rerun-if-changed={}", folder.display());
     }
     println!("cargo:rerun-if-env-changed=CXX");
@@ -88,7 +89,16 @@ fn main() {
             line.push(format!("-I{}", kernels.display()));
             compile(source, &kernel_headers, line);
         }
-        links.push((folder.join("libkernels.so"), objects));
+        let driver_headers: Vec<PathBuf> =
+            runtime_headers.iter().cloned().chain(files(&driver, "h")).collect();
+        let driver_sources = files(&driver, "cpp");
+        let n_driver = driver_sources.len();
+        for source in driver_sources {
+            compile(source, &driver_headers, flags(&["-std=c++20", "-O2", "-Wall", "-Wextra"]));
+        }
+        let kernel_objects = objects[..objects.len() - n_driver].to_vec();
+        links.push((folder.join("libkernels.so"), kernel_objects, None));
+        links.push((folder.join("libcuda.so"), objects, Some("libcuda.so")));
         let upper = name.to_uppercase();
         println!("cargo:rustc-env=EMULATOR_{upper}={}", folder.join("libkernels.so").display());
         println!("cargo:rustc-env=EMULATOR_{upper}_FLAGS={}", kernel_line.join("\u{1f}"));
@@ -109,9 +119,10 @@ fn main() {
             });
         }
     });
-    for (library, objects) in links {
+    for (library, objects, name) in links {
         let mut arguments: Vec<String> =
             ["-shared", "-Wl,-Bsymbolic", "-Wl,-z,defs"].iter().map(|f| f.to_string()).collect();
+        arguments.extend(name.map(|name| format!("-Wl,-soname,{name}")));
         arguments.extend(objects.iter().map(|o| o.display().to_string()));
         arguments.extend(["-o".into(), library.display().to_string()]);
         run(&compiler, &arguments, &library);

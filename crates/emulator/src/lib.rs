@@ -10,6 +10,10 @@
 //! What it cannot see: the inline PTX of `kernels/dev.cuh`, register pressure, bank conflicts, weak memory
 //! order, and the rounding of the GPU's own approximations.
 
+mod driver;
+
+pub use driver::{Counts, FakeDriver};
+
 use libloading::Library;
 use std::ffi::{CString, c_char, c_void};
 use std::marker::PhantomData;

@@ -3,7 +3,7 @@
 use crate::launch::{Arguments, Launch, Pointer};
 
 /// Heads and cache of a model, as attention needs them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heads {
     /// Query heads.
     pub n_heads: u32,

@@ -116,14 +116,14 @@ pub struct DrawBuffers {
     pub n_draws: Pointer,
 }
 
+/// Bytes of shared memory that a draw from a vocabulary takes.
+pub fn draw_shared(vocab: u32) -> u32 {
+    vocab.div_ceil(128) * 12 + vocab.div_ceil(32) * 4
+}
+
 /// Draws from whole distributions.
 pub fn draw(b: LogitBuffers, d: DrawBuffers, most_draws: u32) -> Launch {
-    let shared = b.n_chunks() * 12 + b.vocab.div_ceil(32) * 4;
-    assert!(
-        shared <= 200 << 10,
-        "a vocabulary of {} needs {shared} bytes of shared memory to draw from",
-        b.vocab
-    );
+    let shared = draw_shared(b.vocab);
     Launch {
         kernel: "draw".into(),
         grid: [most_draws, 1, 1],

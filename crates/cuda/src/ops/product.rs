@@ -35,6 +35,11 @@ impl Width {
         }
     }
 
+    /// Bytes of dynamic shared memory it takes.
+    pub fn shared(self) -> u32 {
+        self.shape().3
+    }
+
     /// (kernel suffix, tokens a block, rows a block, dynamic shared memory): matmul.cuh.
     fn shape(self) -> (&'static str, u32, u32, u32) {
         match self {

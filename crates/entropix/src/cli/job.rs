@@ -100,7 +100,7 @@ impl Job {
             path: path(&summary.path),
             sha256: fingerprint(session, output)?,
             precision: summary.precision_name().into(),
-            kernel_path: summary.kernel_path.to_string(),
+            kernel_path: summary.processor.kernels(),
             context: session.context_limit(),
         };
         let plain = match self.input.plain() {

@@ -13,7 +13,7 @@ use entropix::jobs::{
     manifest_path, read_manifest,
 };
 use entropix::text::{Date, Special};
-use entropix::{Precision, Session, SessionOptions, hub};
+use entropix::{Device, Precision, Session, SessionOptions, hub};
 use entropix_engine::{PolicyFile, Stats};
 use entropix_model::{Class, Error};
 use std::ffi::OsString;
@@ -92,14 +92,17 @@ fn open_session(args: &VerifyArgs, manifest: &Manifest, output: &OutputArgs) -> 
         "int8" => Precision::Int8,
         other => return Err(config(format!("the precision {other:?} is not known here")).into()),
     };
-    let kernel_path = record
-        .kernel_path
-        .parse()
-        .map_err(|_| config(format!("the kernel path {:?} is not known here", record.kernel_path)))?;
+    let unknown = || config(format!("the kernel path {:?} is not known here", record.kernel_path));
+    let (device, kernel_path) = if record.kernel_path.starts_with("sm_") {
+        (Device::Cuda(0), None)
+    } else {
+        (Device::Cpu, Some(record.kernel_path.parse().map_err(|_| unknown())?))
+    };
     let options = SessionOptions {
+        device,
         threads: args.threads,
-        precision,
-        kernel_path: Some(kernel_path),
+        precision: Some(precision),
+        kernel_path,
         max_context: Some(record.context),
         max_rows: args.batch_size,
         kv_blocks: None,
@@ -108,6 +111,12 @@ fn open_session(args: &VerifyArgs, manifest: &Manifest, output: &OutputArgs) -> 
         template_command: super::renderer::command(),
     };
     let session = load::open(&path, &options, output)?;
+    let kernels = session.model().processor.kernels();
+    if kernels != record.kernel_path {
+        let message =
+            format!("the results were computed on {}, this device is {kernels}", record.kernel_path);
+        return Err(config(message).into());
+    }
     let hash = session.fingerprint(hub::Settings::from_env().cache.as_deref(), &mut |_, _| {})?;
     if hash != record.sha256 {
         let message = format!(

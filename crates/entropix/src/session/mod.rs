@@ -1,33 +1,37 @@
 //! A checkpoint made ready to answer: tokenizer, chat template, backend and engine, tied together.
 
+mod device;
 mod fingerprint;
+mod open;
 mod timed;
+
+pub use device::{Device, Processor};
 
 use crate::jobs::json::{Member, Value};
 use crate::jobs::params::Params;
 use crate::text::{
     ChatOptions, ChatTemplate, Date, Message, Sandbox, Special, Tokenizer, answer_reader, token_classes,
 };
-use entropix_cpu::{CpuBackend, CpuOptions, KernelPath, MemoryPlan, Precision, Progress, StepTimes, plan};
+use entropix_cpu::{KernelPath, Precision, Progress, StepTimes};
 use entropix_engine::{Engine, EngineOptions, Policy, PolicyFile};
-use entropix_model::{Checkpoint, DType, Error, LayerWeights, Result, Tensor, TokenId, Weights};
+use entropix_model::{Checkpoint, DType, Error, LayerWeights, MemoryPlan, Result, Tensor, TokenId, Weights};
+use open::Opened;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
-use timed::{TimedBackend, Times};
-
-/// Bytes the KV cache takes by default at most, unless one sequence needs more.
-const KV_BYTES: usize = 1 << 30;
+use timed::Times;
 
 /// How a checkpoint is opened.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
+    /// Where to compute.
+    pub device: Device,
     /// Threads that compute; none is all of this process's cores.
     pub threads: Option<usize>,
-    /// The arithmetic.
-    pub precision: Precision,
+    /// The arithmetic; none is int8 on the CPU and bf16 on CUDA, which has no other.
+    pub precision: Option<Precision>,
     /// The kernels; none is the best this machine has.
     pub kernel_path: Option<KernelPath>,
     /// Most tokens of a sequence; none is what the model was made for.
@@ -49,8 +53,9 @@ pub struct SessionOptions {
 impl Default for SessionOptions {
     fn default() -> Self {
         Self {
+            device: Device::default(),
             threads: None,
-            precision: Precision::Int8,
+            precision: None,
             kernel_path: None,
             max_context: None,
             max_rows: 8,
@@ -59,6 +64,16 @@ impl Default for SessionOptions {
             date: None,
             template_command: None,
         }
+    }
+}
+
+impl SessionOptions {
+    /// Whether the device that is asked for can be had, before anything is fetched or read.
+    ///
+    /// # Errors
+    /// As [`entropix_cuda::probe`]; `Unsupported` for arithmetic that the device has not.
+    pub fn check_device(&self) -> Result<()> {
+        device::choose(self.device, self.precision).map(drop)
     }
 }
 
@@ -88,10 +103,8 @@ pub struct ModelSummary {
     pub attention_products: usize,
     /// The arithmetic.
     pub precision: Precision,
-    /// The kernels in use.
-    pub kernel_path: KernelPath,
-    /// Threads that compute.
-    pub n_threads: usize,
+    /// What computes.
+    pub processor: Processor,
     /// What the backend takes of the memory.
     pub memory: MemoryPlan,
     /// Every file that answers depend on: weights, config, vocabulary and chat template.
@@ -137,6 +150,7 @@ pub struct Session {
     model: ModelSummary,
     generation_config: Params,
     warnings: Vec<String>,
+    choice: Option<String>,
     times: Times,
 }
 
@@ -172,19 +186,20 @@ impl Session {
             warnings.push("the model names no token that ends an answer; give --max-tokens or --stop".into());
         }
         let classes = token_classes(&tokenizer, config.vocab_size, &ends);
-        let cpu_options = cpu_options(&checkpoint, options);
-        let backend = CpuBackend::open_with_progress(&checkpoint, &cpu_options, progress)?;
-        let model =
-            summarise(&checkpoint, &backend, plan(config, &checkpoint.weights, &cpu_options), options);
+        let (found, choice) = device::choose(options.device, options.precision)?;
         let times = Times::default();
-        let backend = TimedBackend { backend, times: times.clone() };
+        let opened = match found {
+            Some(found) => Opened::cuda(&checkpoint, options, &found, progress)?,
+            None => Opened::cpu(&checkpoint, options, &times, progress)?,
+        };
+        let model = summarise(&checkpoint, &opened);
         let engine_options = EngineOptions {
             choosable: tokenizer.choosable(config.vocab_size),
             max_context: options.max_context,
             max_rows: Some(options.max_rows),
             ..EngineOptions::new(classes)
         };
-        let engine = Engine::new(Box::new(backend), engine_options)?;
+        let engine = Engine::new(opened.backend, engine_options)?;
         let generation_config = generation_config(path)?;
         let date = options.date.unwrap_or_else(today);
         Ok(Self {
@@ -196,6 +211,7 @@ impl Session {
             model,
             generation_config,
             warnings,
+            choice,
             times,
         })
     }
@@ -220,12 +236,17 @@ impl Session {
         &self.warnings
     }
 
+    /// Which device `auto` took, and why.
+    pub fn choice(&self) -> Option<&str> {
+        self.choice.as_deref()
+    }
+
     /// What the checkpoint's generation_config.json says about sampling.
     pub fn generation_config(&self) -> &Params {
         &self.generation_config
     }
 
-    /// Time the backend spent so far, by what it was spent on.
+    /// Time the backend spent so far, by what it was spent on; a CUDA device does not tell.
     pub fn step_times(&self) -> StepTimes {
         self.times.get()
     }
@@ -321,33 +342,6 @@ fn today() -> Date {
     Date::from_unix(now.map_or(0, |since| since.as_secs()))
 }
 
-fn cpu_options(checkpoint: &Checkpoint, options: &SessionOptions) -> CpuOptions {
-    let config = &checkpoint.config;
-    let default = CpuOptions::default();
-    let mut cpu = CpuOptions {
-        threads: options.threads.unwrap_or(0),
-        precision: options.precision,
-        kernel_path: options.kernel_path,
-        max_rows: options.max_rows,
-        max_tokens: default.max_tokens.max(options.max_rows),
-        max_kept: options.max_rows,
-        ..default
-    };
-    let position = plan(config, &checkpoint.weights, &cpu).cache_per_position as usize;
-    let context = options.max_context.unwrap_or(config.max_context).min(config.max_context);
-    let wanted = || kv_blocks(context, cpu.block_size, options.max_rows, position);
-    cpu.n_blocks = options.kv_blocks.unwrap_or_else(wanted);
-    cpu
-}
-
-/// Blocks for `max_rows` whole contexts within [`KV_BYTES`], but for one whole context at least.
-fn kv_blocks(context: usize, block_size: usize, max_rows: usize, position_bytes: usize) -> usize {
-    let one = context.div_ceil(block_size);
-    let affordable = KV_BYTES / (position_bytes * block_size).max(1);
-    // One block beyond, which the engine keeps free while it admits.
-    one.saturating_mul(max_rows).min(affordable).max(one) + 1
-}
-
 /// Every tensor of a model but its embedding.
 fn tensors(weights: &Weights) -> Vec<&Tensor> {
     let mut all: Vec<&Tensor> = std::iter::once(&weights.final_norm).chain(&weights.head).collect();
@@ -399,12 +393,7 @@ fn rest(layer: &LayerWeights) -> [&Tensor; 4] {
     [&layer.o, &layer.gate, &layer.up, &layer.down]
 }
 
-fn summarise(
-    checkpoint: &Checkpoint,
-    backend: &CpuBackend,
-    memory: MemoryPlan,
-    options: &SessionOptions,
-) -> ModelSummary {
+fn summarise(checkpoint: &Checkpoint, opened: &Opened) -> ModelSummary {
     let Checkpoint { path, config, weights, .. } = checkpoint;
     let mut read = tensors(weights);
     let all: Vec<&Tensor> = read.iter().copied().chain([&weights.embedding]).collect();
@@ -422,16 +411,15 @@ fn summarise(
         weight_bytes: all.iter().map(|tensor| tensor.n_bytes()).sum(),
         read_bytes: read.iter().map(|tensor| tensor.n_bytes()).sum(),
         n_params,
-        kv_bytes_per_token: memory.cache_per_position as usize,
+        kv_bytes_per_token: opened.memory.cache_per_position as usize,
         token_matrices: Matrices::of(
             layers.iter().flat_map(|l| projections(l).into_iter().chain(rest(l))).chain(projections(last)),
         ),
         ask_matrices: Matrices::of(rest(last).into_iter().chain([head])),
         attention_products: 2 * config.q_size() * config.n_layers,
-        precision: options.precision,
-        kernel_path: backend.kernel_path(),
-        n_threads: backend.n_threads(),
-        memory,
+        precision: opened.precision,
+        processor: opened.processor.clone(),
+        memory: opened.memory,
         files: fingerprint::files(checkpoint),
     }
 }
@@ -462,13 +450,6 @@ fn generation_config(path: &Path) -> Result<Params> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_cache_holds_one_context_at_least() {
-        assert_eq!(kv_blocks(100, 16, 4, 1), 29);
-        assert_eq!(kv_blocks(1 << 20, 16, 4, 1 << 20), (1 << 16) + 1, "one context, whatever it takes");
-        assert_eq!(kv_blocks(1 << 10, 16, 1 << 20, 1 << 10), (1 << 16) + 1, "1 GiB");
-    }
 
     #[test]
     fn generation_configs_are_advice() {

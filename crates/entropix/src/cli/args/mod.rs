@@ -18,7 +18,7 @@ pub(crate) use batch::BatchArgs;
 pub(crate) use bench::{BenchArgs, BenchFormat};
 pub(crate) use calibrate::CalibrateArgs;
 pub(crate) use job::JobArgs;
-pub(crate) use model::{Device, Dtype, ModelArgs, PrecisionArg};
+pub(crate) use model::{Dtype, ModelArgs, PrecisionArg};
 pub(crate) use output::{Color, OutputArgs, ProgressArg, SignalsArg, SpecialArg};
 pub(crate) use replay::ReplayArgs;
 pub(crate) use results::{MergeArgs, VerifyArgs};
