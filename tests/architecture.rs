@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 /// Modules that may hold `unsafe`, each for a reason given there.
 const UNSAFE_ALLOWED: &[&str] = &[
     "crates/cpu/src/",
+    // Calling the CUDA driver.
+    "crates/cuda/src/driver/",
+    // Calling the emulated kernels and the fake driver, which are compiled C++.
+    "crates/emulator/src/",
     "crates/cpu/benches/linear.rs",
     "crates/cpu/tests/memory.rs",
     // An allocator that counts, for the memory limits of bad input.
@@ -26,7 +30,12 @@ const FENCES: &[(&str, &[&str])] = &[
     ("clap", &["."]),
     ("indicatif", &["."]),
     ("hf-hub", &["."]),
+    ("cudarc", &["crates/cuda"]),
+    ("libloading", &["crates/emulator"]),
 ];
+
+const FOLDERS: [&str; 6] =
+    [".", "crates/model", "crates/cpu", "crates/cuda", "crates/emulator", "crates/engine"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -91,12 +100,14 @@ fn dependencies_point_one_way() {
     };
     assert_eq!(ours("crates/model"), [""; 0]);
     assert_eq!(ours("crates/cpu"), ["entropix-model"]);
+    assert_eq!(ours("crates/cuda"), ["entropix-model"]);
+    assert_eq!(ours("crates/emulator"), [""; 0]);
     assert_eq!(ours("crates/engine"), ["entropix-model"]);
 }
 
 #[test]
 fn third_parties_are_fenced() {
-    for folder in [".", "crates/model", "crates/cpu", "crates/engine"] {
+    for folder in FOLDERS {
         let used = dependencies(folder);
         for (name, allowed) in FENCES {
             assert!(!used.contains(*name) || allowed.contains(&folder), "{folder} must not use {name}");
@@ -108,7 +119,7 @@ fn third_parties_are_fenced() {
 fn every_dependency_has_its_reason() {
     let text = std::fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
     let table = text.split("## Dependencies and why").nth(1).unwrap();
-    for folder in [".", "crates/model", "crates/cpu", "crates/engine"] {
+    for folder in FOLDERS {
         for name in dependencies(folder) {
             assert!(
                 name.starts_with("entropix-")
@@ -148,6 +159,24 @@ fn nothing_is_left_undone() {
                 assert!(!line.contains(mark.as_str()), "{name}:{}: {mark}", i + 1);
             }
         }
+    }
+}
+
+/// What SECURITY.md says holds a guarantee is there.
+#[test]
+fn guarantees_are_held_by_what_exists() {
+    let text = std::fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let table = text.split("## Guarantees").nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut n_paths = 0;
+    for path in
+        table.split('`').skip(1).step_by(2).filter(|quoted| quoted.contains('/') && !quoted.contains(' '))
+    {
+        n_paths += 1;
+        assert!(root().join(path).exists(), "SECURITY.md names {path}, which is not there");
+    }
+    assert!(n_paths > 10, "only {n_paths} paths were found");
+    for number in 1..=13 {
+        assert!(text.contains(&format!("G{number}")), "SECURITY.md does not speak of G{number}");
     }
 }
 

@@ -193,6 +193,31 @@ fn bad_tokenizers_are_refused() {
     }
 }
 
+/// A tokenizer.json cut at every byte and with every bit flipped: an error, or a tokenizer that encodes.
+#[test]
+fn tokenizers_cut_and_flipped() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokenizer.json");
+    let good = good().to_string().into_bytes();
+    let opens = |bytes: &[u8], what: &str| {
+        std::fs::write(&file, bytes).unwrap();
+        let open =
+            || Tokenizer::from_folder(folder.path()).map(|t| drop(t.encode("ab c<|end|>", Special::Parse)));
+        std::panic::catch_unwind(open).unwrap_or_else(|_| panic!("{what}: panics")).is_ok()
+    };
+    assert!(opens(&good, "as it is"));
+    for n in 0..good.len() {
+        assert!(!opens(&good[..n], &format!("cut to {n} bytes")), "cut to {n} bytes: was taken");
+    }
+    let mut n_taken = 0;
+    for bit in 0..good.len() * 8 {
+        let mut bytes = good.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        n_taken += usize::from(opens(&bytes, &format!("bit {bit} flipped")));
+    }
+    assert!(n_taken > 0, "another letter in a token is as good");
+}
+
 #[test]
 fn files_that_cannot_be_read_are_named() {
     let folder = tempfile::tempdir().unwrap();

@@ -72,7 +72,7 @@ fn the_short_form_has_every_field() {
     place.batch(input, &["--signals", "token", "--policy", "greedy"]).expect(0, "1 answered");
     let rows = place.rows("out");
     let keys: Vec<&String> = rows[0].as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["id", "text", "tokens", "finish_reason", "usage", "signals"]);
+    assert_eq!(keys, ["id", "request", "text", "tokens", "finish_reason", "usage", "signals"]);
     assert_eq!(rows[0]["usage"]["completion_tokens"], 8);
     assert_eq!(rows[0]["finish_reason"], "length");
     let signals = rows[0]["signals"].as_object().unwrap();

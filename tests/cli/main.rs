@@ -2,7 +2,10 @@
 
 mod bad_input;
 mod batch;
+mod crash;
 mod environment;
 mod program;
+mod resume;
 mod techniques;
+mod templates;
 mod verbs;

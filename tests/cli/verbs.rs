@@ -60,7 +60,7 @@ fn score_agrees_with_itself() {
     let rows = place.rows("out");
     let row = rows.iter().find(|row| row["id"] == "a").unwrap();
     let keys: Vec<&String> = row.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["id", "tokens", "logprobs", "entropy", "varentropy"]);
+    assert_eq!(keys, ["id", "request", "tokens", "logprobs", "entropy", "varentropy"]);
     let n = row["tokens"].as_array().unwrap().len();
     for column in ["logprobs", "entropy", "varentropy"] {
         assert_eq!(row[column].as_array().unwrap().len(), n, "{column}");
@@ -126,6 +126,22 @@ fn policies_are_listed_shown_and_checked() {
     place.put("bad.toml", "nonsense = 1\n");
     place.run(["policy", "check", "bad.toml"]).expect(78, "bad.toml");
     place.run(["run", "-p", "x", "--policy", "bad.toml", "-m", &model()]).expect(78, "bad.toml");
+}
+
+#[test]
+fn every_limit_is_printed() {
+    let limits = Place::new().run(["limits"]);
+    limits.expect(0, "");
+    for (name, value) in [
+        ("safetensors_header_bytes", "100000000"),
+        ("gguf_keys", "8192"),
+        ("policy_bytes", "262144"),
+        ("template_process_bytes", "536870912"),
+        ("line_bytes", "67108864"),
+    ] {
+        let line = limits.stdout.lines().find(|line| line.trim_start().starts_with(&format!("{name} ")));
+        assert!(line.is_some_and(|line| line.contains(value)), "{name}: {}", limits.stdout);
+    }
 }
 
 #[test]

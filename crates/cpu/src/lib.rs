@@ -30,6 +30,6 @@ mod workspace;
 pub use backend::CpuBackend;
 pub use features::KernelPath;
 pub use linear::Precision;
-pub use options::{CpuOptions, MemoryPlan, plan};
+pub use options::{CpuOptions, plan};
 pub use times::StepTimes;
 pub use weights::Progress;

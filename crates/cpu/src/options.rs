@@ -4,7 +4,7 @@ use crate::attention;
 use crate::cache::{Geometry, PANEL};
 use crate::features::KernelPath;
 use crate::linear::Precision;
-use entropix_model::{Class, Error, LayerWeights, ModelConfig, Result, Tensor, Weights};
+use entropix_model::{Class, Error, LayerWeights, MemoryPlan, ModelConfig, Result, Tensor, Weights};
 
 /// Asks whose logits the head computes together.
 pub(crate) const HEAD_ASKS: usize = 64;
@@ -118,46 +118,6 @@ pub(crate) fn n_slots(config: &ModelConfig, options: &CpuOptions) -> usize {
     let tokens = (4 * options.n_threads()).min(options.max_tokens);
     let wanted = tokens * config.n_kv_heads * attention::n_splits(max_context(config, options));
     wanted.min(PARTS_BYTES / attention::Parts::slot_bytes(config.group_size(), config.head_dim))
-}
-
-/// Bytes a backend will take, by what they hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryPlan {
-    /// The weights, at about the width they are stored in.
-    pub weights: u64,
-    /// Keys and values of `n_blocks` blocks.
-    pub cache: u64,
-    /// Of these, what one position takes.
-    pub cache_per_position: u64,
-    /// Activations of `max_tokens` tokens.
-    pub activations: u64,
-    /// Logits of `max_kept` asks.
-    pub logits: u64,
-    /// Room of the threads.
-    pub scratch: u64,
-}
-
-impl MemoryPlan {
-    /// All together.
-    pub fn total(&self) -> u64 {
-        self.weights + self.cache + self.activations + self.logits + self.scratch
-    }
-}
-
-impl std::fmt::Display for MemoryPlan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (name, bytes) in [
-            ("weights", self.weights),
-            ("cache", self.cache),
-            ("activations", self.activations),
-            ("logits", self.logits),
-            ("scratch", self.scratch),
-            ("total", self.total()),
-        ] {
-            writeln!(f, "{name:<12}{:>10.1} MiB", bytes as f64 / (1 << 20) as f64)?;
-        }
-        write!(f, "{:<12}{:>10.1} KiB", "a position", self.cache_per_position as f64 / 1024.0)
-    }
 }
 
 /// What [`crate::CpuBackend::open`] will take. Pages that are never written cost nothing, so a cache that

@@ -78,7 +78,7 @@ impl StepPlan {
     /// # Panics
     /// When the batch exceeds the capacity or contradicts itself.
     pub(crate) fn make(&mut self, batch: &Batch, limits: &Limits) {
-        check(batch, &limits.capacity);
+        batch.check(&limits.capacity);
         for list in [&mut self.positions, &mut self.rows, &mut self.asked, &mut self.contexts] {
             list.clear();
         }
@@ -172,58 +172,6 @@ impl Attending {
             }
             slot += slots;
         }
-    }
-}
-
-fn check(batch: &Batch, capacity: &Capacity) {
-    let c = capacity;
-    assert!(batch.rows.len() <= c.max_rows, "{} rows of at most {}", batch.rows.len(), c.max_rows);
-    assert!(batch.tokens.len() <= c.max_tokens, "{} tokens of at most {}", batch.tokens.len(), c.max_tokens);
-    let kept = batch.asks.iter().filter(|ask| ask.keep_logits).count();
-    assert!(kept <= c.max_kept, "{kept} asks keep their logits of at most {}", c.max_kept);
-    let (mut tokens, mut asks) = (0, 0);
-    for (i, row) in batch.rows.iter().enumerate() {
-        assert!(
-            row.tokens.start == tokens && !row.tokens.is_empty(),
-            "row {i} has tokens {:?} after {tokens}",
-            row.tokens
-        );
-        assert!(row.asks.start == asks, "row {i} has asks {:?} after {asks}", row.asks);
-        (tokens, asks) = (row.tokens.end, row.asks.end);
-        let end = row.start + row.tokens.len();
-        assert!(
-            row.blocks.len() * c.block_size >= end && end <= c.max_context,
-            "row {i} ends at position {end}: {} blocks of {}, context {}",
-            row.blocks.len(),
-            c.block_size,
-            c.max_context
-        );
-        for &block in &batch.blocks[row.blocks.clone()] {
-            assert!((block as usize) < c.n_blocks, "row {i} names block {block} of {}", c.n_blocks);
-        }
-        let mut next = 0;
-        for ask in &batch.asks[row.asks.clone()] {
-            assert!(
-                next <= ask.index && ask.index < row.tokens.len(),
-                "row {i} asks about token {} of {} after {next}",
-                ask.index,
-                row.tokens.len()
-            );
-            next = ask.index + 1;
-            if let Some(target) = ask.target {
-                let n = c.vocab_size;
-                assert!((target as usize) < n, "row {i} has target {target} of a vocabulary of {n}");
-            }
-        }
-    }
-    assert!(
-        tokens == batch.tokens.len() && asks == batch.asks.len(),
-        "rows have {tokens} tokens and {asks} asks, the batch {} and {}",
-        batch.tokens.len(),
-        batch.asks.len()
-    );
-    for &token in &batch.tokens {
-        assert!((token as usize) < c.vocab_size, "token {token} of a vocabulary of {}", c.vocab_size);
     }
 }
 

@@ -12,4 +12,4 @@ pub use entropix_engine::{
     Work,
 };
 pub use entropix_model::{Class, Error, Result, TokenId};
-pub use session::{Matrices, ModelSummary, Session, SessionOptions};
+pub use session::{Device, Matrices, ModelSummary, Processor, Session, SessionOptions};

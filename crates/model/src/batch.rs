@@ -1,6 +1,7 @@
 //! What one step computes: rows of tokens, the cache blocks they read and write, and the positions
 //! whose next-token distribution somebody asks about.
 
+use crate::Capacity;
 use std::ops::Range;
 
 /// A token of the model's vocabulary.
@@ -75,5 +76,66 @@ impl Batch {
             asks: append(&mut self.asks, asks),
         };
         self.rows.push(row);
+    }
+
+    /// Holds the batch against what a backend can run.
+    ///
+    /// # Panics
+    /// When it exceeds the capacity or contradicts itself: a fault of whoever made it.
+    pub fn check(&self, capacity: &Capacity) {
+        let c = capacity;
+        assert!(self.rows.len() <= c.max_rows, "{} rows of at most {}", self.rows.len(), c.max_rows);
+        assert!(
+            self.tokens.len() <= c.max_tokens,
+            "{} tokens of at most {}",
+            self.tokens.len(),
+            c.max_tokens
+        );
+        let kept = self.asks.iter().filter(|ask| ask.keep_logits).count();
+        assert!(kept <= c.max_kept, "{kept} asks keep their logits of at most {}", c.max_kept);
+        let (mut tokens, mut asks) = (0, 0);
+        for (i, row) in self.rows.iter().enumerate() {
+            assert!(
+                row.tokens.start == tokens && !row.tokens.is_empty(),
+                "row {i} has tokens {:?} after {tokens}",
+                row.tokens
+            );
+            assert!(row.asks.start == asks, "row {i} has asks {:?} after {asks}", row.asks);
+            (tokens, asks) = (row.tokens.end, row.asks.end);
+            let end = row.start + row.tokens.len();
+            assert!(
+                row.blocks.len() * c.block_size >= end && end <= c.max_context,
+                "row {i} ends at position {end}: {} blocks of {}, context {}",
+                row.blocks.len(),
+                c.block_size,
+                c.max_context
+            );
+            for &block in &self.blocks[row.blocks.clone()] {
+                assert!((block as usize) < c.n_blocks, "row {i} names block {block} of {}", c.n_blocks);
+            }
+            let mut next = 0;
+            for ask in &self.asks[row.asks.clone()] {
+                assert!(
+                    next <= ask.index && ask.index < row.tokens.len(),
+                    "row {i} asks about token {} of {} after {next}",
+                    ask.index,
+                    row.tokens.len()
+                );
+                next = ask.index + 1;
+                if let Some(target) = ask.target {
+                    let n = c.vocab_size;
+                    assert!((target as usize) < n, "row {i} has target {target} of a vocabulary of {n}");
+                }
+            }
+        }
+        assert!(
+            tokens == self.tokens.len() && asks == self.asks.len(),
+            "rows have {tokens} tokens and {asks} asks, the batch {} and {}",
+            self.tokens.len(),
+            self.asks.len()
+        );
+        for &token in &self.tokens {
+            assert!((token as usize) < c.vocab_size, "token {token} of a vocabulary of {}", c.vocab_size);
+        }
     }
 }

@@ -3,8 +3,10 @@
 use entropix_model::Checkpoint;
 use std::path::{Path, PathBuf};
 
+/// Where the repository is: as cargo says when it runs tests, which may be elsewhere than where they were built.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).join("../..")
 }
 
 /// Where the user's cache has downloaded models.

@@ -29,9 +29,9 @@ pub enum Decision {
         filters: Filters,
     },
     /// Force a phrase through the model as if it had said it. What its limits forbid
-    /// ([`History::may_inject`]) becomes `Argmax`.
+    /// ([`super::History::may_inject`]) becomes `Argmax`.
     Inject {
-        /// An index of [`Policy::phrases`].
+        /// An index of [`super::Policy::phrases`].
         phrase: usize,
     },
     /// End the answer before this token.

@@ -2,8 +2,9 @@
 //! and the time to multiply what must be multiplied (the roofline of Williams, Waterman and Patterson 2009).
 
 use super::ceiling::read_bandwidth;
-use entropix::ModelSummary;
+use entropix::{ModelSummary, Processor};
 use entropix_cpu::{Precision, pool::Pool, rates};
+use entropix_model::Result;
 use serde::Serialize;
 
 /// Rates of the threads in use, measured in the same run.
@@ -18,21 +19,34 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Measures; keeps what was better before, because machines are shared.
-    pub(crate) fn measure(self, model: &ModelSummary, pool: &Pool) -> Self {
-        let float = rates::float_operations(pool, model.kernel_path);
-        // Weights of 16 bits and more are multiplied as f32 whatever the precision.
-        let is_quantised = model.weight_bytes < 2 * model.n_params;
-        let weights = if model.precision == Precision::Int8 && is_quantised {
-            rates::int8_operations(pool, model.kernel_path)
-        } else {
-            float
+    /// Measures; keeps what was better before, because machines are shared. A CUDA device tells what it copies; how fast it
+    /// multiplies is not measured and counts as no limit.
+    ///
+    /// # Errors
+    /// Whatever the device fails in.
+    pub(crate) fn measure(self, model: &ModelSummary, pool: Option<&Pool>) -> Result<Self> {
+        let (bytes, weights, float) = match (&model.processor, pool) {
+            (&Processor::Cpu { kernel_path, n_threads }, Some(pool)) => {
+                let float = rates::float_operations(pool, kernel_path);
+                // Weights of 16 bits and more are multiplied as f32 whatever the precision.
+                let is_quantised = model.weight_bytes < 2 * model.n_params;
+                let weights = if model.precision == Precision::Int8 && is_quantised {
+                    rates::int8_operations(pool, kernel_path)
+                } else {
+                    float
+                };
+                (read_bandwidth(model.read_bytes, n_threads), weights, float)
+            }
+            (Processor::Cpu { .. }, None) => unreachable!("the CPU has threads"),
+            (Processor::Cuda(found), _) => {
+                (entropix_cuda::copy_bandwidth(found.ordinal)?, f64::INFINITY, f64::INFINITY)
+            }
         };
-        Self {
-            limit_bytes_per_s: self.limit_bytes_per_s.max(read_bandwidth(model.read_bytes, model.n_threads)),
+        Ok(Self {
+            limit_bytes_per_s: self.limit_bytes_per_s.max(bytes),
             limit_weight_ops_per_s: self.limit_weight_ops_per_s.max(weights),
             limit_float_ops_per_s: self.limit_float_ops_per_s.max(float),
-        }
+        })
     }
 }
 

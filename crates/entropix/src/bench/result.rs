@@ -150,17 +150,24 @@ pub(crate) fn markdown(results: &[BenchResult]) -> String {
     }
     let mut text = table.markdown();
     if let Some(BenchResult { setup, .. }) = results.first() {
-        text += &format!(
-            "\nlimits of {} threads, measured in this run: {:.2} GB/s of memory reads, {:.0} GOP/s on weights, {:.0} GFLOP/s \
-             in attention; % of limit: the time that reading or multiplying, whichever is slower in each phase, takes at \
-             these rates\nbuild: {} ({})\n",
-            setup.n_threads,
-            setup.limits.limit_bytes_per_s / 1e9,
-            setup.limits.limit_weight_ops_per_s / 1e9,
-            setup.limits.limit_float_ops_per_s / 1e9,
-            setup.build_version,
-            setup.build_commit
-        );
+        let limits = &setup.limits;
+        let memory = limits.limit_bytes_per_s / 1e9;
+        text += &if limits.limit_weight_ops_per_s.is_finite() {
+            format!(
+                "\nlimits of {} threads, measured in this run: {memory:.2} GB/s of memory reads, {:.0} GOP/s on weights, \
+                 {:.0} GFLOP/s in attention; % of limit: the time that reading or multiplying, whichever is slower in \
+                 each phase, takes at these rates\n",
+                setup.n_threads,
+                limits.limit_weight_ops_per_s / 1e9,
+                limits.limit_float_ops_per_s / 1e9,
+            )
+        } else {
+            format!(
+                "\nlimit, measured in this run: {memory:.2} GB/s read and written by copies on the device; % of limit: the \
+                 time that reading takes at this rate\n"
+            )
+        };
+        text += &format!("build: {} ({})\n", setup.build_version, setup.build_commit);
     }
     text
 }

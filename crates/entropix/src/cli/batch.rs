@@ -1,97 +1,180 @@
 //! `batch`: a file of prompts in, a file of answers out.
 
-use super::args::{BatchArgs, OutputArgs};
-use super::exit::{self, Failures};
+use super::args::{BatchArgs, ChatArgs, OutputArgs};
+use super::exit::{self, Ending, Failures};
 use super::interrupt::Interrupts;
+use super::job::{self, Job};
 use super::load::{self, Loaded};
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::{say, sayln};
 use crate::report::tally::{Tally, facts, rate, speed};
 use anyhow::Result;
+use entropix::jobs::manifest::PolicyRecord;
 use entropix::jobs::{
-    BatchJob, Choice, Existing, Flow, InputFormat, JobInput, JobRequest, LineWriter, Observer, PlainText,
-    Tracer,
+    BatchJob, Choice, Ended, Existing, Flow, InputFormat, JobRequest, LineWriter, Observer, PlainText,
+    Tracer, longest_first,
 };
 use entropix::text::ChatTemplate;
-use entropix_engine::Stats;
+use entropix_engine::{Parameters, Stats};
 use entropix_model::Error;
+use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// Runs the job.
 pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     let plain = if args.chat.no_chat_template { PlainText::Raw } else { PlainText::Question };
-    let input = JobInput::open(&args.input, args.input_format.map(Into::into), plain)?;
     let flags = load::flags(&args.sampling)?;
     let policy_file = load::policy_file(&args.sampling)?;
-    let n_requests = input.check::<JobRequest>()?;
-    let existing = if args.overwrite { Existing::Overwrite } else { Existing::Keep };
-    let mut lines = LineWriter::open(&args.output, existing, input.file())?;
+    let job = Job::open::<JobRequest>(&args.job, plain)?;
+    let chat = ChatArgs { date: args.chat.date.or(job.date()), ..args.chat.clone() };
     let Loaded { mut session, sources } =
-        load::session(&args.model, Some(&args.chat), args.batch_size, flags, output)?;
-    if input.format() == InputFormat::Text && plain == PlainText::Question && !session.has_chat_template() {
+        load::session(&args.model, Some(&chat), args.batch_size, flags, output)?;
+    if job.input.format() == InputFormat::Text && plain == PlainText::Question && !session.has_chat_template()
+    {
         return Err(ChatTemplate::missing(&session.model().path).into());
     }
-    let job = BatchJob {
+    let batch = BatchJob {
         policy: session.bind(&load::calibrated(&policy_file, &args.sampling, &session)?)?,
-        preparation: load::preparation(&args.chat),
+        preparation: load::preparation(&chat),
         defaults: sources.defaults(),
         signals: args.signals.into(),
         max_in_flight: args.batch_size.saturating_mul(2),
+        fail_fast: args.job.fail_fast,
         is_traced: args.trace.is_some(),
     };
     let mut tracer = match &args.trace {
         None => None,
         Some(path) => {
-            Some(Tracer::new(LineWriter::open(path, existing, input.file())?, job.policy.regions()))
+            let existing = match job.is_resumed() {
+                true => Existing::Append,
+                false if args.job.overwrite => Existing::Overwrite,
+                false => Existing::Refuse,
+            };
+            let lines = LineWriter::open_beside(path, job.input.file(), existing)?;
+            Some(Tracer::new(lines, batch.policy.regions()))
         }
     };
+    let template_file = chat.chat_template.as_deref();
+    let special = batch.preparation.special;
+    let mut manifest = job.manifest(&args.job, "batch", &session, special, template_file, output)?;
+    manifest.prompt.system = chat.system.clone();
+    manifest.signals = args.signals.name().into();
+    manifest.policy = Some(PolicyRecord {
+        name: policy_file.name().into(),
+        sha256: policy_file.hash().into(),
+        source: policy_file.source().into(),
+        changes: args.sampling.set.clone(),
+    });
+    manifest.set_parameter("seed", json!(Parameters::default().seed), "default");
+    sources
+        .entries()
+        .into_iter()
+        .for_each(|(name, value, source)| manifest.set_parameter(name, value, source));
+    let mut begun = job.begin(&args.job, manifest, output)?;
     load::tell(&session, &policy_file, &sources, output);
     if !output.quiet && output.verbose == 0 {
-        let name = load::headline(&session);
-        sayln!("{name}, policy {}: {n_requests} requests, {} at once", policy_file.name(), args.batch_size);
+        let (name, rows) = (load::headline(&session), args.batch_size);
+        let requests = begun.n_pending().map_or("requests".into(), |n| format!("{n} requests"));
+        sayln!("{name}, policy {}: {requests}, {rows} at once", policy_file.name());
     }
-    let mut watch = Watch::new(output, n_requests)?;
-    let outcome = job.run(&mut session, input.requests()?, &mut lines, tracer.as_mut(), &mut watch);
+    let mut watch = Watch::new(output, begun.done.len() as u64, begun.n_requests)?;
+    let (n_pending, n_earlier, resumable) = (begun.n_pending(), begun.done.len(), begun.resumable);
+    let (items, sink) = begun.start()?;
+    let outcome = if args.longest_first {
+        batch.run(&mut session, longest_first(items), sink, tracer.as_mut(), &mut watch)
+    } else {
+        batch.run(&mut session, items, sink, tracer.as_mut(), &mut watch)
+    };
     let Watch { progress, tally, failures, stats, started, .. } = watch;
     progress.finish();
     let ended = outcome?;
-    lines.finish()?;
+    let n_left = n_pending.map(|n| n.saturating_sub(begun.sink.n_written()));
+    begun.sink.finish()?;
     tracer.map(Tracer::finish).transpose()?;
+    let time = started.elapsed();
+    let report = Report { ended, n_earlier, n_left, tally, stats, time };
     if !output.quiet {
-        let time = started.elapsed();
-        sayln!("{} -> {}", args.input.display(), args.output.display());
-        say!("{}", summary(ended.n_finished, ended.n_failed, &tally, &stats, time));
+        sayln!("{} -> {}", args.job.input.display(), args.job.output.display());
+        say!("{}", report.table());
     }
-    Ok(exit::job(ended.flow, n_requests - ended.n_finished - ended.n_failed, &failures))
+    job::write_summary(args.job.summary.as_deref(), &report.json())?;
+    Ok(exit::job(&Ending { flow: report.ended.flow, n_left, resumable }, &failures))
 }
 
-fn summary(n_finished: usize, n_failed: usize, tally: &Tally, stats: &Stats, time: Duration) -> String {
-    let mut rows = vec![
-        ("requests", format!("{n_finished} answered, {n_failed} failed")),
-        ("prompts", format!("{} tokens, {} of them shared", stats.tokens_in, stats.shared_tokens)),
-        ("answers", speed(stats.tokens_out as usize, time)),
-    ];
-    if tally.n_tokens > 0 {
-        let (h, v) = (tally.mean_entropy(), tally.mean_varentropy());
-        rows.push(("signals", format!("mean H {h:.3} nats, mean V {v:.3} nats²")));
-        rows.push(("decisions", tally.decisions()));
+/// What a run did, in numbers.
+struct Report {
+    ended: Ended,
+    n_earlier: usize,
+    n_left: Option<usize>,
+    tally: Tally,
+    stats: Stats,
+    time: Duration,
+}
+
+impl Report {
+    fn table(&self) -> String {
+        let Self { ended, n_earlier, tally, stats, time, .. } = self;
+        let earlier = if *n_earlier > 0 { format!(", {n_earlier} by earlier runs") } else { String::new() };
+        let mut rows = vec![
+            ("requests", format!("{} answered, {} failed{earlier}", ended.n_finished, ended.n_failed)),
+            ("prompts", format!("{} tokens, {} of them shared", stats.tokens_in, stats.shared_tokens)),
+            ("answers", speed(stats.tokens_out as usize, *time)),
+        ];
+        if tally.n_tokens > 0 {
+            let (h, v) = (tally.mean_entropy(), tally.mean_varentropy());
+            rows.push(("signals", format!("mean H {h:.3} nats, mean V {v:.3} nats²")));
+            rows.push(("decisions", tally.decisions()));
+        }
+        if stats.discarded_tokens > 0 {
+            rows.push(("discarded", format!("{} tokens", stats.discarded_tokens)));
+        }
+        if stats.over_budget > 0 {
+            let n = stats.over_budget;
+            rows.push(("budget", format!("spent in {n} answers; their policy went on without extra tokens")));
+        }
+        if stats.preemptions > 0 {
+            let (n, again) = (stats.preemptions, stats.recomputed_tokens);
+            rows.push((
+                "memory",
+                format!("{n} preemptions, {again} tokens computed again; --kv-blocks gives more room"),
+            ));
+        }
+        facts(&rows)
     }
-    if stats.discarded_tokens > 0 {
-        rows.push(("discarded", format!("{} tokens", stats.discarded_tokens)));
+
+    fn json(&self) -> Value {
+        let Self { ended, n_earlier, n_left, tally, stats, time } = self;
+        let seconds = time.as_secs_f64();
+        let rate = |tokens: u64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+        let decisions: serde_json::Map<String, Value> =
+            tally.decision_counts().map(|(kind, n)| (kind.name().to_owned(), json!(n))).collect();
+        let mean = |sum: f64| (tally.n_tokens > 0).then_some(sum);
+        json!({
+            "requests": {
+                "answered": ended.n_finished,
+                "failed": ended.n_failed,
+                "earlier": n_earlier,
+                "left": n_left,
+            },
+            "complete": ended.flow == Flow::Continue,
+            "seconds": seconds,
+            "tokens": {
+                "prompt": stats.tokens_in,
+                "shared": stats.shared_tokens,
+                "answer": stats.tokens_out,
+                "discarded": stats.discarded_tokens,
+                "recomputed": stats.recomputed_tokens,
+            },
+            "tokens_per_second": {"prompt": rate(stats.tokens_in), "answer": rate(stats.tokens_out)},
+            "preemptions": stats.preemptions,
+            "signals": {
+                "mean_entropy_nats": mean(tally.mean_entropy()),
+                "mean_varentropy_nats2": mean(tally.mean_varentropy()),
+            },
+            "decisions": decisions,
+        })
     }
-    if stats.over_budget > 0 {
-        let n = stats.over_budget;
-        rows.push(("budget", format!("spent in {n} answers; their policy went on without extra tokens")));
-    }
-    if stats.preemptions > 0 {
-        let (n, again) = (stats.preemptions, stats.recomputed_tokens);
-        rows.push((
-            "memory",
-            format!("{n} preemptions, {again} tokens computed again; --kv-blocks gives more room"),
-        ));
-    }
-    facts(&rows)
 }
 
 struct Watch {
@@ -106,13 +189,13 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(output: &OutputArgs, n_requests: usize) -> Result<Self> {
+    fn new(output: &OutputArgs, n_done: u64, n_requests: Option<usize>) -> Result<Self> {
         Ok(Self {
-            progress: Progress::new(output, "batch", n_requests as u64, Unit::Pieces),
+            progress: Progress::new(output, "batch", n_requests.map(|n| n as u64), Unit::Pieces),
             interrupts: Interrupts::listen()?,
             drain_told: false,
             tally: Tally::default(),
-            n_done: 0,
+            n_done,
             failures: Failures::default(),
             stats: Stats::default(),
             started: Instant::now(),
@@ -135,9 +218,10 @@ impl Observer for Watch {
         self.stats = *stats;
         let (failures, time) = (self.failures.count(), self.started.elapsed());
         self.progress.set(self.n_done, || {
-            let speed = rate(stats.tokens_out as usize, time);
+            let (into, out) = (rate(stats.tokens_in as usize, time), rate(stats.tokens_out as usize, time));
             let failed = if failures > 0 { format!(", {failures} failed") } else { String::new() };
-            format!("{speed} tok/s, {} rows, KV {} %{failed}", stats.running, share(stats))
+            let (rows, kv, decisions) = (stats.running, share(stats), self.tally.shares());
+            format!("{into} tok/s in, {out} out, {rows} rows, KV {kv} %{decisions}{failed}")
         });
         let flow = self.interrupts.flow();
         if flow == Flow::Drain && !self.drain_told {

@@ -7,7 +7,7 @@ use crate::bench::result::{self, BenchResult, Setup};
 use crate::bench::run::{Bench, Test};
 use crate::report::progress::{Progress, Unit};
 use anyhow::Result;
-use entropix::{Session, SessionOptions};
+use entropix::{Processor, Session, SessionOptions};
 use entropix_cpu::pool::Pool;
 use entropix_model::{Class, Error};
 use std::io::Write;
@@ -35,15 +35,20 @@ pub(crate) fn run(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
     }
     let mut setup = setup(&session);
     let n_runs = (tests.len() * args.repetitions) as u64;
-    let mut progress = Progress::new(output, "bench", n_runs, Unit::Pieces);
+    let mut progress = Progress::new(output, "bench", Some(n_runs), Unit::Pieces);
     let model = session.model().clone();
-    let pool = Pool::new(model.n_threads)
-        .map_err(|e| Error::new(Class::Temp, "Threads", format!("{} threads: {e}", model.n_threads)))?;
+    let pool = match &model.processor {
+        Processor::Cpu { n_threads, .. } => Some(
+            Pool::new(*n_threads)
+                .map_err(|e| Error::new(Class::Temp, "Threads", format!("{n_threads} threads: {e}")))?,
+        ),
+        Processor::Cuda(_) => None,
+    };
     let mut bench = Bench::new(&mut session)?;
     let mut all = Vec::new();
     let mut n_done = 0;
     for test in tests {
-        setup.limits = setup.limits.measure(&model, &pool);
+        setup.limits = setup.limits.measure(&model, pool.as_ref())?;
         let samples = bench.run(test, args.repetitions, || {
             n_done += 1;
             progress.set(n_done, || test.name());
@@ -78,13 +83,13 @@ fn setup(session: &Session) -> Setup {
         build_commit: super::BUILD_COMMIT.into(),
         build_version: env!("CARGO_PKG_VERSION").into(),
         cpu_info: super::doctor::cpu_name(),
-        backend: "CPU".into(),
-        kernel_path: model.kernel_path.name().into(),
+        backend: model.processor.backend().into(),
+        kernel_path: model.processor.kernels(),
         model_filename: model.name.clone(),
         model_type: model.kind.clone(),
         model_size: model.weight_bytes as u64,
         model_n_params: model.n_params as u64,
-        n_threads: model.n_threads,
+        n_threads: model.processor.n_threads(),
         precision: model.precision_name().into(),
         policy: "greedy".into(),
         limits: Limits::default(),

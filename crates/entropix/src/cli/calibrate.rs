@@ -6,16 +6,18 @@ use crate::report::progress::{Progress, Unit};
 use crate::report::say::sayln;
 use anyhow::Result;
 use entropix::jobs::params::Params;
-use entropix::jobs::{CalibrationJob, Existing, JobInput, JobRequest, LineWriter, PlainText};
+use entropix::jobs::{
+    BadLine, CalibrationJob, Done, Existing, JobInput, JobRequest, LineWriter, PlainText, Shard,
+};
 use entropix_model::Checkpoint;
 
 /// Calibrates.
 pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
     let plain = if args.chat.no_chat_template { PlainText::Raw } else { PlainText::Question };
     let input = JobInput::open(&args.input, args.input_format.map(Into::into), plain)?;
-    let n_requests = input.check::<JobRequest>()?;
-    let existing = if args.overwrite { Existing::Overwrite } else { Existing::Keep };
-    let mut lines = LineWriter::open(&args.output, existing, input.file())?;
+    let n_requests = input.check::<JobRequest>(BadLine::Fail, Shard::WHOLE, &mut Done::default())?.n_requests;
+    let existing = if args.overwrite { Existing::Overwrite } else { Existing::Refuse };
+    let mut lines = LineWriter::open_beside(&args.output, input.file(), existing)?;
     let Loaded { mut session, .. } =
         load::session(&args.model, Some(&args.chat), args.batch_size, Params::default(), output)?;
     let sha256 = Checkpoint::open(&session.model().path)?.fingerprint(&mut |_, _| {})?;
@@ -27,9 +29,9 @@ pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
         defaults: Params { max_tokens: Some(args.max_tokens), ..Params::default() },
         max_in_flight: args.batch_size.saturating_mul(2),
     };
-    let mut progress = Progress::new(output, "calibrate", n_requests as u64, Unit::Pieces);
-    let calibration =
-        job.run(&mut session, sha256, input.requests()?, &mut |done| progress.set(done, String::new));
+    let mut progress = Progress::new(output, "calibrate", Some(n_requests as u64), Unit::Pieces);
+    let calibration = job
+        .run(&mut session, sha256, input.items(BadLine::Fail)?, &mut |done| progress.set(done, String::new));
     progress.finish();
     for line in calibration?.to_toml().split_inclusive('\n') {
         lines.write_line(line.as_bytes())?;

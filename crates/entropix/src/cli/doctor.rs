@@ -34,7 +34,9 @@ struct Findings {
     threads: usize,
     memory_bytes: Option<u64>,
     memory_available_bytes: Option<u64>,
-    devices: Vec<&'static str>,
+    devices: Vec<String>,
+    /// Why there is no CUDA device, if there is none.
+    cuda: Option<String>,
     cache: Option<PathBuf>,
     models: Vec<Cached>,
     python: Option<String>,
@@ -55,6 +57,7 @@ impl Findings {
         let models = cache.as_ref().map(|folder| cached(folder)).unwrap_or_default();
         let python = version_of(&["python3", "--version"]);
         let pip = version_of(&["python3", "-m", "pip", "--version"]);
+        let cuda = entropix_cuda::probe(0);
         let mut missing = Vec::new();
         if cache.is_none() {
             missing.push("no cache folder: set HOME or XDG_CACHE_HOME".into());
@@ -76,7 +79,10 @@ impl Findings {
             threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
             memory_bytes: memory("MemTotal"),
             memory_available_bytes: memory("MemAvailable"),
-            devices: vec!["cpu"],
+            devices: std::iter::once("cpu".into())
+                .chain(cuda.iter().map(|found| found.to_string()))
+                .collect(),
+            cuda: cuda.err().map(|error| error.message),
             cache,
             models,
             python,
@@ -98,7 +104,10 @@ impl Findings {
             "memory",
             &format!("{}, {} available", bytes(self.memory_bytes), bytes(self.memory_available_bytes)),
         );
-        line("cuda", "not in this build");
+        match &self.cuda {
+            Some(why) => line("cuda", why),
+            None => line("cuda", &self.devices[1..].join(", ")),
+        }
         match &self.cache {
             Some(folder) => line("cache", &folder.display().to_string()),
             None => line("cache", "none"),

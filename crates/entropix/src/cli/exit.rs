@@ -57,8 +57,19 @@ impl Failures {
     }
 }
 
-/// Ends a job: all is well, some rows failed, or it was interrupted with `n_left` to do.
-pub(crate) fn job(flow: Flow, n_left: usize, failures: &Failures) -> ExitCode {
+/// How a job ended.
+pub(crate) struct Ending {
+    /// How far it was let go.
+    pub(crate) flow: Flow,
+    /// Requests without a line, if somebody counted.
+    pub(crate) n_left: Option<usize>,
+    /// Whether the same command goes on.
+    pub(crate) resumable: bool,
+}
+
+/// Ends a job: all is well, some rows failed, or it was ended before it was done.
+pub(crate) fn job(ending: &Ending, failures: &Failures) -> ExitCode {
+    let Ending { flow, n_left, resumable } = ending;
     let Failures { count, first } = failures;
     if *count > 0 {
         match count {
@@ -70,8 +81,14 @@ pub(crate) fn job(flow: Flow, n_left: usize, failures: &Failures) -> ExitCode {
             sayln!("  and {} more", count - first.len());
         }
     }
-    if flow > Flow::Continue && n_left > 0 {
-        sayln!("error: interrupted with {n_left} requests to do; every line of the output is whole");
+    let undone = *flow > Flow::Continue && *n_left != Some(0);
+    if undone {
+        let why = if *flow == Flow::Fail { "stopped at the first failure" } else { "interrupted" };
+        let left = n_left.map_or(String::new(), |n| format!(" with {n} requests to do"));
+        let go_on = if *resumable { "; the same command goes on from here" } else { "" };
+        sayln!("error: {why}{left}; every line of the output is whole{go_on}");
+    }
+    if undone && *flow != Flow::Fail {
         return ExitCode::from(Class::Temp.exit_code());
     }
     if *count > 0 { ExitCode::from(FAILED_ROWS) } else { ExitCode::SUCCESS }

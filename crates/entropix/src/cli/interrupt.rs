@@ -1,5 +1,6 @@
-//! Signals: the first SIGINT, SIGTERM or SIGHUP asks to finish what was begun, the second to stop at once.
-//! Either way an output ends with a whole line, because nobody but the writer of lines stops the writing.
+//! Signals: the first SIGINT, SIGTERM or SIGHUP asks to finish what was begun, the second to stop after the step that
+//! is being computed. Either way an output ends with a whole line, because nobody but the writer of lines stops the
+//! writing. The third ends the program.
 
 use crate::report::say::sayln;
 use anyhow::Context;
@@ -12,6 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A program that SIGINT ended, as shells report it.
 pub(super) const INTERRUPTED: u8 = 130;
+
+/// That many interrupts end the program wherever it is.
+const AT_ONCE: usize = 3;
 
 /// A write beyond RLIMIT_FSIZE kills a program unless it listens; then the write fails with EFBIG, the torn
 /// line is cut off and the exit code says what happened.
@@ -44,7 +48,10 @@ impl Interrupts {
                     sayln!();
                     std::process::exit(INTERRUPTED.into());
                 }
-                count.fetch_add(1, Ordering::Relaxed);
+                if count.fetch_add(1, Ordering::Relaxed) + 1 == AT_ONCE {
+                    // Something does not come back; a line that is torn now is repaired by the next run.
+                    std::process::exit(INTERRUPTED.into());
+                }
             }
         })?;
         Ok(interrupts)

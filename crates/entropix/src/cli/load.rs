@@ -1,6 +1,6 @@
 //! From flags to a session: the model found or fetched, opened, and its policy bound.
 
-use super::args::{ChatArgs, Device, Dtype, ModelArgs, OutputArgs, PrecisionArg, SamplingArgs, SpecialArg};
+use super::args::{ChatArgs, Dtype, ModelArgs, OutputArgs, PrecisionArg, SamplingArgs, SpecialArg};
 use super::sources::Sources;
 use crate::report::progress::{Progress, Unit, amount};
 use crate::report::say::sayln;
@@ -8,7 +8,7 @@ use anyhow::Result;
 use entropix::jobs::Preparation;
 use entropix::jobs::params::Params;
 use entropix::text::Special;
-use entropix::{Precision, Session, SessionOptions, hub};
+use entropix::{Device, Precision, Session, SessionOptions, hub};
 use entropix_engine::{Calibration, PolicyFile};
 use entropix_model::{Checkpoint, Class, Error};
 use std::ffi::OsStr;
@@ -21,7 +21,7 @@ use std::sync::{Mutex, PoisonError};
 const DEFAULT_POLICY: &str = "attic";
 
 /// Bytes of weights whose reading takes long enough to be shown.
-const LARGE: u64 = 256 << 20;
+pub(super) const LARGE: u64 = 256 << 20;
 
 /// A model ready to answer, and what requests get that say nothing themselves.
 pub(crate) struct Loaded {
@@ -47,6 +47,7 @@ pub(crate) fn session(
     check_tokens(&flags, session.engine().capacity().vocab_size)?;
     let sources = Sources::new(flags, session.generation_config().clone())?;
     if !output.quiet {
+        session.choice().into_iter().for_each(|choice| sayln!("{choice}"));
         session.warnings().iter().chain(&sources.warnings).for_each(|warning| sayln!("warning: {warning}"));
     }
     Ok(Loaded { session, sources })
@@ -71,7 +72,8 @@ pub(crate) fn open(path: &Path, options: &SessionOptions, output: &OutputArgs) -
     let session = Session::open_with_progress(path, options, &|done, total| {
         if total >= LARGE {
             let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-            let progress = shown.get_or_insert_with(|| Progress::new(output, "loading", total, Unit::Bytes));
+            let progress =
+                shown.get_or_insert_with(|| Progress::new(output, "loading", Some(total), Unit::Bytes));
             progress.set(done, String::new);
         }
     });
@@ -88,8 +90,8 @@ pub(crate) fn open(path: &Path, options: &SessionOptions, output: &OutputArgs) -
 
 /// The options that the model's flags ask for.
 pub(crate) fn options(model: &ModelArgs, rows: usize) -> Result<SessionOptions> {
-    check_device(model)?;
     Ok(SessionOptions {
+        device: device(model)?,
         threads: threads(model)?,
         precision: precision(model)?,
         kernel_path: model.kernel_path,
@@ -98,13 +100,14 @@ pub(crate) fn options(model: &ModelArgs, rows: usize) -> Result<SessionOptions> 
         kv_blocks: model.kv_blocks,
         chat_template: None,
         date: None,
+        template_command: super::renderer::command(),
     })
 }
 
 /// The path of the model: what -m or ENTROPIX_MODEL names, or the default, fetched if it must be.
 pub(crate) fn find(model: &ModelArgs, output: &OutputArgs) -> Result<PathBuf> {
     // Flags that can never be obeyed are refused before anything is fetched.
-    options(model, 1)?;
+    options(model, 1)?.check_device()?;
     let variable = std::env::var_os("ENTROPIX_MODEL").filter(|value| !value.is_empty());
     let spec = model.model.clone().or(variable);
     let spec = spec.as_deref().unwrap_or_else(|| default_model().as_ref());
@@ -129,7 +132,7 @@ struct Fetching<'a> {
 
 impl hub::Progress for Fetching<'_> {
     fn start(&mut self, what: &str, bytes: Option<u64>) {
-        let progress = Progress::new(self.output, what, bytes.unwrap_or(0), Unit::Bytes);
+        let progress = Progress::new(self.output, what, bytes, Unit::Bytes);
         // The bar says it itself.
         if !progress.is_bar() {
             self.note(&match bytes {
@@ -215,7 +218,7 @@ pub(crate) fn preparation(chat: &ChatArgs) -> Preparation {
 pub(crate) fn headline(session: &Session) -> String {
     let model = session.model();
     let precision = model.precision_name();
-    format!("{} ({precision}, {}, {} threads)", model.name, model.kernel_path, model.n_threads)
+    format!("{} ({precision}, {})", model.name, model.processor)
 }
 
 /// With -v: the model, the policy, and where each parameter comes from.
@@ -225,13 +228,12 @@ pub(crate) fn tell(session: &Session, policy: &PolicyFile, sources: &Sources, ou
     }
     let model = session.model();
     sayln!(
-        "model    {} ({}, {}), {} {} threads {}, context {}",
+        "model    {} ({}, {}), {}, {}, context {}",
         model.path.display(),
         model.kind,
         amount(model.weight_bytes as u64, Unit::Bytes),
         model.precision_name(),
-        model.kernel_path,
-        model.n_threads,
+        model.processor,
         session.context_limit(),
     );
     sayln!("memory   {}", model.memory.to_string().replace('\n', "\n         "));
@@ -243,25 +245,15 @@ pub(crate) fn tell(session: &Session, policy: &PolicyFile, sources: &Sources, ou
     sayln!("requests that say nothing: {parameters}");
 }
 
-fn check_device(model: &ModelArgs) -> Result<()> {
-    let device = match model.device {
-        Some(device) => device,
-        None => match variable("ENTROPIX_DEVICE") {
-            Some(text) => text.parse().map_err(|e| usage("ENTROPIX_DEVICE", &text, e))?,
-            None => Device::Cpu,
-        },
-    };
-    match device {
-        Device::Cpu => Ok(()),
-        Device::Cuda(_) => Err(Error::unsupported(
-            "Device",
-            format!("--device {device}: the CUDA backend is not in this build; use --device cpu"),
-        )
-        .into()),
+fn device(model: &ModelArgs) -> Result<Device> {
+    match (model.device, variable("ENTROPIX_DEVICE")) {
+        (Some(device), _) => Ok(device),
+        (None, None) => Ok(Device::default()),
+        (None, Some(text)) => Ok(text.parse().map_err(|e| usage("ENTROPIX_DEVICE", &text, e))?),
     }
 }
 
-fn precision(model: &ModelArgs) -> Result<Precision> {
+fn precision(model: &ModelArgs) -> Result<Option<Precision>> {
     let named = match (model.precision, model.dtype) {
         (Some(precision), _) => Some(precision),
         (None, Some(Dtype::Auto)) => None,
@@ -279,7 +271,7 @@ fn precision(model: &ModelArgs) -> Result<Precision> {
             None => None,
         },
     };
-    Ok(named.map_or(Precision::Int8, |precision| match precision {
+    Ok(named.map(|precision| match precision {
         PrecisionArg::Exact => Precision::Exact,
         PrecisionArg::Bf16 => Precision::Bf16,
         PrecisionArg::Int8 => Precision::Int8,

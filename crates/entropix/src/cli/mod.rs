@@ -8,12 +8,17 @@ mod docs;
 mod doctor;
 mod exit;
 mod interrupt;
+mod job;
+mod limits;
 mod load;
+mod merge;
 mod policy;
+mod renderer;
 mod replay;
 mod run;
 mod score;
 mod sources;
+mod verify;
 
 use anyhow::Result;
 use args::{Cli, Verb};
@@ -28,6 +33,9 @@ const BUILD_COMMIT: &str = env!("ENTROPIX_BUILD_COMMIT");
 
 /// Runs the program on its own arguments.
 pub(crate) fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == renderer::ARGUMENT) {
+        return renderer::run().map_or_else(|error| exit::failure(&error), |()| ExitCode::SUCCESS);
+    }
     interrupt::survive_file_size_limits();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -45,6 +53,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Run(args) => return run::run(&args, &output),
         Verb::Batch(args) => return batch::run(&args, &output),
         Verb::Score(args) => return score::run(&args, &output),
+        Verb::Merge(args) => merge::run(&args, &output)?,
+        Verb::Verify(args) => verify::run(&args, &output)?,
         Verb::Bench(args) => bench::run(&args, &output)?,
         Verb::Calibrate(args) => calibrate::run(&args, &output)?,
         Verb::Replay(args) => replay::run(&args, &output)?,
@@ -58,6 +68,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             writeln!(std::io::stdout(), "{}", path.display())?;
         }
         Verb::Doctor(args) => doctor::run(&args)?,
+        Verb::Limits => limits::run()?,
         Verb::Completions(args) => docs::completions(args.shell)?,
         Verb::Man => docs::man()?,
     }

@@ -21,7 +21,7 @@ pub(crate) fn run(args: &ReplayArgs, output: &OutputArgs) -> Result<()> {
     let mut replay = Replay::new(&policy)?;
     let input = if args.trace == Path::new("-") { Path::new("/dev/stdin") } else { &args.trace };
     let file = File::open(input).map_err(|error| Error::io(&args.trace, "open", &error))?;
-    let mut lines = LineWriter::open(&args.output, Existing::Keep, &file)?;
+    let mut lines = LineWriter::open_beside(&args.output, &file, Existing::Refuse)?;
     let place = args.trace.display().to_string();
     let replayed = replay.run(Lines::new(BufReader::new(file), &args.trace), &place, &mut |value| {
         let mut line = value.to_string().into_bytes();

@@ -1,55 +1,62 @@
 //! `score`: how likely given texts are.
 
 use super::args::{OutputArgs, ScoreArgs};
-use super::exit::{self, Failures};
+use super::exit::{self, Ending, Failures};
 use super::interrupt::Interrupts;
+use super::job::{self, Job};
 use super::load::{self, Loaded};
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::{say, sayln};
 use crate::report::tally::{facts, rate, speed};
 use anyhow::Result;
 use entropix::jobs::params::Params;
-use entropix::jobs::{
-    Existing, Flow, JobInput, LineWriter, PlainText, ScoreJob, ScoreObserver, ScoreRequest,
-};
+use entropix::jobs::{Flow, PlainText, ScoreJob, ScoreObserver, ScoreRequest};
 use entropix_engine::Stats;
 use entropix_model::Error;
+use serde_json::json;
 use std::process::ExitCode;
 use std::time::Instant;
 
 /// Runs the job.
 pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
-    let input = JobInput::open(&args.input, args.input_format.map(Into::into), PlainText::Raw)?;
-    let n_requests = input.check::<ScoreRequest>()?;
-    let existing = if args.overwrite { Existing::Overwrite } else { Existing::Keep };
-    let mut lines = LineWriter::open(&args.output, existing, input.file())?;
+    let job = Job::open::<ScoreRequest>(&args.job, PlainText::Raw)?;
     let Loaded { mut session, .. } =
         load::session(&args.model, None, args.batch_size, Params::default(), output)?;
+    let score = ScoreJob {
+        special: args.special.into(),
+        max_in_flight: args.batch_size.saturating_mul(2),
+        fail_fast: args.job.fail_fast,
+    };
+    let manifest = job.manifest(&args.job, "score", &session, score.special, None, output)?;
+    let mut begun = job.begin(&args.job, manifest, output)?;
+    let (n_pending, n_earlier, resumable) = (begun.n_pending(), begun.done.len(), begun.resumable);
     if !output.quiet {
-        sayln!("{}: {n_requests} texts, {} at once", load::headline(&session), args.batch_size);
+        let texts = n_pending.map_or("texts".into(), |n| format!("{n} texts"));
+        sayln!("{}: {texts}, {} at once", load::headline(&session), args.batch_size);
     }
-    let job = ScoreJob { special: args.special.into(), max_in_flight: args.batch_size.saturating_mul(2) };
     let mut watch = Watch {
-        progress: Progress::new(output, "score", n_requests as u64, Unit::Pieces),
+        progress: Progress::new(output, "score", begun.n_requests.map(|n| n as u64), Unit::Pieces),
         interrupts: Interrupts::listen()?,
-        n_done: 0,
+        n_done: n_earlier as u64,
         n_scored: 0,
         surprise: 0.0,
         failures: Failures::default(),
         stats: Stats::default(),
         started: Instant::now(),
     };
-    let outcome = job.run(&mut session, input.requests()?, &mut lines, &mut watch);
+    let (items, sink) = begun.start()?;
+    let outcome = score.run(&mut session, items, sink, &mut watch);
     let Watch { progress, n_scored, surprise, failures, stats, started, .. } = watch;
     progress.finish();
     let ended = outcome?;
-    lines.finish()?;
+    let n_left = n_pending.map(|n| n.saturating_sub(begun.sink.n_written()));
+    begun.sink.finish()?;
+    let (mean, time) = (surprise / n_scored.max(1) as f64, started.elapsed());
     if !output.quiet {
-        let mean = surprise / n_scored.max(1) as f64;
-        sayln!("{} -> {}", args.input.display(), args.output.display());
+        sayln!("{} -> {}", args.job.input.display(), args.job.output.display());
         let mut rows = vec![
             ("texts", format!("{} scored, {} failed", ended.n_finished, ended.n_failed)),
-            ("speed", speed(stats.tokens_in as usize, started.elapsed())),
+            ("speed", speed(stats.tokens_in as usize, time)),
         ];
         if n_scored > 0 {
             let perplexity = mean.exp();
@@ -60,7 +67,21 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
         }
         say!("{}", facts(&rows));
     }
-    Ok(exit::job(ended.flow, n_requests - ended.n_finished - ended.n_failed, &failures))
+    let summary = json!({
+        "requests": {
+            "answered": ended.n_finished,
+            "failed": ended.n_failed,
+            "earlier": n_earlier,
+            "left": n_left,
+        },
+        "complete": ended.flow == Flow::Continue,
+        "seconds": time.as_secs_f64(),
+        "tokens": {"prompt": stats.tokens_in, "scored": n_scored},
+        "nats_per_token": (n_scored > 0).then_some(mean),
+        "perplexity": (n_scored > 0).then_some(mean.exp()),
+    });
+    job::write_summary(args.job.summary.as_deref(), &summary)?;
+    Ok(exit::job(&Ending { flow: ended.flow, n_left, resumable }, &failures))
 }
 
 struct Watch {

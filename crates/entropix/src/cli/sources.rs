@@ -37,15 +37,21 @@ impl Sources {
         flags.or(environment).or(generation_config)
     }
 
-    /// Every parameter that is set, and by whom: `seed 7 (flag)`.
-    pub(crate) fn tell(&self) -> Vec<String> {
+    /// Every parameter that is set, its value as a request would have it, and who set it.
+    pub(crate) fn entries(&self) -> Vec<(&'static str, serde_json::Value, &'static str)> {
         let of = |params: &Params| serde_json::to_value(params).expect("plain data serialises");
         let layers = self.layers.each_ref().map(|(source, params)| (*source, of(params)));
-        let winner = |name: &&str| {
-            let (source, value) = layers.iter().map(|(s, v)| (s, &v[*name])).find(|(_, v)| !v.is_null())?;
-            Some(format!("{name} {value} ({source})"))
+        let winner = |name: &'static str| {
+            let (source, value) = layers.iter().map(|(s, v)| (*s, &v[name])).find(|(_, v)| !v.is_null())?;
+            Some((name, value.clone(), source))
         };
-        NAMES.iter().filter_map(winner).collect()
+        NAMES.into_iter().filter_map(winner).collect()
+    }
+
+    /// The same in words: `seed 7 (flag)`.
+    pub(crate) fn tell(&self) -> Vec<String> {
+        let tell = |(name, value, source)| format!("{name} {value} ({source})");
+        self.entries().into_iter().map(tell).collect()
     }
 }
 

@@ -2,11 +2,12 @@
 //! one line for each as it ends. Memory is bounded by what is in flight, not by the length of the job.
 
 use super::answers::Answers;
+use super::limits::HELD_BACK;
 use super::params::Params;
 use super::prepare::{Preparation, Prepared};
 use super::request::{Form, JobRequest};
 use super::row::{self, RowStyle};
-use super::{Choice, LineWriter, SignalsLevel, Tracer};
+use super::{Choice, Item, SignalsLevel, Sink, Tracer};
 use crate::Session;
 use entropix_engine::{Event, Policy, RequestId, Stats, Work};
 use entropix_model::{Class, Error, Result, TokenId};
@@ -25,6 +26,8 @@ pub struct BatchJob {
     pub signals: SignalsLevel,
     /// Most requests in the engine at once; about twice the rows keeps the rows filled.
     pub max_in_flight: usize,
+    /// Whether the first request that fails ends the job.
+    pub fail_fast: bool,
     /// Whether there will be a [`Tracer`].
     pub is_traced: bool,
 }
@@ -36,15 +39,17 @@ pub enum Flow {
     Continue,
     /// Finish what was begun.
     Drain,
+    /// Stop at once because a request failed; what was begun is dropped.
+    Fail,
     /// Stop at once; what was begun is dropped.
     Stop,
 }
 
 /// Somebody who watches a job.
 pub trait Observer {
-    /// A request was answered, and its line is written.
+    /// A request was answered.
     fn finished(&mut self, id: &str, choices: &[Choice]);
-    /// A request failed, and its line is written.
+    /// A request failed.
     fn failed(&mut self, id: &str, error: &Error);
     /// A step was taken.
     fn stepped(&mut self, stats: &Stats) -> Flow;
@@ -62,13 +67,15 @@ pub struct Ended {
 }
 
 struct InFlight {
+    ticket: u64,
     id: String,
+    hash: String,
     form: Form,
     answers: Answers,
 }
 
 impl BatchJob {
-    /// Runs all of `requests`.
+    /// Runs all of `items`.
     ///
     /// # Errors
     /// Failures of the input, the output and the backend, which end the job; what was written stays. A request
@@ -76,8 +83,8 @@ impl BatchJob {
     pub fn run(
         &self,
         session: &mut Session,
-        requests: impl Iterator<Item = Result<(String, JobRequest)>>,
-        output: &mut LineWriter,
+        items: impl Iterator<Item = Result<Item<JobRequest>>>,
+        sink: &mut Sink,
         mut tracer: Option<&mut Tracer>,
         observer: &mut dyn Observer,
     ) -> Result<Ended> {
@@ -90,25 +97,37 @@ impl BatchJob {
             model: &model,
             token_bytes: &token_bytes,
         };
-        let mut requests = requests.fuse();
+        let mut items = items.fuse();
+        let mut tickets = 0..;
         let mut in_flight: HashMap<RequestId, InFlight> = HashMap::new();
         let mut events = Vec::new();
         let mut ended = Ended { n_finished: 0, n_failed: 0, flow: Flow::Continue };
+        let fail = |ended: &mut Ended, observer: &mut dyn Observer, id: &str, error: &Error| {
+            ended.n_failed += 1;
+            observer.failed(id, error);
+            if self.fail_fast {
+                ended.flow = ended.flow.max(Flow::Fail);
+            }
+        };
         loop {
-            while ended.flow == Flow::Continue && in_flight.len() < self.max_in_flight {
-                let Some(request) = requests.next() else { break };
-                let (id, request) = request?;
-                let form = request.form.clone();
-                match self.submit(session, &id, request) {
-                    Ok((request, answers)) => drop(in_flight.insert(request, InFlight { id, form, answers })),
+            while ended.flow == Flow::Continue
+                && in_flight.len() < self.max_in_flight
+                && sink.n_waiting() < HELD_BACK
+            {
+                let (Some(item), Some(ticket)) = (items.next(), tickets.next()) else { break };
+                let Item { id, hash, request } = item?;
+                let form = request.as_ref().map_or(Form::Short, |request| request.form.clone());
+                match request.and_then(|request| self.submit(session, &id, request)) {
+                    Ok((request, answers)) => {
+                        in_flight.insert(request, InFlight { ticket, id, hash, form, answers });
+                    }
                     Err(error) => {
-                        output.write_line(&row::failed(&id, &form, &error))?;
-                        ended.n_failed += 1;
-                        observer.failed(&id, &error);
+                        sink.put(ticket, row::failed(&id, &hash, &form, &error))?;
+                        fail(&mut ended, observer, &id, &error);
                     }
                 }
             }
-            if in_flight.is_empty() || ended.flow == Flow::Stop {
+            if in_flight.is_empty() || ended.flow >= Flow::Fail {
                 return Ok(ended);
             }
             session.engine().step(&mut events)?;
@@ -138,20 +157,22 @@ impl BatchJob {
                     Event::Failed { request, error } => (request, Err(error)),
                     _ => continue,
                 };
-                let Some(InFlight { id, form, answers }) = in_flight.remove(&request) else { continue };
+                let Some(flight) = in_flight.remove(&request) else { continue };
+                let InFlight { ticket, id, hash, form, answers } = flight;
                 match outcome {
                     Ok(()) => {
-                        output.write_line(&style.finished(&id, &form, &answers.choices, answers.asked))?;
+                        let Answers { choices, asked, .. } = &answers;
+                        sink.put(ticket, style.finished(&id, &hash, &form, choices, *asked))?;
                         ended.n_finished += 1;
-                        observer.finished(&id, &answers.choices);
+                        observer.finished(&id, choices);
                     }
                     Err(error) => {
-                        output.write_line(&row::failed(&id, &form, &error))?;
-                        ended.n_failed += 1;
-                        observer.failed(&id, &error);
+                        sink.put(ticket, row::failed(&id, &hash, &form, &error))?;
+                        fail(&mut ended, observer, &id, &error);
                     }
                 }
             }
+            sink.keep_pace()?;
             ended.flow = ended.flow.max(observer.stepped(&session.engine().stats()));
         }
     }

@@ -1,7 +1,7 @@
 //! What a model's signals usually are, over many requests answered with the likeliest tokens.
 
 use super::params::Params;
-use super::{JobRequest, Preparation};
+use super::{Item, JobRequest, Preparation};
 use crate::Session;
 use entropix_engine::{
     Calibration, Event, Part, Request, RequestId, RequestKey, Signal, Span, Stat, Token, Work,
@@ -45,7 +45,7 @@ impl CalibrationJob {
         &self,
         session: &mut Session,
         sha256: String,
-        requests: impl Iterator<Item = Result<(String, JobRequest)>>,
+        requests: impl Iterator<Item = Result<Item<JobRequest>>>,
         advanced: &mut dyn FnMut(u64),
     ) -> Result<Calibration> {
         let policy = session.policy("greedy", &[])?;
@@ -60,7 +60,8 @@ impl CalibrationJob {
         loop {
             while running.len() < self.max_in_flight {
                 let Some(request) = requests.next() else { break };
-                let (id, request) = request?;
+                let Item { id, request, .. } = request?;
+                let request = request?;
                 let prepared = self.preparation.prepare(session, &id, request, &self.defaults, &policy)?;
                 let prompt = prepared.request.prompt.clone();
                 running.insert(session.engine().submit(prepared.request)?, Vec::new());

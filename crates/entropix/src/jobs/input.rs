@@ -1,15 +1,16 @@
-//! A job's input: opened once, checked whole before anything is written, then read again one request at a
-//! time, so that memory does not grow with the file.
+//! A job's input: opened once and read one request at a time, as often as need be, so that memory does not grow
+//! with the file but for some bytes a request.
 
+use super::compressed::Packing;
+use super::ids::{self, Ids};
 use super::json::Flaw;
-use super::limits::{LINE_BYTES, TOLD_FLAWS};
-use super::lines::Lines;
+use super::limits::LINE_BYTES;
+use super::lines::{Line, Lines};
 use super::request::{JobRequest, PlainText};
 use entropix_model::{Class, Error, Result};
-use sha2::{Digest, Sha256};
-use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, Write};
+use std::io::{BufRead, Read, Seek, Write};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 /// What a job's input is made of.
@@ -19,6 +20,15 @@ pub enum InputFormat {
     Jsonl,
     /// A prompt a line.
     Text,
+}
+
+/// What becomes of a line that is no request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadLine {
+    /// The job ends with an error.
+    Fail,
+    /// The line gets a line in the output that says what is wrong with it.
+    Record,
 }
 
 /// Something a job does with one line.
@@ -51,18 +61,35 @@ impl JobLine for JobRequest {
     }
 }
 
+/// A line of an input, with what it is known by.
+#[derive(Debug, Clone)]
+pub struct Item<L> {
+    /// Its id, or one made of its content.
+    pub id: String,
+    /// 16 hexadecimal digits over its id and all it asks for.
+    pub hash: String,
+    /// What it asks for, or what is wrong with it and where.
+    pub request: Result<L>,
+}
+
 /// An open input.
 pub struct JobInput {
     file: File,
     path: PathBuf,
+    packing: Packing,
     format: InputFormat,
     plain: PlainText,
 }
 
 impl JobInput {
     /// Opens `path`, or standard input for `-`. What cannot be read twice (pipes, terminals) is copied to a
-    /// temporary file first. Without `format` the first byte that is not blank decides: `{` is JSONL.
+    /// temporary file first; `.gz` and `.zst` are unpacked while they are read. Without `format` the first byte
+    /// that is not blank decides: `{` is JSONL.
+    ///
+    /// # Errors
+    /// `NoInput` for what is not there or no file, `Data` and `Io` for what cannot be read.
     pub fn open(path: &Path, format: Option<InputFormat>, plain: PlainText) -> Result<Self> {
+        let packing = Packing::of(path);
         let (file, path) = if path == Path::new("-") {
             (stage(&mut std::io::stdin().lock(), Path::new("standard input"))?, PathBuf::from("<stdin>"))
         } else {
@@ -80,7 +107,7 @@ impl JobInput {
             }
             (file, path.to_owned())
         };
-        let mut input = Self { file, path, format: InputFormat::Jsonl, plain };
+        let mut input = Self { file, path, packing, format: InputFormat::Jsonl, plain };
         input.format = match format {
             Some(format) => format,
             None => input.guess_format()?,
@@ -93,57 +120,47 @@ impl JobInput {
         self.format
     }
 
+    /// What plain lines are.
+    pub fn plain(&self) -> PlainText {
+        self.plain
+    }
+
     /// The open file, to compare it with an output.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Checks every line and every id, and says how many requests there are. One error names the first bad
-    /// lines, each with line and column.
-    pub fn check<L: JobLine>(&self) -> Result<usize> {
-        let mut lines = self.lines()?;
-        let mut ids = Ids::default();
-        let mut flaws = Vec::new();
-        let (mut n_requests, mut n_flaws) = (0, 0);
-        while let Some(line) = lines.next_line()? {
-            n_requests += 1;
-            let checked = self.read::<L>(line.text).and_then(|request| ids.assign(&request, line.number));
-            if let Err(flaw) = checked {
-                n_flaws += 1;
-                if flaws.len() < TOLD_FLAWS {
-                    flaws.push(self.tell(line.number, line.text, &flaw));
-                }
-            }
-        }
-        match n_flaws {
-            0 => Ok(n_requests),
-            1 => Err(Error::data("Line", format!("{}; nothing was written", flaws[0]))),
-            _ => {
-                let more = if n_flaws > flaws.len() { "\n  …" } else { "" };
-                let message = format!(
-                    "{}: {n_flaws} of {n_requests} lines are bad; nothing was written\n  {}{more}",
-                    self.path.display(),
-                    flaws.join("\n  ")
-                );
-                Err(Error::data("Line", message))
-            }
-        }
+    /// Its path, `<stdin>` for standard input.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// Reads the requests; for an input that was checked.
-    pub fn requests<L: JobLine>(&self) -> Result<Requests<'_, L>> {
-        Ok(Requests { input: self, lines: self.lines()?, ids: Ids::default(), of: std::marker::PhantomData })
+    /// Its items, from the first line on.
+    ///
+    /// # Errors
+    /// When the file cannot be read from its beginning.
+    pub fn items<L: JobLine>(&self, bad_line: BadLine) -> Result<Items<'_, L>> {
+        Ok(Items { reader: self.reader(self.text()?), bad_line })
     }
 
-    fn lines(&self) -> Result<Lines<BufReader<File>>> {
-        let mut file = self.file.try_clone().map_err(|e| Error::io(&self.path, "read", &e))?;
-        file.rewind().map_err(|e| Error::io(&self.path, "read", &e))?;
-        Ok(Lines::new(BufReader::with_capacity(1 << 16, file), &self.path))
+    /// What it holds, unpacked.
+    pub(super) fn text(&self) -> Result<Box<dyn BufRead>> {
+        let rewound = self.file.try_clone().and_then(|mut file| file.rewind().map(|()| file));
+        Ok(self.packing.reader(rewound.map_err(|e| Error::io(&self.path, "read", &e))?))
+    }
+
+    /// Reads the items out of `text`.
+    pub(super) fn reader<R: BufRead, L: JobLine>(&self, text: R) -> ItemReader<'_, R, L> {
+        let lines = Lines::new(text, &self.path);
+        ItemReader { input: self, lines, ids: Ids::default(), of: PhantomData }
     }
 
     fn guess_format(&self) -> Result<InputFormat> {
-        let lines = self.lines()?.next_line()?.map(|line| line.text.trim_ascii_start().starts_with('{'));
-        Ok(if lines == Some(false) { InputFormat::Text } else { InputFormat::Jsonl })
+        let mut lines = Lines::new(self.text()?, &self.path);
+        Ok(match lines.next_line()? {
+            Some(line) if !line.bytes.trim_ascii_start().starts_with(b"{") => InputFormat::Text,
+            _ => InputFormat::Jsonl,
+        })
     }
 
     fn read<L: JobLine>(&self, text: &str) -> Result<L, Flaw> {
@@ -152,72 +169,67 @@ impl JobInput {
             InputFormat::Text => Ok(L::from_plain(text, self.plain)),
         }
     }
-
-    fn tell(&self, number: usize, text: &str, flaw: &Flaw) -> String {
-        format!("{}:{number}:{}: {}", self.path.display(), flaw.column(text), flaw.message)
-    }
 }
 
-/// The requests of an input, with their ids.
-pub struct Requests<'a, L> {
+/// Reads items, good and bad.
+pub(super) struct ItemReader<'a, R, L> {
     input: &'a JobInput,
-    lines: Lines<BufReader<File>>,
+    lines: Lines<R>,
     ids: Ids,
-    of: std::marker::PhantomData<L>,
+    of: PhantomData<L>,
 }
 
-impl<L: JobLine> Iterator for Requests<'_, L> {
-    type Item = Result<(String, L)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let line = match self.lines.next_line() {
-            Ok(line) => line?,
-            Err(error) => return Some(Err(error)),
-        };
-        let request = self.input.read::<L>(line.text).and_then(|request| {
-            let id = self.ids.assign(&request, line.number)?;
-            Ok((id, request))
+impl<R: BufRead, L: JobLine> ItemReader<'_, R, L> {
+    /// The next line, whatever is wrong with it.
+    pub(super) fn next_item(&mut self) -> Result<Option<Item<L>>> {
+        let Some(Line { number, bytes, text }) = self.lines.next_line()? else { return Ok(None) };
+        let (input, ids) = (self.input, &mut self.ids);
+        let read = text.and_then(|text| {
+            let request: L = input.read(text)?;
+            let content = request.content_hash();
+            let id = ids.assign(request.id(), &content, number)?;
+            Ok((id, content, request))
         });
-        Some(request.map_err(|flaw| {
-            let place = self.input.tell(line.number, line.text, &flaw);
-            Error::data("SourceChanged", format!("{place}; the file was changed while it was read"))
+        Ok(Some(match read {
+            Ok((id, content, request)) => {
+                Item { hash: ids::identity(&id, &content), id, request: Ok(request) }
+            }
+            Err(flaw) => {
+                let content = ids::short_hash(bytes);
+                let id = ids.name(&format!("bad-{content}"), number);
+                let place = format!("{}:{number}:{}", input.path.display(), flaw.column(bytes));
+                let error = Error::data(flaw.code, format!("{place}: {}", flaw.message));
+                Item { hash: ids::identity(&id, &content), id, request: Err(error) }
+            }
         }))
     }
-}
 
-/// The ids seen so far, by hash: 32 bytes a request whatever the ids are.
-#[derive(Default)]
-struct Ids {
-    /// Hash of an id -> its line.
-    lines: HashMap<[u8; 16], u32>,
-    /// Hash of a content -> how often it came without an id.
-    occurrences: HashMap<[u8; 16], u32>,
-}
-
-impl Ids {
-    /// The request's own id, or its content hash and occurrence number.
-    fn assign<L: JobLine>(&mut self, request: &L, line: usize) -> Result<String, Flaw> {
-        let id = match request.id() {
-            Some(id) => id.to_owned(),
-            None => {
-                let hash = request.content_hash();
-                let occurrence = self.occurrences.entry(key(&hash)).or_insert(0);
-                *occurrence += 1;
-                format!("{hash}-{occurrence}")
-            }
-        };
-        match self.lines.insert(key(&id), u32::try_from(line).unwrap_or(u32::MAX)) {
-            None => Ok(id),
-            Some(first) => {
-                let id: String = id.chars().take(80).collect();
-                Err(Flaw::new("DuplicateId", 0, format!("the id {id:?} stands on line {first} already")))
-            }
-        }
+    /// What the lines were read from.
+    pub(super) fn into_text(self) -> R {
+        self.lines.into_reader()
     }
 }
 
-fn key(text: &str) -> [u8; 16] {
-    Sha256::digest(text.as_bytes())[..16].try_into().expect("a digest has 32 bytes")
+/// The items of an input. With [`BadLine::Fail`] every one of them has a request.
+pub struct Items<'a, L> {
+    reader: ItemReader<'a, Box<dyn BufRead>, L>,
+    bad_line: BadLine,
+}
+
+impl<L: JobLine> Iterator for Items<'_, L> {
+    type Item = Result<Item<L>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let item = self.reader.next_item().transpose()?;
+        Some(item.and_then(|item| match (self.bad_line, &item.request) {
+            (BadLine::Fail, Err(error)) => {
+                let message =
+                    format!("{}; correct it and give the same command again to go on", error.message);
+                Err(Error { message, ..error.clone() })
+            }
+            _ => Ok(item),
+        }))
+    }
 }
 
 /// Copies `source` to a nameless temporary file; stops at a line that no job would take, so that an endless
@@ -249,20 +261,27 @@ fn stage(source: &mut dyn Read, path: &Path) -> Result<File> {
     }
 }
 
+/// An input that holds `text`.
+#[cfg(test)]
+pub(super) fn of_text(text: &str) -> JobInput {
+    let path = PathBuf::from("in.jsonl");
+    let file = stage(&mut text.as_bytes(), &path).unwrap();
+    let (packing, format, plain) = (Packing::Plain, InputFormat::Jsonl, PlainText::Question);
+    let mut input = JobInput { file, path, packing, format, plain };
+    input.format = input.guess_format().unwrap();
+    input
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn input(text: &str) -> JobInput {
-        let path = PathBuf::from("in.jsonl");
-        let file = stage(&mut text.as_bytes(), &path).unwrap();
-        let mut input = JobInput { file, path, format: InputFormat::Jsonl, plain: PlainText::Question };
-        input.format = input.guess_format().unwrap();
-        input
+    fn items(text: &str, bad_line: BadLine) -> Vec<Result<Item<JobRequest>>> {
+        of_text(text).items(bad_line).unwrap().collect()
     }
 
     fn ids(text: &str) -> Vec<String> {
-        input(text).requests::<JobRequest>().unwrap().map(|r| r.unwrap().0).collect()
+        items(text, BadLine::Record).into_iter().map(|item| item.unwrap().id).collect()
     }
 
     #[test]
@@ -271,36 +290,46 @@ mod tests {
         let [first, second, third] = &ids(&format!("{a}\n{b}\n{a}\n"))[..] else { panic!("not three") };
         assert!(first.ends_with("-1") && third.ends_with("-2") && first[..16] == third[..16]);
         assert_eq!(ids(&format!("\n{b}\n{a}")), [second.clone(), first.clone()]);
+        let bad = "{\"prompt\": }";
+        let [first, second, third] = &ids(&format!("{bad}\n{a}\n{bad}\n"))[..] else { panic!("not three") };
+        assert!(first.starts_with("bad-") && first.ends_with("-1") && third.ends_with("-2"));
+        assert_eq!(ids(&format!("{a}\n{bad}\n")), [second.clone(), first.clone()]);
     }
 
     #[test]
-    fn every_bad_line_is_told() {
-        let text = "{\"prompt\": \"a\"}\n\n{\"prompt\": \"b\", \"top_p\": 2}\n{\"prompt\": }\n";
-        let error = input(text).check::<JobRequest>().unwrap_err();
-        assert_eq!(error.class, Class::Data);
-        for part in
-            ["2 of 3 lines", "nothing was written", "in.jsonl:3:26: top_p is 2", "in.jsonl:4:12: not valid"]
-        {
-            assert!(error.message.contains(part), "{part}: {}", error.message);
+    fn an_edited_request_has_another_hash() {
+        let hash = |text: &str| items(text, BadLine::Fail)[0].clone().unwrap().hash;
+        let first = hash(r#"{"id": "x", "prompt": "a"}"#);
+        assert_eq!(first, hash(r#"{ "prompt":"a",  "id":"x" }"#), "only blanks and order differ");
+        for edited in [
+            r#"{"id": "x", "prompt": "b"}"#,
+            r#"{"id": "y", "prompt": "a"}"#,
+            r#"{"id": "x", "prompt": "a", "seed": 1}"#,
+            r#"{"id": "x", "messages": [{"role": "user", "content": "a"}]}"#,
+            r#"{"custom_id": "x", "url": "/v1/completions", "body": {"prompt": "a"}}"#,
+        ] {
+            assert_ne!(first, hash(edited), "{edited}");
         }
     }
 
     #[test]
-    fn an_id_that_comes_twice_names_both_lines() {
-        let text = "{\"id\": \"x\", \"prompt\": \"a\"}\n{\"id\": \"x\", \"prompt\": \"b\"}\n";
-        let error = input(text).check::<JobRequest>().unwrap_err();
-        assert!(
-            error.message.starts_with("in.jsonl:2:1: the id \"x\" stands on line 1"),
-            "{}",
-            error.message
-        );
+    fn bad_lines_end_a_job_or_are_items() {
+        let text = "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"top_p\": 2}\n{\"prompt\": \"c\"}\n";
+        let failing = items(text, BadLine::Fail);
+        let error = failing[1].as_ref().unwrap_err();
+        assert!(error.message.starts_with("in.jsonl:2:26: top_p is 2"), "{}", error.message);
+        assert!(error.message.contains("the same command again"), "{}", error.message);
+        let recorded: Vec<_> = items(text, BadLine::Record).into_iter().map(Result::unwrap).collect();
+        assert_eq!(recorded.len(), 3);
+        assert_eq!(recorded[1].request.as_ref().unwrap_err().code, "Field");
+        assert!(recorded[0].request.is_ok() && recorded[2].request.is_ok());
     }
 
     #[test]
     fn the_first_byte_decides_the_format() {
-        assert_eq!(input("\n  {\"prompt\": \"a\"}").format, InputFormat::Jsonl);
-        assert_eq!(input("\nWhat is 2+2?\n{").format, InputFormat::Text);
-        assert_eq!(input("").check::<JobRequest>(), Ok(0));
+        assert_eq!(of_text("\n  {\"prompt\": \"a\"}").format, InputFormat::Jsonl);
+        assert_eq!(of_text("\nWhat is 2+2?\n{").format, InputFormat::Text);
+        assert_eq!(of_text("").format, InputFormat::Jsonl);
     }
 
     #[test]

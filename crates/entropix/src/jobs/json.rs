@@ -24,10 +24,13 @@ impl Flaw {
         Self { code, offset, message: message.into() }
     }
 
-    /// The column of the flaw in `line`, in characters from 1.
-    pub fn column(&self, line: &str) -> usize {
-        let end = line.floor_char_boundary(self.offset.min(line.len()));
-        line[..end].chars().count() + 1
+    /// The column of the flaw in `line`, in characters from 1; bytes that are no UTF-8 count as one each.
+    pub fn column(&self, line: &[u8]) -> usize {
+        let begins = |byte: &&u8| **byte & 0xc0 != 0x80;
+        match line.get(..=self.offset) {
+            Some(until) => until.iter().filter(begins).count().max(1),
+            None => line.iter().filter(begins).count() + 1,
+        }
     }
 }
 
@@ -227,7 +230,7 @@ mod tests {
         assert_eq!(members[0].key, "é");
         let inner = members[0].value.elements("é", 9).unwrap()[1].members("é[1]").unwrap();
         let flaw = inner[0].value.integer("b", 0, 5).unwrap_err();
-        assert_eq!(flaw.column(line), line.chars().position(|c| c == '-').unwrap() + 1);
+        assert_eq!(flaw.column(line.as_bytes()), line.chars().position(|c| c == '-').unwrap() + 1);
         assert!(flaw.message.contains("the number -2"), "{}", flaw.message);
         assert_eq!(members[1].offset, line.find("\"stop\"").unwrap());
     }
@@ -242,7 +245,7 @@ mod tests {
                 .and_then(|m| m[0].value.string("a").map(|_| ()))
                 .unwrap_err();
             assert_eq!(flaw.code, "Json", "{line}");
-            assert_eq!(flaw.column(line), column, "{line}: {}", flaw.message);
+            assert_eq!(flaw.column(line.as_bytes()), column, "{line}: {}", flaw.message);
         }
     }
 

@@ -1,21 +1,33 @@
 //! Every limit of this module on untrusted input, one named constant each. Those of texts and stop strings are
 //! in [`crate::text::limits`].
 
-/// Bytes of one input line.
-pub const LINE_BYTES: usize = 64 << 20;
-/// Bytes of a request's id.
-pub const ID_BYTES: usize = 1024;
-/// Messages of one request, and parts of one message.
-pub const MESSAGES: usize = 16_384;
-/// Tokens of a prompt given as token ids.
-pub const PROMPT_TOKENS: usize = 4 << 20;
-/// Ids in `stop_token_ids`.
-pub const STOP_TOKENS: usize = 256;
-/// Entries in `logit_bias`.
-pub const LOGIT_BIAS_ENTRIES: usize = 1024;
-/// Alternatives reported for a token.
-pub const LOGPROBS: i64 = 256;
-/// Answers to one request.
-pub const N: i64 = 128;
-/// Bad lines that are told before the rest are only counted.
-pub const TOLD_FLAWS: usize = 10;
+entropix_model::limits! {
+    /// Bytes of one input line.
+    pub const LINE_BYTES: usize = 64 << 20;
+    /// Bytes of a request's id.
+    pub const ID_BYTES: usize = 1024;
+    /// Messages of one request, and parts of one message.
+    pub const MESSAGES: usize = 16_384;
+    /// Tokens of a prompt given as token ids.
+    pub const PROMPT_TOKENS: usize = 4 << 20;
+    /// Ids in `stop_token_ids`.
+    pub const STOP_TOKENS: usize = 256;
+    /// Entries in `logit_bias`.
+    pub const LOGIT_BIAS_ENTRIES: usize = 1024;
+    /// Alternatives reported for a token.
+    pub const LOGPROBS: i64 = 256;
+    /// Answers to one request.
+    pub const N: i64 = 128;
+    /// Bad lines that are told before the rest are only counted.
+    pub const TOLD_FLAWS: usize = 100;
+    /// Bytes of one line of an output that is read again; far more than any answer takes.
+    pub const ROW_BYTES: u64 = 1 << 30;
+    /// Bytes of a manifest.
+    pub const MANIFEST_BYTES: u64 = 16 << 20;
+    /// Requests read ahead to begin with the longest.
+    pub const AHEAD_ITEMS: usize = 4096;
+    /// Bytes of prompts read ahead, but for the last.
+    pub const AHEAD_BYTES: usize = 64 << 20;
+    /// Lines that may be held back to keep the order of the input.
+    pub const HELD_BACK: usize = 1024;
+}

@@ -1,16 +1,25 @@
 //! Jobs: files of requests in, files of results out, one line each.
 //!
 //! An input is checked whole before anything is written; results are whole lines in the order they finish; one
-//! bad request never ends the others.
+//! bad request never ends the others. An output and its manifest say all that the next run needs to go on: what
+//! is done is what has a whole line there.
 
+mod admission;
 pub mod answers;
 mod batch;
 mod calibrate;
+mod check;
 mod choice;
+mod compressed;
+mod done;
+mod ids;
 mod input;
 pub mod json;
+mod ledger;
 pub mod limits;
 mod lines;
+pub mod manifest;
+mod merge;
 mod openai_row;
 mod output;
 pub mod params;
@@ -19,16 +28,27 @@ mod replay;
 mod request;
 pub mod row;
 mod score;
+mod shard;
+mod sink;
 mod trace;
+pub mod verify;
 
+pub use admission::{longest_first, pending};
 pub use batch::{BatchJob, Ended, Flow, Observer};
 pub use calibrate::CalibrationJob;
+pub use check::Checked;
 pub use choice::{Choice, SignalsLevel, Summary, decision_index};
-pub use input::{InputFormat, JobInput, JobLine, Requests};
+pub use done::{Done, Earlier, RowHead};
+pub use input::{BadLine, InputFormat, Item, Items, JobInput, JobLine};
+pub use ledger::{Ledger, Resume, manifest_path, read_manifest};
 pub use lines::{Line, Lines};
-pub use output::{Existing, LineWriter};
+pub use manifest::Manifest;
+pub use merge::{Merged, merge};
+pub use output::{Existing, LineWriter, SyncEvery, refuse_model};
 pub use prepare::{Preparation, Prepared};
 pub use replay::{Replay, Replayed};
 pub use request::{Form, JobRequest, PlainText, Prompt};
 pub use score::{ScoreJob, ScoreObserver, ScoreRequest};
+pub use shard::Shard;
+pub use sink::Sink;
 pub use trace::Tracer;

@@ -1,5 +1,6 @@
 //! Result lines of OpenAI's batch interface: `{"id", "custom_id", "response": {"status_code", "request_id",
-//! "body"}, "error"}`, the body a completion or chat completion, each choice with its `entropix` beside it.
+//! "body"}, "error"}`, the body a completion or chat completion, each choice with its `entropix` beside it. The ids that
+//! OpenAI's servers make up carry the hash the request is known by.
 
 use super::choice::Choice;
 use super::row::{Alternatives, RowStyle, Signals, finish_reason, total};
@@ -7,13 +8,13 @@ use entropix_model::{Candidate, TokenId};
 use serde::Serialize;
 use serde::ser::Serializer;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 
 /// A line of a `/v1/completions` request.
 pub(super) fn completion<'a>(
     style: &'a RowStyle<'a>,
     id: &'a str,
+    hash: &'a str,
     model: Option<&'a str>,
     choices: &'a [Choice],
     asked: Alternatives,
@@ -22,13 +23,14 @@ pub(super) fn completion<'a>(
         text: &choice.text,
         logprobs: (asked == Alternatives::Asked).then(|| CompletionLogprobs::of(style, choice)),
     };
-    row(style, id, "text_completion", model, choices, said)
+    row(style, id, hash, "text_completion", model, choices, said)
 }
 
 /// A line of a `/v1/chat/completions` request.
 pub(super) fn chat<'a>(
     style: &'a RowStyle<'a>,
     id: &'a str,
+    hash: &'a str,
     model: Option<&'a str>,
     choices: &'a [Choice],
     asked: Alternatives,
@@ -37,24 +39,24 @@ pub(super) fn chat<'a>(
         message: Message { role: "assistant", content: &choice.text },
         logprobs: (asked == Alternatives::Asked).then(|| ChatLogprobs::of(style, choice)),
     };
-    row(style, id, "chat.completion", model, choices, said)
+    row(style, id, hash, "chat.completion", model, choices, said)
 }
 
 /// A line of a request of either kind that could not be finished.
-pub(super) fn failed(id: &str, error: Value) -> Value {
-    json!({"id": format!("batch_req_{}", hash(id)), "custom_id": id, "response": null, "error": error})
+pub(super) fn failed(id: &str, hash: &str, error: Value) -> Value {
+    json!({"id": format!("batch_req_{hash}"), "custom_id": id, "response": null, "error": error})
 }
 
 fn row<'a>(
     style: &'a RowStyle<'a>,
     id: &'a str,
+    hash: &'a str,
     object: &'static str,
     model: Option<&'a str>,
     choices: &'a [Choice],
     said: impl Fn(&'a Choice) -> Said<'a>,
 ) -> Row<'a> {
     let usage = total(choices);
-    let hash = hash(id);
     let choices = choices.iter().enumerate().map(|(index, choice)| OpenAiChoice {
         index,
         said: said(choice),
@@ -99,7 +101,7 @@ struct Row<'a> {
 #[derive(Serialize)]
 struct Response<'a> {
     status_code: u16,
-    request_id: String,
+    request_id: &'a str,
     body: Body<'a>,
 }
 
@@ -240,11 +242,6 @@ fn shown(bytes: Vec<u8>) -> String {
         let bytes = error.as_bytes().iter();
         bytes.fold("bytes:".to_owned(), |text, byte| format!("{text}\\x{byte:02x}"))
     })
-}
-
-/// 16 hexadecimal digits that stand for an id.
-fn hash(id: &str) -> String {
-    Sha256::digest(id.as_bytes())[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

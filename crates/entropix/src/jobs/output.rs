@@ -1,23 +1,35 @@
 //! A job's output: whole lines only. Each line is appended in one write; when a write fails, what it left is
 //! cut off again, so that the file always ends with a whole line.
 
+use super::done::{Found, for_each_line};
 use entropix_model::{Class, Error, Result};
 use std::fs::{File, Metadata, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::io::{BufReader, BufWriter, ErrorKind, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How often what was written is forced to the disk.
-const SYNC_EVERY: Duration = Duration::from_secs(5);
+/// What a failed write leaves, and what to do about it.
+const GO_ON: &str = "; it ends with a whole line, give the same command again to go on";
 
-/// What to do with an output that holds something.
+/// How often what was written is forced to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncEvery {
+    /// After that many lines.
+    Lines(u64),
+    /// After that much time.
+    Time(Duration),
+}
+
+/// What to do with a file that holds something already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// Refuse it.
-    Keep,
+    /// Leave it and fail.
+    Refuse,
     /// Empty it.
     Overwrite,
+    /// Write behind it.
+    Append,
 }
 
 /// A file of lines, or standard output.
@@ -27,87 +39,183 @@ pub struct LineWriter {
     /// Length of the file after the last whole line; none for what cannot be cut (pipes, devices).
     whole: Option<u64>,
     state: State,
+    sync_every: SyncEvery,
+    /// Lines since the last sync.
+    unsynced: u64,
     synced: Instant,
+    /// What was replaced, kept for its lock: whoever opened it before must find it taken.
+    _replaced: Option<File>,
 }
 
-/// Until the first line nothing is changed: a job that fails before it leaves things as they were.
+/// Until a job begins nothing is changed: one that fails before leaves things as they were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The file was made by us and is taken away if the job fails before its first line.
+    /// The file was made by us and is taken away if the job fails before it begins.
     Created,
-    /// The file was there, and is emptied before the first line.
+    /// The file was there.
     Found,
-    /// Lines are written.
+    /// Lines may be written.
     Begun,
 }
 
 impl LineWriter {
-    /// Opens `path` for appending, or standard output for `-`. It must not be `input`, must not hold anything
-    /// unless it may be overwritten, and must not be written by another job. Nothing is overwritten before
-    /// the first line, or [`LineWriter::finish`].
-    pub fn open(path: &Path, existing: Existing, input: &File) -> Result<Self> {
+    /// Opens `path` for appending, or standard output for `-`. It must not be `input` and must not be written
+    /// by another job. Nothing is changed before one of the `begin` functions.
+    ///
+    /// # Errors
+    /// `Usage` for the input itself, `Temp` for what another job writes, `Io` for what cannot be opened.
+    pub fn open(path: &Path, input: &File, sync_every: SyncEvery) -> Result<Self> {
+        let of = |file: File, path: PathBuf, whole, state| Self {
+            file,
+            path,
+            whole,
+            state,
+            sync_every,
+            unsynced: 0,
+            synced: Instant::now(),
+            _replaced: None,
+        };
+        let look = |file: &File| file.metadata().map_err(|e| failed(path, "look at", &e));
+        // What standard input is may be another file than the copy that is worked from.
+        let stdin = std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned();
+        let stdin = stdin.ok().and_then(|fd| File::from(fd).metadata().ok());
+        let inputs: Vec<Metadata> = [Some(look(input)?), stdin].into_iter().flatten().collect();
+        let is_input =
+            |output: &Metadata| output.is_file() && inputs.iter().any(|input| same_file(output, input));
+        let refused = || {
+            let message =
+                format!("{}: input and output are the same file; name another output", path.display());
+            Error::new(Class::Usage, "SameFile", message)
+        };
         if path == Path::new("-") {
             let file = std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned();
-            let file = file.map_err(|e| failed(path, "open", &e))?;
-            return Ok(Self {
-                file: File::from(file),
-                path: "<stdout>".into(),
-                whole: None,
-                state: State::Begun,
-                synced: Instant::now(),
-            });
+            let file = File::from(file.map_err(|e| failed(path, "open", &e))?);
+            if file.metadata().is_ok_and(|metadata| is_input(&metadata)) {
+                return Err(refused());
+            }
+            return Ok(of(file, "<stdout>".into(), None, State::Found));
         }
-        let look = |file: &File, path: &Path| file.metadata().map_err(|e| failed(path, "look at", &e));
-        let before = std::fs::metadata(path);
-        if let Ok(before) = &before
-            && before.is_file()
-            && same_file(before, &look(input, path)?)
-        {
-            return Err(Error::new(
-                Class::Usage,
-                "SameFile",
-                format!("{}: input and output are the same file; name another output", path.display()),
-            ));
+        loop {
+            let before = std::fs::metadata(path);
+            if before.as_ref().is_ok_and(is_input) {
+                return Err(refused());
+            }
+            let mut options = File::options();
+            options.append(true).create(true);
+            // What is no file (a pipe, a device) may be writable only.
+            let readable = before.as_ref().map_or(true, |before| before.is_file());
+            let file = options.read(readable).open(path).map_err(|e| failed(path, "open", &e))?;
+            let metadata = look(&file)?;
+            let state = if before.is_ok() { State::Found } else { State::Created };
+            if !metadata.is_file() {
+                return Ok(of(file, path.to_owned(), None, state));
+            }
+            lock(&file, path)?;
+            // Whoever held the lock until now may have put another file in its place.
+            if std::fs::metadata(path).is_ok_and(|now| same_file(&now, &metadata)) {
+                return Ok(of(file, path.to_owned(), Some(metadata.len()), state));
+            }
         }
-        let file =
-            File::options().append(true).create(true).open(path).map_err(|e| failed(path, "open", &e))?;
-        let metadata = look(&file, path)?;
-        let state = if before.is_ok() { State::Found } else { State::Created };
-        let whole = metadata.is_file().then_some(0);
-        let writer = Self { file, path: path.to_owned(), whole, state, synced: Instant::now() };
-        if metadata.is_file() {
-            writer.claim(existing)?;
-        }
-        Ok(writer)
     }
 
-    fn claim(&self, existing: Existing) -> Result<()> {
-        match self.file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let message =
-                    format!("{}: another job is writing it; wait, or name another", self.path.display());
-                return Err(Error::new(Class::Temp, "Locked", message));
+    /// Opens what is written beside a job: as [`LineWriter::open`], ready for lines.
+    ///
+    /// # Errors
+    /// Those of [`LineWriter::open`], and `Usage` for a file that holds something where it is to be refused.
+    pub fn open_beside(path: &Path, input: &File, existing: Existing) -> Result<Self> {
+        let mut lines = Self::open(path, input, SyncEvery::Lines(u64::MAX))?;
+        match existing {
+            Existing::Append => lines.begin_behind(lines.len())?,
+            Existing::Refuse if !lines.is_empty() => {
+                let message = format!(
+                    "{}: holds {} bytes already and is left as it is; name another output, or add --overwrite to \
+                     replace it",
+                    path.display(),
+                    lines.len()
+                );
+                return Err(Error::new(Class::Usage, "OutputExists", message));
             }
-            // Some network file systems know no locks.
-            Err(TryLockError::Error(_)) => {}
+            Existing::Refuse | Existing::Overwrite => lines.begin_empty()?,
         }
-        let length = self.file.metadata().map_err(|e| failed(&self.path, "look at", &e))?.len();
-        if length > 0 && existing == Existing::Keep {
-            let message = format!(
-                "{}: holds {length} bytes already and is left as it is; name another output, or add --overwrite \
-                 to replace it",
-                self.path.display()
-            );
-            return Err(Error::new(Class::Usage, "OutputExists", message));
+        Ok(lines)
+    }
+
+    /// Where lines go.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether what is written can be read again: false for pipes and devices.
+    pub fn is_file(&self) -> bool {
+        self.whole.is_some()
+    }
+
+    /// Bytes that stand there already.
+    pub fn len(&self) -> u64 {
+        self.whole.unwrap_or(0)
+    }
+
+    /// Whether nothing stands there yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What stands there.
+    pub(super) fn read(&self) -> Result<Found> {
+        let failed = |e: std::io::Error| failed(&self.path, "read", &e);
+        Found::read(BufReader::with_capacity(1 << 16, self.rewound().map_err(failed)?)).map_err(failed)
+    }
+
+    /// Begins with an empty file.
+    ///
+    /// # Errors
+    /// `Io` when it cannot be emptied.
+    pub fn begin_empty(&mut self) -> Result<()> {
+        self.begin_behind(0)
+    }
+
+    /// Begins behind the first `whole` bytes and cuts off the rest.
+    pub(super) fn begin_behind(&mut self, whole: u64) -> Result<()> {
+        if let Some(length) = &mut self.whole
+            && *length != whole
+        {
+            self.file.set_len(whole).map_err(|e| failed(&self.path, "cut", &e))?;
+            *length = whole;
+            self.sync()?;
         }
+        self.state = State::Begun;
         Ok(())
     }
 
-    fn begin(&mut self) -> Result<()> {
-        if self.state == State::Found && self.whole.is_some() {
-            self.file.set_len(0).map_err(|e| failed(&self.path, "empty", &e))?;
-        }
+    /// Begins behind those lines that `keep` takes; the others are left out. The file that has only these
+    /// replaces the old one at once, when it is on the disk.
+    pub(super) fn begin_with(&mut self, keep: &mut dyn FnMut(&[u8]) -> bool) -> Result<()> {
+        let partial = beside(&self.path, ".partial");
+        let wrote = |e: std::io::Error| failed(&partial, "write", &e);
+        let new = File::options().read(true).append(true).create(true).open(&partial).map_err(wrote)?;
+        lock(&new, &partial)?;
+        // What an interrupted replacement left.
+        new.set_len(0).map_err(wrote)?;
+        let mut length = 0;
+        let mut out = BufWriter::with_capacity(1 << 16, &new);
+        let old = self.rewound().map_err(|e| failed(&self.path, "read", &e))?;
+        for_each_line(BufReader::with_capacity(1 << 16, old), &mut |line| {
+            if keep(line) {
+                length += line.len() as u64;
+                out.write_all(line)?;
+            }
+            Ok(())
+        })
+        .and_then(|_| out.flush())
+        .map_err(wrote)?;
+        drop(out);
+        let permissions = self.file.metadata().map(|metadata| metadata.permissions());
+        permissions.and_then(|permissions| new.set_permissions(permissions)).map_err(wrote)?;
+        new.sync_all().map_err(wrote)?;
+        std::fs::rename(&partial, &self.path).map_err(|e| failed(&self.path, "replace", &e))?;
+        sync_folder(&self.path);
+        self._replaced = Some(std::mem::replace(&mut self.file, new));
+        self.whole = Some(length);
         self.state = State::Begun;
         Ok(())
     }
@@ -115,7 +223,7 @@ impl LineWriter {
     /// Appends `line`, which ends with its only line end.
     pub fn write_line(&mut self, line: &[u8]) -> Result<()> {
         assert!(line.ends_with(b"\n") && !line[..line.len() - 1].contains(&b'\n'), "one line at a time");
-        self.begin()?;
+        assert!(self.state == State::Begun, "a job begins before it writes");
         let mut rest = line;
         while !rest.is_empty() {
             match self.file.write(rest) {
@@ -127,44 +235,56 @@ impl LineWriter {
         }
         if let Some(whole) = &mut self.whole {
             *whole += line.len() as u64;
-            if self.synced.elapsed() >= SYNC_EVERY {
-                self.sync()?;
-            }
+            self.unsynced += 1;
         }
-        Ok(())
+        self.keep_pace()
+    }
+
+    /// Forces what was written to the disk if it is time to.
+    pub fn keep_pace(&mut self) -> Result<()> {
+        let due = match self.sync_every {
+            SyncEvery::Lines(lines) => self.unsynced >= lines,
+            SyncEvery::Time(time) => self.unsynced > 0 && self.synced.elapsed() >= time,
+        };
+        if due { self.sync() } else { Ok(()) }
     }
 
     /// Forces everything to the disk, the name of a new file too.
     pub fn finish(mut self) -> Result<()> {
-        self.begin()?;
+        assert!(self.state == State::Begun, "a job begins before it ends");
         if self.whole.is_none() {
             return self.file.flush().map_err(|e| failed(&self.path, "write", &e));
         }
         self.sync()?;
-        let folder = match self.path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        // Not every file system lets a folder be opened or synced; the lines themselves are safe.
-        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        sync_folder(&self.path);
         Ok(())
     }
 
+    fn rewound(&self) -> std::io::Result<File> {
+        let mut file = self.file.try_clone()?;
+        file.rewind()?;
+        Ok(file)
+    }
+
     fn sync(&mut self) -> Result<()> {
-        self.synced = Instant::now();
+        (self.synced, self.unsynced) = (Instant::now(), 0);
         // After a failed sync the kernel may have dropped the pages: trying again would lie.
-        self.file.sync_data().map_err(|e| failed(&self.path, "write to disk", &e))
+        self.file.sync_data().map_err(|e| {
+            let told = failed(&self.path, "write to disk", &e);
+            Error { message: format!("{}; give the same command again to go on", told.message), ..told }
+        })
     }
 
     fn cut_back(&self, error: &std::io::Error) -> Error {
         let told = failed(&self.path, "write", error);
-        match self.whole.map(|whole| self.file.set_len(whole)) {
-            None => told,
-            Some(Ok(())) => Error { message: format!("{}; it ends with a whole line", told.message), ..told },
+        let more = match self.whole.map(|whole| self.file.set_len(whole)) {
+            None => return told,
+            Some(Ok(())) => GO_ON.to_owned(),
             Some(Err(cut)) => {
-                Error { message: format!("{}; its last line is not whole ({cut})", told.message), ..told }
+                format!("; its last line is torn ({cut}), which the same command given again repairs")
             }
-        }
+        };
+        Error { message: told.message + &more, ..told }
     }
 }
 
@@ -177,9 +297,77 @@ impl Drop for LineWriter {
     }
 }
 
+/// Makes a file of `bytes` at `path` that is there whole or not at all, whatever happens meanwhile.
+pub(super) fn put_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let partial = beside(path, ".partial");
+    let write = || {
+        let mut file = File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)
+    };
+    write().map_err(|e| failed(path, "write", &e))?;
+    sync_folder(path);
+    Ok(())
+}
+
+/// `path` with `ending` behind its name.
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Takes the lock of an output.
+fn lock(file: &File, path: &Path) -> Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(Error::new(
+            Class::Temp,
+            "Locked",
+            format!("{}: another job is writing it; wait, or name another output", path.display()),
+        )),
+        // Some network file systems know no locks.
+        Err(TryLockError::Error(_)) => Ok(()),
+    }
+}
+
+/// Forces the names in the folder of `path` to the disk.
+pub(super) fn sync_folder(path: &Path) {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    // Not every file system lets a folder be opened or synced; the lines themselves are safe.
+    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+}
+
 /// Unlike an input, an output that cannot be opened is an I/O error whatever the reason.
 fn failed(path: &Path, doing: &str, error: &std::io::Error) -> Error {
     Error::new(Class::Io, "Os", format!("{}: cannot {doing}: {error}", path.display()))
+}
+
+/// Refuses an output that is a file of the model.
+///
+/// # Errors
+/// `Usage`, code `SameFile`.
+pub fn refuse_model(output: &Path, model: &Path) -> Result<()> {
+    let Ok(written) = std::fs::metadata(output) else { return Ok(()) };
+    let files: Vec<PathBuf> = match std::fs::read_dir(model) {
+        Ok(folder) => folder.flatten().map(|entry| entry.path()).collect(),
+        Err(_) => vec![model.to_owned()],
+    };
+    let is_written = |file: &PathBuf| {
+        std::fs::metadata(file).is_ok_and(|file| file.is_file() && same_file(&file, &written))
+    };
+    match files.iter().find(|file| is_written(file)) {
+        None => Ok(()),
+        Some(file) => {
+            let message =
+                format!("{}: is the model's own {}; name another output", output.display(), file.display());
+            Err(Error::new(Class::Usage, "SameFile", message))
+        }
+    }
 }
 
 fn same_file(a: &Metadata, b: &Metadata) -> bool {
@@ -190,6 +378,8 @@ fn same_file(a: &Metadata, b: &Metadata) -> bool {
 mod tests {
     use super::*;
 
+    const SYNC: SyncEvery = SyncEvery::Lines(1);
+
     fn folder() -> (tempfile::TempDir, PathBuf, File) {
         let folder = tempfile::tempdir().unwrap();
         let input = folder.path().join("in");
@@ -199,29 +389,56 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_appended() {
+    fn lines_are_appended_and_locked() {
         let (_folder, path, input) = folder();
-        let mut writer = LineWriter::open(&path, Existing::Keep, &input).unwrap();
+        let mut writer = LineWriter::open(&path, &input, SYNC).unwrap();
+        writer.begin_empty().unwrap();
         writer.write_line(b"a\n").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"a\n");
-        let second = LineWriter::open(&path, Existing::Overwrite, &input).err().unwrap();
+        let second = LineWriter::open(&path, &input, SYNC).err().unwrap();
         assert_eq!((second.class, second.code), (Class::Temp, "Locked"));
         writer.finish().unwrap();
-        let kept = LineWriter::open(&path, Existing::Keep, &input).err().unwrap();
-        assert_eq!((kept.class, kept.code), (Class::Usage, "OutputExists"));
-        assert_eq!(std::fs::read(&path).unwrap(), b"a\n");
-        let mut writer = LineWriter::open(&path, Existing::Overwrite, &input).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"a\n", "nothing is lost before the first line");
+        let mut writer = LineWriter::open(&path, &input, SYNC).unwrap();
+        assert_eq!((writer.len(), writer.is_file()), (2, true));
+        writer.begin_behind(2).unwrap();
         writer.write_line(b"b\n").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"b\n");
+        drop(writer);
+        assert_eq!(std::fs::read(&path).unwrap(), b"a\nb\n");
+        let mut writer = LineWriter::open(&path, &input, SYNC).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"a\nb\n", "nothing is lost before it begins");
+        writer.begin_empty().unwrap();
+        writer.write_line(b"c\n").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"c\n");
+    }
+
+    /// The lock holds over a replacement, for those who come before it and after it.
+    #[test]
+    fn lines_are_left_out_at_once() {
+        let (_folder, path, input) = folder();
+        std::fs::write(&path, "keep 1\ndrop\nkeep 2\ntorn").unwrap();
+        let early = File::open(&path).unwrap();
+        // What an interrupted run left behind.
+        std::fs::write(beside(&path, ".partial"), "half a line").unwrap();
+        let mut writer = LineWriter::open(&path, &input, SYNC).unwrap();
+        writer.begin_with(&mut |line| line.starts_with(b"keep")).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"keep 1\nkeep 2\n");
+        assert_eq!(writer.len(), 14);
+        writer.write_line(b"new\n").unwrap();
+        assert_eq!(LineWriter::open(&path, &input, SYNC).err().unwrap().code, "Locked");
+        assert!(early.try_lock().is_err(), "the old file is free");
+        writer.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"keep 1\nkeep 2\nnew\n");
+        assert!(!beside(&path, ".partial").exists());
     }
 
     #[test]
     fn a_job_that_never_began_leaves_nothing() {
         let (_folder, path, input) = folder();
-        drop(LineWriter::open(&path, Existing::Keep, &input).unwrap());
+        drop(LineWriter::open(&path, &input, SYNC).unwrap());
         assert!(!path.exists());
-        LineWriter::open(&path, Existing::Keep, &input).unwrap().finish().unwrap();
+        let mut writer = LineWriter::open(&path, &input, SYNC).unwrap();
+        writer.begin_empty().unwrap();
+        writer.finish().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"", "no requests, no lines, but a file");
     }
 
@@ -229,29 +446,30 @@ mod tests {
     fn the_input_is_never_the_output() {
         let (folder, link, input) = folder();
         std::os::unix::fs::symlink(folder.path().join("in"), &link).unwrap();
-        let error = LineWriter::open(&link, Existing::Overwrite, &input).err().unwrap();
-        assert_eq!(error.code, "SameFile");
+        assert_eq!(LineWriter::open(&link, &input, SYNC).err().unwrap().code, "SameFile");
         assert_eq!(std::fs::read(&link).unwrap(), b"x");
     }
 
     #[test]
     fn a_full_device_is_an_error() {
         let (_folder, _, input) = folder();
-        let mut writer = LineWriter::open(Path::new("/dev/full"), Existing::Keep, &input).unwrap();
+        let mut writer = LineWriter::open(Path::new("/dev/full"), &input, SYNC).unwrap();
+        writer.begin_empty().unwrap();
         assert_eq!(writer.write_line(b"a\n").unwrap_err().class, Class::Io);
-        let gone = LineWriter::open(Path::new("/no/such/folder/out"), Existing::Keep, &input).err().unwrap();
+        let gone = LineWriter::open(Path::new("/no/such/folder/out"), &input, SYNC).err().unwrap();
         assert_eq!(gone.class, Class::Io);
     }
 
     #[test]
     fn a_torn_line_is_cut_off() {
         let (_folder, path, input) = folder();
-        let mut writer = LineWriter::open(&path, Existing::Keep, &input).unwrap();
+        let mut writer = LineWriter::open(&path, &input, SYNC).unwrap();
+        writer.begin_empty().unwrap();
         writer.write_line(b"whole\n").unwrap();
         // What a write that failed half-way leaves behind.
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"hal").unwrap();
         let error = writer.cut_back(&ErrorKind::StorageFull.into());
-        assert!(error.message.ends_with("ends with a whole line"), "{}", error.message);
+        assert!(error.message.contains("ends with a whole line"), "{}", error.message);
         assert_eq!(std::fs::read(&path).unwrap(), b"whole\n");
     }
 }

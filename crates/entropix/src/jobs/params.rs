@@ -3,7 +3,7 @@
 use super::json::{Flaw, Value};
 use super::limits::{LOGIT_BIAS_ENTRIES, LOGPROBS, N, STOP_TOKENS};
 use crate::text::limits::{STOP_BYTES, STOP_STRINGS};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fmt;
 
 /// The numbers a parameter may take; always finite.
@@ -89,6 +89,7 @@ pub struct Params {
     /// Nats once the token stands in the answer.
     pub presence_penalty: Option<f32>,
     /// (token, nats), rising by token, no token twice.
+    #[serde(serialize_with = "serialize_bias")]
     pub logit_bias: Option<Vec<(u32, f32)>>,
     /// Key of the random numbers.
     pub seed: Option<u64>,
@@ -177,6 +178,14 @@ impl Params {
             logprobs: self.logprobs.or(other.logprobs),
             n: self.n.or(other.n),
         }
+    }
+}
+
+/// As a request line has it: `{"42": -1.5}`.
+fn serialize_bias<S: Serializer>(bias: &Option<Vec<(u32, f32)>>, serializer: S) -> Result<S::Ok, S::Error> {
+    match bias {
+        Some(bias) => serializer.collect_map(bias.iter().map(|(token, nats)| (token.to_string(), nats))),
+        None => serializer.serialize_none(),
     }
 }
 

@@ -59,12 +59,9 @@ impl Replay {
     ) -> Result<Replayed> {
         let mut replayed = Replayed::default();
         while let Some(line) = lines.next_line()? {
-            if line.text.trim().is_empty() {
-                continue;
-            }
-            let fail =
-                |flaw: Flaw| Error::data("Trace", format!("{place}:{}: {}", line.number, flaw.message));
-            let record = Record::read(line.text).map_err(fail)?;
+            let number = line.number;
+            let fail = |flaw: Flaw| Error::data("Trace", format!("{place}:{number}: {}", flaw.message));
+            let record = line.text.and_then(Record::read).map_err(fail)?;
             match record.token {
                 None if record.event.is_none() => say(self.bare(&record))?,
                 Some(token) => self.token(record, token, &mut replayed),

@@ -1,15 +1,16 @@
 //! One line of a job: the short form `{"id"?, "prompt" | "messages", parameters…}`, an OpenAI batch line
 //! `{"custom_id", "method", "url", "body"}`, or a line of plain text.
 
+use super::ids::short_hash;
 use super::json::{Flaw, Member, Value};
 use super::limits::{self, ID_BYTES, MESSAGES, PROMPT_TOKENS};
 use super::params::{self, Params};
 use crate::text::Message;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 /// How a request was written, which decides how its result is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Form {
     /// The short form, and plain lines.
     Short,
@@ -64,11 +65,11 @@ impl JobRequest {
         Self { id: None, form: Form::Short, prompt, params: Params::default() }
     }
 
-    /// 16 hexadecimal digits of the SHA-256 of prompt and parameters: the same for the same request, however
-    /// its line was spaced or ordered.
+    /// 16 hexadecimal digits of the SHA-256 of form, prompt and parameters: the same for the same request,
+    /// however its line was spaced or ordered.
     pub fn content_hash(&self) -> String {
-        let canonical = serde_json::to_vec(&(&self.prompt, &self.params)).expect("plain data serialises");
-        Sha256::digest(&canonical).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        let canonical = (&self.form, &self.prompt, &self.params);
+        short_hash(&serde_json::to_vec(&canonical).expect("plain data serialises"))
     }
 }
 

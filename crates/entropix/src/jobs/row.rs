@@ -35,21 +35,31 @@ pub enum Alternatives {
 }
 
 impl RowStyle<'_> {
-    /// The line of a finished request, with its line end.
-    pub fn finished(&self, id: &str, form: &Form, choices: &[Choice], asked: Alternatives) -> Vec<u8> {
+    /// The line of a finished request, with its line end. `hash` is what the request is known by beside its id.
+    pub fn finished(
+        &self,
+        id: &str,
+        hash: &str,
+        form: &Form,
+        choices: &[Choice],
+        asked: Alternatives,
+    ) -> Vec<u8> {
         match form {
             Form::Short => match choices {
-                [choice] => line(&Single { id, answer: self.answer(choice, asked) }),
+                [choice] => line(&Single { id, request: hash, answer: self.answer(choice, asked) }),
                 _ => line(&Several {
                     id,
+                    request: hash,
                     choices: choices.iter().map(|choice| self.answer(choice, asked)).collect(),
                     usage: UsageFields::of(&total(choices)),
                 }),
             },
             Form::OpenAiCompletion(model) => {
-                line(&openai_row::completion(self, id, model.as_deref(), choices, asked))
+                line(&openai_row::completion(self, id, hash, model.as_deref(), choices, asked))
             }
-            Form::OpenAiChat(model) => line(&openai_row::chat(self, id, model.as_deref(), choices, asked)),
+            Form::OpenAiChat(model) => {
+                line(&openai_row::chat(self, id, hash, model.as_deref(), choices, asked))
+            }
         }
     }
 
@@ -90,11 +100,11 @@ impl RowStyle<'_> {
 }
 
 /// The line of a request that could not be finished, with its line end.
-pub fn failed(id: &str, form: &Form, error: &Error) -> Vec<u8> {
+pub fn failed(id: &str, hash: &str, form: &Form, error: &Error) -> Vec<u8> {
     let error = json!({"code": error.code, "message": error.message});
     line(&match form {
-        Form::Short => json!({"id": id, "error": error}),
-        _ => openai_row::failed(id, error),
+        Form::Short => json!({"id": id, "request": hash, "error": error}),
+        _ => openai_row::failed(id, hash, error),
     })
 }
 
@@ -102,12 +112,13 @@ pub fn failed(id: &str, form: &Form, error: &Error) -> Vec<u8> {
 /// entropy (nats) and varentropy (nats squared) of the distribution after each.
 pub fn scored(
     id: &str,
+    hash: &str,
     tokens: &[TokenId],
     logprobs: &[Option<f32>],
     entropy: &[f32],
     varentropy: &[f32],
 ) -> Vec<u8> {
-    line(&Scored { id, tokens, logprobs, entropy, varentropy })
+    line(&Scored { id, request: hash, tokens, logprobs, entropy, varentropy })
 }
 
 fn line(value: &impl Serialize) -> Vec<u8> {
@@ -119,6 +130,7 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 #[derive(Serialize)]
 struct Single<'a> {
     id: &'a str,
+    request: &'a str,
     #[serde(flatten)]
     answer: Answer<'a>,
 }
@@ -126,6 +138,7 @@ struct Single<'a> {
 #[derive(Serialize)]
 struct Several<'a> {
     id: &'a str,
+    request: &'a str,
     choices: Vec<Answer<'a>>,
     usage: UsageFields,
 }
@@ -155,6 +168,7 @@ struct Entry {
 #[derive(Serialize)]
 struct Scored<'a> {
     id: &'a str,
+    request: &'a str,
     tokens: &'a [TokenId],
     logprobs: &'a [Option<f32>],
     entropy: &'a [f32],
@@ -263,7 +277,7 @@ mod tests {
             model: "m",
             token_bytes: &|t| format!("<{t}>").into_bytes(),
         };
-        String::from_utf8(style.finished("a\nb", form, choices, asked)).unwrap()
+        String::from_utf8(style.finished("a\nb", "0123", form, choices, asked)).unwrap()
     }
 
     #[test]
@@ -271,7 +285,7 @@ mod tests {
         assert_eq!(
             row(&Form::Short, &[choice()], SignalsLevel::Token, Alternatives::NotAsked),
             concat!(
-                r#"{"id":"a\nb","text":"é!","tokens":[5,6],"finish_reason":"length","#,
+                r#"{"id":"a\nb","request":"0123","text":"é!","tokens":[5,6],"finish_reason":"length","#,
                 r#""usage":{"prompt_tokens":3,"completion_tokens":2,"discarded_tokens":0},"#,
                 r#""signals":{"entropy":[0.5,0.1],"varentropy":[0.25,null],"logprob":[-0.1,-0.25],"#,
                 r#""region":["torn","sure"],"decision":["argmax","draw"]}}"#,
@@ -328,10 +342,10 @@ mod tests {
     #[test]
     fn failures_are_lines_of_the_same_form() {
         let error = Error::data("TooLong", "5 tokens, at most 4");
-        let text = |form| String::from_utf8(failed("a", &form, &error)).unwrap();
+        let text = |form| String::from_utf8(failed("a", "0123", &form, &error)).unwrap();
         assert_eq!(
             text(Form::Short),
-            "{\"id\":\"a\",\"error\":{\"code\":\"TooLong\",\"message\":\"5 tokens, at most 4\"}}\n"
+            "{\"id\":\"a\",\"request\":\"0123\",\"error\":{\"code\":\"TooLong\",\"message\":\"5 tokens, at most 4\"}}\n"
         );
         let openai: Value = serde_json::from_str(&text(Form::OpenAiChat(None))).unwrap();
         assert_eq!((&openai["response"], &openai["error"]["code"]), (&Value::Null, &json!("TooLong")));
@@ -339,11 +353,11 @@ mod tests {
 
     #[test]
     fn scores_are_columns() {
-        let line = scored("a", &[1, 2], &[None, Some(-0.5)], &[0.1, 0.2], &[0.3, 0.4]);
+        let line = scored("a", "0123", &[1, 2], &[None, Some(-0.5)], &[0.1, 0.2], &[0.3, 0.4]);
         assert_eq!(
             String::from_utf8(line).unwrap(),
             concat!(
-                r#"{"id":"a","tokens":[1,2],"logprobs":[null,-0.5],"entropy":[0.1,0.2],"varentropy":[0.3,0.4]}"#,
+                r#"{"id":"a","request":"0123","tokens":[1,2],"logprobs":[null,-0.5],"entropy":[0.1,0.2],"varentropy":[0.3,0.4]}"#,
                 "\n"
             )
         );

@@ -1,15 +1,16 @@
 //! Teacher-forced scoring: texts in, the log-probability of each token and the signals of each position out.
 
 use super::batch::{Ended, Flow};
+use super::ids::short_hash;
 use super::input::JobLine;
 use super::json::{Flaw, Value};
+use super::limits::HELD_BACK;
 use super::request::{PlainText, check_id, unknown_field};
-use super::{LineWriter, row};
+use super::{Item, Sink, row};
 use crate::Session;
 use crate::text::Special;
 use entropix_engine::{Event, Request, RequestId, RequestKey, Stats, Work};
 use entropix_model::{Error, Result, TokenId};
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 
 /// A text to score.
@@ -44,7 +45,7 @@ impl JobLine for ScoreRequest {
     }
 
     fn content_hash(&self) -> String {
-        Sha256::digest(self.text.as_bytes())[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        short_hash(self.text.as_bytes())
     }
 }
 
@@ -54,22 +55,30 @@ pub struct ScoreJob {
     pub special: Special,
     /// Most texts in the engine at once.
     pub max_in_flight: usize,
+    /// Whether the first text that fails ends the job.
+    pub fail_fast: bool,
 }
 
 /// Somebody who watches.
 pub trait ScoreObserver {
-    /// A text was scored, and its line is written: ln p of each token given those before it, none for the
+    /// A text was scored: ln p of each token given those before it, none for the
     /// first.
     fn finished(&mut self, id: &str, logprobs: &[Option<f32>]);
-    /// A text failed, and its line is written.
+    /// A text failed.
     fn failed(&mut self, id: &str, error: &Error);
     /// A step was taken.
     fn stepped(&mut self, stats: &Stats) -> Flow;
 }
 
+/// Where the line of a text goes.
+struct Place {
+    ticket: u64,
+    id: String,
+    hash: String,
+}
+
 #[derive(Default)]
 struct Scores {
-    id: String,
     tokens: Vec<TokenId>,
     logprobs: Vec<Option<f32>>,
     entropy: Vec<f32>,
@@ -77,38 +86,43 @@ struct Scores {
 }
 
 impl ScoreJob {
-    /// Scores all of `requests`.
+    /// Scores all of `items`.
     ///
     /// # Errors
     /// As [`super::BatchJob::run`].
     pub fn run(
         &self,
         session: &mut Session,
-        requests: impl Iterator<Item = Result<(String, ScoreRequest)>>,
-        output: &mut LineWriter,
+        items: impl Iterator<Item = Result<Item<ScoreRequest>>>,
+        sink: &mut Sink,
         observer: &mut dyn ScoreObserver,
     ) -> Result<Ended> {
-        let mut requests = requests.fuse();
-        let mut in_flight: HashMap<RequestId, Scores> = HashMap::new();
+        let mut items = items.fuse();
+        let mut tickets = 0..;
+        let mut in_flight: HashMap<RequestId, (Place, Scores)> = HashMap::new();
         let mut events = Vec::new();
         let mut ended = Ended { n_finished: 0, n_failed: 0, flow: Flow::Continue };
         loop {
-            while ended.flow == Flow::Continue && in_flight.len() < self.max_in_flight {
-                let Some(request) = requests.next() else { break };
-                let (id, request) = request?;
-                match self.submit(session, &id, &request.text) {
-                    Ok((request, scores)) => drop(in_flight.insert(request, scores)),
-                    Err(error) => fail(&id, &error, output, &mut ended, observer)?,
+            while ended.flow == Flow::Continue
+                && in_flight.len() < self.max_in_flight
+                && sink.n_waiting() < HELD_BACK
+            {
+                let (Some(item), Some(ticket)) = (items.next(), tickets.next()) else { break };
+                let Item { id, hash, request } = item?;
+                let place = Place { ticket, id, hash };
+                match request.and_then(|request| self.submit(session, &place, &request.text)) {
+                    Ok((request, scores)) => drop(in_flight.insert(request, (place, scores))),
+                    Err(error) => self.fail(&place, &error, sink, &mut ended, observer)?,
                 }
             }
-            if in_flight.is_empty() || ended.flow == Flow::Stop {
+            if in_flight.is_empty() || ended.flow >= Flow::Fail {
                 return Ok(ended);
             }
             session.engine().step(&mut events)?;
             for event in events.drain(..) {
                 match event {
                     Event::Scored(scored) => {
-                        let Some(scores) = in_flight.get_mut(&scored.request) else { continue };
+                        let Some((_, scores)) = in_flight.get_mut(&scored.request) else { continue };
                         scores.entropy.push(scored.signals.entropy);
                         scores.varentropy.push(scored.signals.varentropy);
                         if scored.position + 1 < scores.tokens.len() {
@@ -116,43 +130,50 @@ impl ScoreJob {
                         }
                     }
                     Event::Done(done) => {
-                        let Some(scores) = in_flight.remove(&done.request) else { continue };
-                        let Scores { id, tokens, logprobs, entropy, varentropy } = &scores;
-                        output.write_line(&row::scored(id, tokens, logprobs, entropy, varentropy))?;
+                        let Some((place, scores)) = in_flight.remove(&done.request) else { continue };
+                        let Place { ticket, id, hash } = &place;
+                        let Scores { tokens, logprobs, entropy, varentropy } = &scores;
+                        sink.put(*ticket, row::scored(id, hash, tokens, logprobs, entropy, varentropy))?;
                         ended.n_finished += 1;
                         observer.finished(id, logprobs);
                     }
                     Event::Failed { request, error } => {
-                        let Some(scores) = in_flight.remove(&request) else { continue };
-                        fail(&scores.id, &error, output, &mut ended, observer)?;
+                        let Some((place, _)) = in_flight.remove(&request) else { continue };
+                        self.fail(&place, &error, sink, &mut ended, observer)?;
                     }
                     _ => {}
                 }
             }
+            sink.keep_pace()?;
             ended.flow = ended.flow.max(observer.stepped(&session.engine().stats()));
         }
     }
 
-    fn submit(&self, session: &mut Session, id: &str, text: &str) -> Result<(RequestId, Scores)> {
+    fn submit(&self, session: &mut Session, place: &Place, text: &str) -> Result<(RequestId, Scores)> {
         let tokens = session.prompt(text, self.special)?;
-        let key = RequestKey::of_id(id);
+        let key = RequestKey::of_id(&place.id);
         let work = Work::Score { attention: false };
         let request = session.engine().submit(Request { key, prompt: tokens.clone(), work })?;
-        Ok((request, Scores { id: id.to_owned(), tokens, logprobs: vec![None], ..Scores::default() }))
+        Ok((request, Scores { tokens, logprobs: vec![None], ..Scores::default() }))
     }
-}
 
-fn fail(
-    id: &str,
-    error: &Error,
-    output: &mut LineWriter,
-    ended: &mut Ended,
-    observer: &mut dyn ScoreObserver,
-) -> Result<()> {
-    output.write_line(&row::failed(id, &super::Form::Short, error))?;
-    ended.n_failed += 1;
-    observer.failed(id, error);
-    Ok(())
+    fn fail(
+        &self,
+        place: &Place,
+        error: &Error,
+        sink: &mut Sink,
+        ended: &mut Ended,
+        observer: &mut dyn ScoreObserver,
+    ) -> Result<()> {
+        let Place { ticket, id, hash } = place;
+        sink.put(*ticket, row::failed(id, hash, &super::Form::Short, error))?;
+        ended.n_failed += 1;
+        observer.failed(id, error);
+        if self.fail_fast {
+            ended.flow = ended.flow.max(Flow::Fail);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

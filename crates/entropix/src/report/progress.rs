@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
-/// Progress of something whose size is known.
+/// Progress of something.
 pub(crate) struct Progress {
     shown: Shown,
     unit: Unit,
-    total: u64,
-    done: u64,
+    total: Option<u64>,
+    /// What was done at first; it tells nothing about the speed.
+    before: Option<u64>,
 }
 
 enum Shown {
@@ -32,8 +33,8 @@ pub(crate) enum Unit {
 }
 
 impl Progress {
-    /// Progress of `what`, `total` of `unit`, shown as the flags say.
-    pub(crate) fn new(output: &OutputArgs, what: &str, total: u64, unit: Unit) -> Self {
+    /// Progress of `what`, `total` of `unit` if that is known, shown as the flags say.
+    pub(crate) fn new(output: &OutputArgs, what: &str, total: Option<u64>, unit: Unit) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let shown = match output.progress {
             _ if output.quiet => Shown::Nothing,
@@ -44,12 +45,16 @@ impl Progress {
                 Shown::Plain { what: what.to_owned(), last: now, started: now }
             }
         };
-        Self { shown, unit, total, done: 0 }
+        Self { shown, unit, total, before: None }
     }
 
     /// `done` of the total are done; `note` says what else is known (speed, failures).
     pub(crate) fn set(&mut self, done: u64, note: impl FnOnce() -> String) {
-        self.done = done;
+        if let (None, Shown::Bar(bar)) = (self.before, &self.shown) {
+            bar.set_position(done);
+            bar.reset_eta();
+        }
+        let before = *self.before.get_or_insert(done);
         match &mut self.shown {
             Shown::Bar(bar) => {
                 bar.set_position(done);
@@ -60,15 +65,22 @@ impl Progress {
                     return;
                 }
                 *last = Instant::now();
-                let share = if self.total == 0 { 1.0 } else { done as f64 / self.total as f64 };
-                let (done, total) = (amount(done, self.unit), amount(self.total, self.unit));
-                let left = match share {
-                    s if s > 0.0 => {
-                        format!(", {} left", duration(started.elapsed().mul_f64((1.0 - s).max(0.0) / s)))
+                let amount = |n| amount(n, self.unit);
+                let far = match self.total {
+                    None => amount(done),
+                    Some(total) => {
+                        let share = if total == 0 { 1.0 } else { done as f64 / total as f64 };
+                        let left = match done.saturating_sub(before) {
+                            0 => String::new(),
+                            n => {
+                                let rest = total.saturating_sub(done) as f64 / n as f64;
+                                format!(", {} left", duration(started.elapsed().mul_f64(rest)))
+                            }
+                        };
+                        format!("{} of {} ({:.0} %){left}", amount(done), amount(total), share * 100.0)
                     }
-                    _ => String::new(),
                 };
-                sayln!("{what}: {done} of {total} ({:.0} %){left}  {}", share * 100.0, note());
+                sayln!("{what}: {far}  {}", note());
             }
             Shown::Nothing => {}
         }
@@ -96,14 +108,20 @@ impl Progress {
     }
 }
 
-fn bar(what: &str, total: u64, unit: Unit) -> ProgressBar {
-    let counts = match unit {
-        Unit::Bytes => "{decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}",
-        Unit::Pieces => "{pos}/{len}",
+fn bar(what: &str, total: Option<u64>, unit: Unit) -> ProgressBar {
+    let counts = match (unit, total) {
+        (Unit::Bytes, _) => "{decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}",
+        (Unit::Pieces, Some(_)) => "{pos}/{len}",
+        (Unit::Pieces, None) => "{pos}",
     };
-    let template = format!("{{prefix}} {{wide_bar:.cyan/dim}} {counts} {{eta}} {{msg}}");
+    let template = match total {
+        Some(_) => format!("{{prefix}} {{wide_bar:.cyan/dim}} {counts} {{eta}} {{msg}}"),
+        None => format!("{{prefix}} {{spinner}} {counts} {{msg}}"),
+    };
     let style = ProgressStyle::with_template(&template).expect("the template is well-formed");
-    let bar = ProgressBar::new(total).with_style(style.progress_chars("━╸─")).with_prefix(what.to_owned());
+    let bar = ProgressBar::with_draw_target(total, indicatif::ProgressDrawTarget::stderr())
+        .with_style(style.progress_chars("━╸─"))
+        .with_prefix(what.to_owned());
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }

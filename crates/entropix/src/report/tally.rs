@@ -38,10 +38,22 @@ impl Tally {
         self.varentropy_sum / self.n_tokens.max(1) as f64
     }
 
+    /// How often each decision was taken.
+    pub(crate) fn decision_counts(&self) -> impl Iterator<Item = (DecisionKind, usize)> {
+        DecisionKind::ALL.iter().copied().zip(self.decisions)
+    }
+
+    /// The decisions that were taken at all in percent, for a status line: `, draw 60 %, argmax 40 %`.
+    pub(crate) fn shares(&self) -> String {
+        let mut kinds: Vec<_> = self.decision_counts().filter(|(_, n)| *n > 0).collect();
+        kinds.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
+        let all = kinds.iter().map(|(_, n)| n).sum::<usize>().max(1);
+        kinds.iter().map(|(kind, n)| format!(", {} {} %", kind.name(), n * 100 / all)).collect()
+    }
+
     /// The decisions that were taken at all, most often first: `argmax 41, draw 19`.
     pub(crate) fn decisions(&self) -> String {
-        let mut kinds: Vec<_> =
-            DecisionKind::ALL.iter().zip(self.decisions).filter(|(_, n)| *n > 0).collect();
+        let mut kinds: Vec<_> = self.decision_counts().filter(|(_, n)| *n > 0).collect();
         kinds.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
         let parts: Vec<String> = kinds.iter().map(|(kind, n)| format!("{} {n}", kind.name())).collect();
         if parts.is_empty() { "none".into() } else { parts.join(", ") }
@@ -91,6 +103,7 @@ mod tests {
         assert_eq!((tally.n_choices, tally.n_tokens), (2, 4));
         assert_eq!((tally.mean_entropy(), tally.mean_varentropy()), (1.5, 0.5));
         assert_eq!(tally.decisions(), "argmax 2, draw 2");
+        assert_eq!(tally.shares(), ", argmax 50 %, draw 50 %");
         assert_eq!(Tally::default().decisions(), "none");
     }
 

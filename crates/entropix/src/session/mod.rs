@@ -1,31 +1,37 @@
 //! A checkpoint made ready to answer: tokenizer, chat template, backend and engine, tied together.
 
+mod device;
+mod fingerprint;
+mod open;
 mod timed;
+
+pub use device::{Device, Processor};
 
 use crate::jobs::json::{Member, Value};
 use crate::jobs::params::Params;
 use crate::text::{
-    ChatOptions, ChatTemplate, Date, Message, Special, Tokenizer, answer_reader, token_classes,
+    ChatOptions, ChatTemplate, Date, Message, Sandbox, Special, Tokenizer, answer_reader, token_classes,
 };
-use entropix_cpu::{CpuBackend, CpuOptions, KernelPath, MemoryPlan, Precision, Progress, StepTimes, plan};
+use entropix_cpu::{KernelPath, Precision, Progress, StepTimes};
 use entropix_engine::{Engine, EngineOptions, Policy, PolicyFile};
-use entropix_model::{Checkpoint, DType, Error, LayerWeights, Result, Tensor, TokenId, Weights};
+use entropix_model::{Checkpoint, DType, Error, LayerWeights, MemoryPlan, Result, Tensor, TokenId, Weights};
+use open::Opened;
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
-use timed::{TimedBackend, Times};
-
-/// Bytes the KV cache takes by default at most, unless one sequence needs more.
-const KV_BYTES: usize = 1 << 30;
+use timed::Times;
 
 /// How a checkpoint is opened.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
+    /// Where to compute.
+    pub device: Device,
     /// Threads that compute; none is all of this process's cores.
     pub threads: Option<usize>,
-    /// The arithmetic.
-    pub precision: Precision,
+    /// The arithmetic; none is int8 on the CPU and bf16 on CUDA, which has no other.
+    pub precision: Option<Precision>,
     /// The kernels; none is the best this machine has.
     pub kernel_path: Option<KernelPath>,
     /// Most tokens of a sequence; none is what the model was made for.
@@ -39,20 +45,35 @@ pub struct SessionOptions {
     pub chat_template: Option<PathBuf>,
     /// The day that a template may ask for; none is today in UTC.
     pub date: Option<Date>,
+    /// Program and arguments that render templates nobody knows (see [`Sandbox`]); none renders them in this process,
+    /// which a hostile one can end.
+    pub template_command: Option<Vec<OsString>>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
         Self {
+            device: Device::default(),
             threads: None,
-            precision: Precision::Int8,
+            precision: None,
             kernel_path: None,
             max_context: None,
             max_rows: 8,
             kv_blocks: None,
             chat_template: None,
             date: None,
+            template_command: None,
         }
+    }
+}
+
+impl SessionOptions {
+    /// Whether the device that is asked for can be had, before anything is fetched or read.
+    ///
+    /// # Errors
+    /// As [`entropix_cuda::probe`]; `Unsupported` for arithmetic that the device has not.
+    pub fn check_device(&self) -> Result<()> {
+        device::choose(self.device, self.precision).map(drop)
     }
 }
 
@@ -82,12 +103,12 @@ pub struct ModelSummary {
     pub attention_products: usize,
     /// The arithmetic.
     pub precision: Precision,
-    /// The kernels in use.
-    pub kernel_path: KernelPath,
-    /// Threads that compute.
-    pub n_threads: usize,
+    /// What computes.
+    pub processor: Processor,
     /// What the backend takes of the memory.
     pub memory: MemoryPlan,
+    /// Every file that answers depend on: weights, config, vocabulary and chat template.
+    pub files: Vec<PathBuf>,
 }
 
 /// Some weight matrices.
@@ -124,10 +145,12 @@ pub struct Session {
     engine: Engine,
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
+    sandbox: Option<Sandbox>,
     date: Date,
     model: ModelSummary,
     generation_config: Params,
     warnings: Vec<String>,
+    choice: Option<String>,
     times: Times,
 }
 
@@ -163,29 +186,32 @@ impl Session {
             warnings.push("the model names no token that ends an answer; give --max-tokens or --stop".into());
         }
         let classes = token_classes(&tokenizer, config.vocab_size, &ends);
-        let cpu_options = cpu_options(&checkpoint, options);
-        let backend = CpuBackend::open_with_progress(&checkpoint, &cpu_options, progress)?;
-        let model =
-            summarise(&checkpoint, &backend, plan(config, &checkpoint.weights, &cpu_options), options);
+        let (found, choice) = device::choose(options.device, options.precision)?;
         let times = Times::default();
-        let backend = TimedBackend { backend, times: times.clone() };
+        let opened = match found {
+            Some(found) => Opened::cuda(&checkpoint, options, &found, progress)?,
+            None => Opened::cpu(&checkpoint, options, &times, progress)?,
+        };
+        let model = summarise(&checkpoint, &opened);
         let engine_options = EngineOptions {
             choosable: tokenizer.choosable(config.vocab_size),
             max_context: options.max_context,
             max_rows: Some(options.max_rows),
             ..EngineOptions::new(classes)
         };
-        let engine = Engine::new(Box::new(backend), engine_options)?;
+        let engine = Engine::new(opened.backend, engine_options)?;
         let generation_config = generation_config(path)?;
         let date = options.date.unwrap_or_else(today);
         Ok(Self {
             engine,
             tokenizer: Arc::new(tokenizer),
             template,
+            sandbox: options.template_command.clone().map(Sandbox::new),
             date,
             model,
             generation_config,
             warnings,
+            choice,
             times,
         })
     }
@@ -210,12 +236,17 @@ impl Session {
         &self.warnings
     }
 
+    /// Which device `auto` took, and why.
+    pub fn choice(&self) -> Option<&str> {
+        self.choice.as_deref()
+    }
+
     /// What the checkpoint's generation_config.json says about sampling.
     pub fn generation_config(&self) -> &Params {
         &self.generation_config
     }
 
-    /// Time the backend spent so far, by what it was spent on.
+    /// Time the backend spent so far, by what it was spent on; a CUDA device does not tell.
     pub fn step_times(&self) -> StepTimes {
         self.times.get()
     }
@@ -242,6 +273,26 @@ impl Session {
         file.bind_reading(&|phrase| self.tokenizer.encode(phrase, Special::Text), read)
     }
 
+    /// The SHA-256 of the files of the model, 64 hexadecimal digits: of the one file, or of the list "HASH  NAME"
+    /// of several. Hashing takes about a second a gigabyte; a file that `cache` (a folder) knows by place, size,
+    /// time and inode is not read again.
+    ///
+    /// # Errors
+    /// When a file cannot be read any more.
+    pub fn fingerprint(&self, cache: Option<&Path>, progress: &mut dyn FnMut(u64, u64)) -> Result<String> {
+        fingerprint::of_files(&self.model.files, cache, progress)
+    }
+
+    /// The chat template, if there is one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// The day that a chat template may ask for.
+    pub fn date(&self) -> Date {
+        self.date
+    }
+
     /// Whether [`Session::chat`] can be called.
     pub fn has_chat_template(&self) -> bool {
         self.template.is_some()
@@ -254,7 +305,10 @@ impl Session {
     pub fn chat(&self, messages: &[Message]) -> Result<Vec<TokenId>> {
         let Some(template) = &self.template else { return Err(ChatTemplate::missing(&self.model.path)) };
         let options = ChatOptions::new(&self.tokenizer, self.date);
-        let rendered = template.render(messages, &options)?;
+        let rendered = match &self.sandbox {
+            Some(sandbox) if !template.is_known() => sandbox.render(template, messages, &options)?,
+            _ => template.render(messages, &options)?,
+        };
         self.check_size(rendered.n_bytes())?;
         self.tokenizer.encode_rendered(&rendered)
     }
@@ -286,33 +340,6 @@ fn today() -> Date {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     // A clock before 1970 is as wrong as any day.
     Date::from_unix(now.map_or(0, |since| since.as_secs()))
-}
-
-fn cpu_options(checkpoint: &Checkpoint, options: &SessionOptions) -> CpuOptions {
-    let config = &checkpoint.config;
-    let default = CpuOptions::default();
-    let mut cpu = CpuOptions {
-        threads: options.threads.unwrap_or(0),
-        precision: options.precision,
-        kernel_path: options.kernel_path,
-        max_rows: options.max_rows,
-        max_tokens: default.max_tokens.max(options.max_rows),
-        max_kept: options.max_rows,
-        ..default
-    };
-    let position = plan(config, &checkpoint.weights, &cpu).cache_per_position as usize;
-    let context = options.max_context.unwrap_or(config.max_context).min(config.max_context);
-    let wanted = || kv_blocks(context, cpu.block_size, options.max_rows, position);
-    cpu.n_blocks = options.kv_blocks.unwrap_or_else(wanted);
-    cpu
-}
-
-/// Blocks for `max_rows` whole contexts within [`KV_BYTES`], but for one whole context at least.
-fn kv_blocks(context: usize, block_size: usize, max_rows: usize, position_bytes: usize) -> usize {
-    let one = context.div_ceil(block_size);
-    let affordable = KV_BYTES / (position_bytes * block_size).max(1);
-    // One block beyond, which the engine keeps free while it admits.
-    one.saturating_mul(max_rows).min(affordable).max(one) + 1
 }
 
 /// Every tensor of a model but its embedding.
@@ -366,12 +393,7 @@ fn rest(layer: &LayerWeights) -> [&Tensor; 4] {
     [&layer.o, &layer.gate, &layer.up, &layer.down]
 }
 
-fn summarise(
-    checkpoint: &Checkpoint,
-    backend: &CpuBackend,
-    memory: MemoryPlan,
-    options: &SessionOptions,
-) -> ModelSummary {
+fn summarise(checkpoint: &Checkpoint, opened: &Opened) -> ModelSummary {
     let Checkpoint { path, config, weights, .. } = checkpoint;
     let mut read = tensors(weights);
     let all: Vec<&Tensor> = read.iter().copied().chain([&weights.embedding]).collect();
@@ -389,16 +411,16 @@ fn summarise(
         weight_bytes: all.iter().map(|tensor| tensor.n_bytes()).sum(),
         read_bytes: read.iter().map(|tensor| tensor.n_bytes()).sum(),
         n_params,
-        kv_bytes_per_token: memory.cache_per_position as usize,
+        kv_bytes_per_token: opened.memory.cache_per_position as usize,
         token_matrices: Matrices::of(
             layers.iter().flat_map(|l| projections(l).into_iter().chain(rest(l))).chain(projections(last)),
         ),
         ask_matrices: Matrices::of(rest(last).into_iter().chain([head])),
         attention_products: 2 * config.q_size() * config.n_layers,
-        precision: options.precision,
-        kernel_path: backend.kernel_path(),
-        n_threads: backend.n_threads(),
-        memory,
+        precision: opened.precision,
+        processor: opened.processor.clone(),
+        memory: opened.memory,
+        files: fingerprint::files(checkpoint),
     }
 }
 
@@ -428,13 +450,6 @@ fn generation_config(path: &Path) -> Result<Params> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_cache_holds_one_context_at_least() {
-        assert_eq!(kv_blocks(100, 16, 4, 1), 29);
-        assert_eq!(kv_blocks(1 << 20, 16, 4, 1 << 20), (1 << 16) + 1, "one context, whatever it takes");
-        assert_eq!(kv_blocks(1 << 10, 16, 1 << 20, 1 << 10), (1 << 16) + 1, "1 GiB");
-    }
 
     #[test]
     fn generation_configs_are_advice() {

@@ -23,6 +23,9 @@ pub use classes::token_classes;
 pub use special::Special;
 pub use stops::Stops;
 pub use stream::{StopWatcher, Stream};
-pub use template::{ChatOptions, ChatTemplate, Content, Date, Message, Part, Rendered, VARIABLES};
+pub use template::{
+    ChatOptions, ChatTemplate, Content, Date, Message, Part, Rendered, Sandbox, VARIABLES,
+    serve as serve_templates,
+};
 pub use tokenizer::Tokenizer;
 pub use vocabulary::TokenKind;

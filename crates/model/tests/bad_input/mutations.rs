@@ -2,7 +2,7 @@
 //! shapes; never a panic.
 
 use crate::gguf_file::{self, Gguf};
-use crate::{measure, safetensors};
+use crate::{measure, safetensors, shards};
 use entropix_model::Checkpoint;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -75,4 +75,14 @@ fn config_cut_and_flipped() {
     let file = model.join("config.json");
     let (cuts, _) = mutate(&model, &file, std::fs::read(&file).unwrap().len());
     assert_eq!(cuts, 0, "a file cut short must be refused");
+}
+
+#[test]
+fn index_cut_and_flipped() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = shards::good(folder.path());
+    let file = model.join(shards::INDEX);
+    let (cuts, flips) = mutate(&model, &file, std::fs::read(&file).unwrap().len());
+    assert_eq!(cuts, 0, "a file cut short must be refused");
+    assert!(flips > 0, "what the index says of its size is only a warning");
 }

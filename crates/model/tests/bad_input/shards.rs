@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
 const TOTAL: usize = 440;
 
@@ -31,7 +31,7 @@ fn weight_map() -> Map<String, Value> {
 }
 
 /// A good model in two shards.
-fn good(folder: &Path) -> PathBuf {
+pub(crate) fn good(folder: &Path) -> PathBuf {
     write_config(folder, &good_config());
     for (name, tensors) in SHARDS.iter().zip(halves()) {
         write_shard(folder, name, &tensors);

@@ -1,27 +1,22 @@
 use super::run::ChatArgs;
-use super::{FileArg, ModelArgs, SamplingArgs, SignalsArg, values};
-use clap::{Args, ValueEnum};
-use entropix::jobs::InputFormat;
+use super::{FileArg, JobArgs, ModelArgs, SamplingArgs, SignalsArg, values};
+use clap::Args;
 
 /// Answer a file of prompts, each token with its signals.
 ///
-/// Results are written as they finish, one whole line a request. Input lines are {"id"?, "prompt" | "messages", parameters…}, OpenAI batch lines, or plain text (one prompt
-/// a line, put through the model's chat template unless --no-chat-template says otherwise). All lines are
-/// checked before anything is written. A request that fails becomes a line {"id", "error"} and exit code 3.
+/// Input lines are {"id"?, "prompt" | "messages", parameters…}, OpenAI batch lines, or plain text (one prompt a line,
+/// put through the model's chat template unless --no-chat-template says otherwise). All lines are checked before
+/// anything is written. Results are appended as they finish, one whole line a request; a request that fails becomes a
+/// line {"id", "error"} and exit code 3. OUTPUT.manifest.json says what they were made with: when a job was ended by
+/// anything (Ctrl-C, a full disk, kill -9), the same command answers what is missing, and is refused when a line would
+/// come out otherwise than before.
 #[derive(Debug, Args)]
 pub(crate) struct BatchArgs {
-    /// The prompts; - is standard input.
-    #[arg(short, long, value_name = "FILE")]
-    pub input: FileArg,
-    /// The results, JSON lines; - is standard output.
-    #[arg(short, long, value_name = "FILE")]
-    pub output: FileArg,
-    /// Replace an output that holds something.
-    #[arg(long)]
-    pub overwrite: bool,
-    /// What the input is [default: JSONL when its first character is {, else text].
-    #[arg(long, value_name = "FORMAT")]
-    pub input_format: Option<FormatArg>,
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// Begin with the requests that take longest, as far as a few thousand can be seen ahead.
+    #[arg(long, conflicts_with = "ordered", help_heading = "Job")]
+    pub longest_first: bool,
     /// Most requests computed at once.
     #[arg(short, long, value_name = "ROWS", default_value = "32", value_parser = values::at_least_one,
           alias = "max-num-seqs")]
@@ -38,22 +33,4 @@ pub(crate) struct BatchArgs {
     /// Write everything that happens, tokens that are taken back too, one JSON object a line.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub trace: Option<FileArg>,
-}
-
-/// What an input is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FormatArg {
-    /// A JSON object a line.
-    Jsonl,
-    /// A prompt a line.
-    Text,
-}
-
-impl From<FormatArg> for InputFormat {
-    fn from(arg: FormatArg) -> Self {
-        match arg {
-            FormatArg::Jsonl => InputFormat::Jsonl,
-            FormatArg::Text => InputFormat::Text,
-        }
-    }
 }

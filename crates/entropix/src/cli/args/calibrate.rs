@@ -1,4 +1,4 @@
-use super::batch::FormatArg;
+use super::job::FormatArg;
 use super::run::ChatArgs;
 use super::{FileArg, ModelArgs, values};
 use clap::Args;

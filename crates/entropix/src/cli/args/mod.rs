@@ -4,9 +4,11 @@
 mod batch;
 mod bench;
 mod calibrate;
+mod job;
 mod model;
 mod output;
 mod replay;
+mod results;
 mod run;
 mod sampling;
 mod score;
@@ -15,9 +17,11 @@ pub(crate) mod values;
 pub(crate) use batch::BatchArgs;
 pub(crate) use bench::{BenchArgs, BenchFormat};
 pub(crate) use calibrate::CalibrateArgs;
-pub(crate) use model::{Device, Dtype, ModelArgs, PrecisionArg};
+pub(crate) use job::JobArgs;
+pub(crate) use model::{Dtype, ModelArgs, PrecisionArg};
 pub(crate) use output::{Color, OutputArgs, ProgressArg, SignalsArg, SpecialArg};
 pub(crate) use replay::ReplayArgs;
+pub(crate) use results::{MergeArgs, VerifyArgs};
 pub(crate) use run::{ChatArgs, RunArgs};
 pub(crate) use sampling::SamplingArgs;
 pub(crate) use score::ScoreArgs;
@@ -61,6 +65,8 @@ pub(crate) enum Verb {
     Run(Box<RunArgs>),
     Batch(Box<BatchArgs>),
     Score(Box<ScoreArgs>),
+    Merge(MergeArgs),
+    Verify(VerifyArgs),
     Bench(Box<BenchArgs>),
     Calibrate(Box<CalibrateArgs>),
     Replay(ReplayArgs),
@@ -71,6 +77,8 @@ pub(crate) enum Verb {
     Pull(PullArgs),
     /// Say what this machine offers and what is missing.
     Doctor(DoctorArgs),
+    /// Print every limit on input.
+    Limits,
     /// Print shell completions.
     Completions(CompletionsArgs),
     /// Print the manual page.

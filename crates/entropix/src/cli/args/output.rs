@@ -64,6 +64,17 @@ pub(crate) enum SpecialArg {
     Parse,
 }
 
+impl SignalsArg {
+    /// As it is written on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            SignalsArg::Off => "off",
+            SignalsArg::Summary => "summary",
+            SignalsArg::Token => "token",
+        }
+    }
+}
+
 impl OutputArgs {
     /// When to use colours.
     pub(crate) fn color(&self) -> Color {

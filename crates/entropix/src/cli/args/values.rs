@@ -2,7 +2,10 @@
 
 use entropix::jobs::limits;
 use entropix::jobs::params::{self, Bounds};
+use entropix::jobs::{Shard, SyncEvery};
 use entropix::text::Date;
+use std::str::FromStr;
+use std::time::Duration;
 
 /// A whole number of at least 1.
 pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
@@ -134,6 +137,40 @@ pub(crate) fn logprobs(text: &str) -> Result<usize, String> {
     }
 }
 
+/// `100` (lines) or `5s`, `500ms` (time).
+pub(crate) fn sync_every(text: &str) -> Result<SyncEvery, String> {
+    let wrong = || "wants a number of lines from 1, or a time such as 5s or 500ms".to_owned();
+    let number = |text: &str| text.parse::<u32>().ok().filter(|&n| n > 0).ok_or_else(wrong);
+    if let Some(text) = text.strip_suffix("ms") {
+        Ok(SyncEvery::Time(Duration::from_millis(number(text)?.into())))
+    } else if let Some(text) = text.strip_suffix('s') {
+        Ok(SyncEvery::Time(Duration::from_secs(number(text)?.into())))
+    } else {
+        Ok(SyncEvery::Lines(number(text)?.into()))
+    }
+}
+
+/// Which part of a job to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ShardArg(pub Shard);
+
+impl FromStr for ShardArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let cluster = |count| Shard::from_cluster(count, &|name| std::env::var(name).ok());
+        let shard = match text.strip_prefix("auto") {
+            None => text.parse(),
+            Some("") => cluster(None),
+            Some(count) => {
+                let count = count.strip_prefix('/').and_then(|count| count.parse().ok());
+                cluster(Some(count.ok_or("wants auto, auto/N or I/N")?))
+            }
+        };
+        shard.map(Self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +193,20 @@ mod tests {
         assert!(size_at_least_one("0").is_err());
         assert_eq!(sizes("1,8, 2k"), Ok(Sizes(vec![1, 8, 2000])));
         assert!(sizes("1,,2").is_err() && sizes_at_least_one("1,0").is_err());
+    }
+
+    #[test]
+    fn syncs_and_shards_read() {
+        assert_eq!(sync_every("100"), Ok(SyncEvery::Lines(100)));
+        assert_eq!(sync_every("5s"), Ok(SyncEvery::Time(Duration::from_secs(5))));
+        assert_eq!(sync_every("20ms"), Ok(SyncEvery::Time(Duration::from_millis(20))));
+        for bad in ["", "0", "0s", "-1", "5m", "s", "1.5s"] {
+            assert!(sync_every(bad).is_err(), "{bad}");
+        }
+        assert_eq!("1/4".parse(), Ok(ShardArg(Shard::new(1, 4).unwrap())));
+        for bad in ["auto/", "auto/x", "automatic", "4/4", ""] {
+            assert!(bad.parse::<ShardArg>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -10,11 +10,11 @@
 //! them all; overrun the stack by macros or by nested lists. Each of these is an error of class `Data` and code
 //! `TemplateLimit` that names the template's line.
 //!
-//! **What is not bounded yet**, because minijinja has no place to check it and an allocation that fails cannot be
-//! caught: strings doubled with `~` or `+` or in `{% set %}` blocks until memory is full, lists doubled with `+`
-//! and then printed, and a namespace put into itself and then printed (the stack overflows). A hostile template can
-//! end the process this way; it can do nothing else. Rendering unknown templates in a child process with a limit
-//! on memory is what will close this: `render` takes and gives plain data so that it can be moved there.
+//! **What cannot be bounded here**, because minijinja has no place to check it and an allocation that fails cannot be
+//! caught: strings doubled with `~` or `+` or in `{% set %}` blocks until memory is full, lists doubled with `+` and
+//! then printed, a namespace put into itself and then printed. So templates that are not [known](ChatTemplate::is_known)
+//! are rendered in a [`Sandbox`]: a process with limits on memory and time. A caller that has no such program renders
+//! them in its own process, and a hostile template can end it.
 //!
 //! **User text.** What a message says is never a control token, whatever it spells and whatever the template
 //! does to it; `guard` says how. [`Rendered`] carries the marks to [`Tokenizer::encode_rendered`].
@@ -23,9 +23,11 @@
 
 mod date;
 mod guard;
+mod known;
 mod message;
 mod render;
 mod rendered;
+mod sandbox;
 mod source;
 mod tojson;
 mod work;
@@ -36,4 +38,5 @@ pub use date::Date;
 pub use message::{ChatOptions, Content, Message, Part};
 pub use render::VARIABLES;
 pub use rendered::Rendered;
+pub use sandbox::{Sandbox, serve};
 pub use source::ChatTemplate;

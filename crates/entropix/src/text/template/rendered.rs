@@ -1,10 +1,11 @@
 //! The text of a chat and where its control tokens may stand.
 
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 /// A rendered chat. Where a message's own text could pass for a control token, a mark stands in it; a mark is
 /// one character that occurs nowhere else.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rendered {
     text: String,
     mark: Option<char>,

@@ -2,9 +2,10 @@
 
 use super::message::{ChatOptions, Message};
 use super::rendered::Rendered;
-use super::{limits, render};
+use super::{known, limits, render};
 use crate::text::config::{self, TokenizerConfig};
 use entropix_model::{Class, Error, Result, Vocabulary};
+use sha2::{Digest, Sha256};
 use std::path::Path;
 
 /// A chat template whose syntax was checked.
@@ -13,6 +14,7 @@ pub struct ChatTemplate {
     source: String,
     /// What errors name.
     origin: String,
+    sha256: String,
 }
 
 impl ChatTemplate {
@@ -23,7 +25,8 @@ impl ChatTemplate {
     pub fn new(source: impl Into<String>, origin: impl Into<String>) -> Result<Self> {
         let (source, origin) = (source.into(), origin.into());
         render::check(&source, &origin)?;
-        Ok(Self { source, origin })
+        let sha256 = Sha256::digest(&source).iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { source, origin, sha256 })
     }
 
     /// The template in a file.
@@ -94,6 +97,17 @@ impl ChatTemplate {
     /// Where it comes from.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// SHA-256 of its text, 64 hexadecimal digits.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// Whether it is a published template that the tests hold to the renderings of transformers. Any other is foreign
+    /// code, and belongs into a [`super::Sandbox`].
+    pub fn is_known(&self) -> bool {
+        known::is_known(&self.sha256)
     }
 
     /// The text of a chat. The same arguments give the same text.

@@ -1,0 +1,429 @@
+//! The CUDA device behind the seam.
+
+use crate::abi;
+use crate::driver::{Driver, Found, Graph};
+use crate::forward::{Forward, Shape};
+use crate::images::IMAGES;
+use crate::ops;
+use crate::options::{CudaOptions, MAX_CANDIDATES, PASSING_ASKS, Sizes, plan};
+use crate::rooms::{DRAWN_BYTES, MOST_COPIES, Rooms, key_parts_bytes};
+use crate::step::StepPlan;
+use crate::weights::{self, Model, Progress};
+use entropix_model::{
+    AttentionSignals, Backend, Batch, BlockCopy, Candidate, Candidates, Capacity, Checkpoint, Class, Draw,
+    Drawn, Error, MemoryPlan, Result, Signals, Slot, StepId,
+};
+use std::collections::HashMap;
+
+/// Runs a model on one CUDA device.
+#[derive(Debug)]
+pub struct CudaBackend {
+    driver: Driver,
+    model: Model,
+    rooms: Rooms,
+    sizes: Sizes,
+    plan: StepPlan,
+    capacity: Capacity,
+    memory: MemoryPlan,
+    replays: bool,
+    graphs: HashMap<Shape, Graph>,
+    step: StepId,
+    /// Whether the answers of the step have arrived.
+    has_answers: bool,
+    bytes: Vec<u8>,
+}
+
+impl CudaBackend {
+    /// Opens a device, uploads a checkpoint and claims all memory.
+    ///
+    /// # Errors
+    /// As [`crate::probe`]; [`Class::Usage`] for options out of range, [`Class::Unsupported`] for shapes that no kernel
+    /// computes, [`Class::Temp`] with the table of what was wanted when the device has no memory for it, and whatever reading
+    /// the tensors gives.
+    pub fn open(checkpoint: &Checkpoint, options: &CudaOptions) -> Result<Self> {
+        Self::open_with_progress(checkpoint, options, &|_, _| {})
+    }
+
+    /// As [`CudaBackend::open`], telling how far reading is.
+    ///
+    /// # Errors
+    /// As for [`CudaBackend::open`].
+    pub fn open_with_progress(
+        checkpoint: &Checkpoint,
+        options: &CudaOptions,
+        progress: &Progress<'_>,
+    ) -> Result<Self> {
+        let config = &checkpoint.config;
+        options.check(config)?;
+        let sizes = Sizes::of(config, options);
+        let memory = plan(config, &checkpoint.weights, options);
+        let mut driver = Driver::open(options.ordinal, options.patience)?;
+        let free = driver.free_memory()?;
+        let refuse = |driver: &Driver, free: usize| {
+            let message = format!(
+                "{} has {:.1} MiB free, {:.1} MiB are wanted; open with fewer blocks, rows or tokens, or take a smaller model. Wanted:\n{memory}",
+                driver.found(),
+                free as f64 / f64::from(1 << 20),
+                memory.total() as f64 / f64::from(1 << 20)
+            );
+            Error::new(Class::Temp, "OutOfMemory", message)
+        };
+        if memory.total() > free as u64 {
+            return Err(refuse(&driver, free));
+        }
+        load_kernels(&mut driver, &sizes, &weights::formats(&checkpoint.weights))?;
+        let with_table = |driver: &Driver, error: Error| match error.code {
+            "OutOfMemory" => refuse(driver, free),
+            _ => error,
+        };
+        let rooms = match Rooms::allocate(&mut driver, &sizes) {
+            Ok(rooms) => rooms,
+            Err(error) => return Err(with_table(&driver, error)),
+        };
+        let model = match Model::upload(checkpoint, &mut driver, progress) {
+            Ok(model) => model,
+            Err(error) => return Err(with_table(&driver, error)),
+        };
+        Ok(Self {
+            plan: StepPlan::new(&sizes),
+            capacity: options.capacity(config),
+            driver,
+            model,
+            rooms,
+            sizes,
+            memory,
+            replays: options.graphs,
+            graphs: HashMap::new(),
+            step: StepId(0),
+            has_answers: false,
+            bytes: Vec::new(),
+        })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Found {
+        self.driver.found()
+    }
+
+    /// What was planned of its memory.
+    pub fn memory(&self) -> MemoryPlan {
+        self.memory
+    }
+
+    fn check_step(&self, step: StepId) {
+        assert_eq!(step, self.step, "only the last step can be asked");
+    }
+
+    /// The kept row of an ask.
+    fn kept(&self, slot: Slot) -> u32 {
+        let asks = self.plan.n_asks;
+        let place = self.plan.places.get(slot as usize);
+        let place = *place.unwrap_or_else(|| panic!("ask {slot} of a step with {asks}"));
+        assert!((place as usize) < self.plan.n_kept, "ask {slot} did not keep its logits");
+        place
+    }
+
+    fn forward(&self) -> Forward<'_> {
+        let Self { model, sizes, rooms, plan, .. } = self;
+        Forward { model, sizes, rooms, sections: &plan.sections }
+    }
+
+    /// The step's own shape, or for a decode step the recorded shape that holds it.
+    fn shape(&self) -> (Shape, bool) {
+        let narrow = |n: usize| u32::try_from(n).expect("planned sizes fit 32 bits");
+        let p = &self.plan;
+        let exact = Shape {
+            tokens: narrow(p.n_tokens),
+            decode_tiles: narrow(p.n_decode),
+            splits: narrow(p.splits),
+            prefill_tiles: narrow(p.n_prefill),
+            kept: narrow(p.n_kept),
+            attention: narrow(p.n_attention),
+            key_parts: narrow(p.key_parts),
+        };
+        if !self.replays || p.n_prefill > 0 || p.n_tokens != p.n_rows || p.n_kept > p.n_tokens {
+            return (exact, false);
+        }
+        let tokens = bucket(p.n_tokens).min(self.sizes.max_rows).min(self.sizes.max_tokens);
+        let per_row = p.n_decode / p.n_rows;
+        let rounded = |n: usize, most: usize| narrow(n.next_power_of_two().min(most));
+        let attention = p.n_attention > 0;
+        let key_parts = rounded(p.key_parts.max(1), self.sizes.key_parts);
+        let fits = tokens * key_parts as usize * 4 <= key_parts_bytes(&self.sizes);
+        if attention && !fits {
+            return (exact, false);
+        }
+        let replayed = Shape {
+            tokens: narrow(tokens),
+            decode_tiles: narrow(tokens * per_row),
+            splits: rounded(p.splits, self.capacity.max_context.div_ceil(ops::SPLIT)),
+            prefill_tiles: 0,
+            kept: if p.n_kept > 0 { narrow(tokens.min(self.sizes.max_kept)) } else { 0 },
+            attention: if attention { narrow(tokens) } else { 0 },
+            key_parts: if attention { key_parts } else { 0 },
+        };
+        (replayed, true)
+    }
+
+    fn queue_step(&mut self) -> Result<()> {
+        if self.plan.n_tokens == 0 {
+            return Ok(());
+        }
+        let (shape, is_replayed) = self.shape();
+        if !is_replayed {
+            return self.forward().step(shape, &mut |launch| self.driver.launch(&launch));
+        }
+        let graph = match self.graphs.get(&shape) {
+            Some(&graph) => graph,
+            None => {
+                let Self { driver, model, sizes, rooms, plan, .. } = self;
+                let forward = Forward { model, sizes, rooms, sections: &plan.sections };
+                let graph =
+                    driver.capture(|driver| forward.step(shape, &mut |launch| driver.launch(&launch)))?;
+                self.graphs.insert(shape, graph);
+                graph
+            }
+        };
+        self.driver.replay(graph)
+    }
+
+    /// Waits for the step's records.
+    fn answers(&mut self) -> Result<()> {
+        self.driver.enter()?;
+        if !self.has_answers {
+            self.driver.wait()?;
+            self.has_answers = true;
+        }
+        Ok(())
+    }
+
+    /// Reads `n` values of what arrived, from byte `first` on.
+    fn arrived<T: bytemuck::AnyBitPattern>(&mut self, first: usize, n: usize) -> impl Iterator<Item = T> {
+        self.bytes.resize(n * size_of::<T>(), 0);
+        self.rooms.answers.read(first, &mut self.bytes);
+        self.bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned)
+    }
+}
+
+/// Rows that share a recorded step: 1, 2, 4, 8, then steps of at most a quarter.
+fn bucket(rows: usize) -> usize {
+    match rows {
+        0..=8 => rows.next_power_of_two(),
+        _ => rows.next_multiple_of((rows.next_power_of_two() / 8).max(8)),
+    }
+}
+
+/// Loads every kernel that the model needs.
+fn load_kernels(driver: &mut Driver, sizes: &Sizes, formats: &[crate::pack::Format]) -> Result<()> {
+    let vocabulary = u32::try_from(sizes.vocab).expect("a checked vocabulary");
+    let wide = ops::Width::Wide.shared();
+    let shared = |name: &str| match name {
+        "draw" => ops::draw_shared(vocabulary),
+        "attention_disagreement" => sizes.heads.n_heads * 64 * 4,
+        name if name.ends_with("_wide") => wide,
+        _ => 0,
+    };
+    let mut files: HashMap<String, Vec<(String, u32)>> = HashMap::new();
+    for kernel in abi::kernels() {
+        let wanted = match kernel.file.trim_end_matches(".cu").split_once('_') {
+            Some(("matmul", format)) => formats.iter().any(|f| f.name() == format),
+            Some(("attend", size)) => size == sizes.heads.head_dim.to_string(),
+            _ => true,
+        };
+        if wanted {
+            let shared = shared(&kernel.name);
+            files.entry(kernel.file).or_default().push((kernel.name, shared));
+        }
+    }
+    for (file, image) in IMAGES {
+        if let Some(kernels) = files.remove(*file) {
+            driver.load(file, image, &kernels)?;
+        }
+    }
+    assert!(files.is_empty(), "kernels without an image: {:?}", files.keys());
+    Ok(())
+}
+
+impl Backend for CudaBackend {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn submit(&mut self, batch: &Batch) -> Result<StepId> {
+        self.driver.enter()?;
+        self.step.0 += 1;
+        self.has_answers = false;
+        self.plan.make(batch, &self.capacity, &self.sizes);
+        let wanted = 4 * self.plan.n_attention * self.plan.key_parts;
+        if wanted > key_parts_bytes(&self.sizes) {
+            return Err(Error::new(
+                Class::Temp,
+                "AttentionRoom",
+                format!(
+                    "attention signals of {} positions at once want {wanted} bytes, {} are planned; open with fewer rows",
+                    self.plan.n_attention,
+                    key_parts_bytes(&self.sizes)
+                ),
+            ));
+        }
+        let words = bytemuck::cast_slice(&self.plan.words[..self.plan.used]);
+        self.driver.write(self.rooms.inputs, 0, words)?;
+        self.driver.write(self.rooms.tables, 0, bytemuck::cast_slice(&batch.blocks))?;
+        self.queue_step()?;
+        let passing = self.plan.passing();
+        for number in 0..passing.len().div_ceil(PASSING_ASKS) {
+            self.forward().passing(number, passing.start, &mut |launch| self.driver.launch(&launch))?;
+        }
+        let (signals, attention) =
+            (self.plan.n_asks * size_of::<Signals>(), self.plan.n_attention * size_of::<AttentionSignals>());
+        self.driver.read(self.rooms.signals, 0, signals, &self.rooms.answers, 0)?;
+        self.driver.read(self.rooms.attention, 0, attention, &self.rooms.answers, signals)?;
+        Ok(self.step)
+    }
+
+    fn signals(&mut self, step: StepId, out: &mut [Signals]) -> Result<()> {
+        self.check_step(step);
+        assert_eq!(out.len(), self.plan.n_asks, "one record an ask");
+        self.answers()?;
+        let records: Vec<Signals> = self.arrived(0, out.len()).collect();
+        for (out, &place) in out.iter_mut().zip(&self.plan.places) {
+            *out = records[place as usize];
+        }
+        Ok(())
+    }
+
+    fn attention(&mut self, step: StepId, asks: &[Slot], out: &mut [AttentionSignals]) -> Result<()> {
+        self.check_step(step);
+        assert_eq!(asks.len(), out.len(), "one record an ask");
+        self.answers()?;
+        let first = self.plan.n_asks * size_of::<Signals>();
+        let records: Vec<AttentionSignals> = self.arrived(first, self.plan.n_attention).collect();
+        for (out, &slot) in out.iter_mut().zip(asks) {
+            let number = self.plan.attention.get(slot as usize).copied().flatten();
+            let number = number.unwrap_or_else(|| panic!("ask {slot} did not ask for attention signals"));
+            *out = records[number as usize];
+        }
+        Ok(())
+    }
+
+    fn candidates(&mut self, step: StepId, asks: &[(Slot, u16)], out: &mut Candidates) -> Result<()> {
+        self.check_step(step);
+        self.driver.enter()?;
+        out.clear();
+        for asks in asks.chunks(self.sizes.max_kept.max(1)) {
+            let most = asks.iter().map(|&(_, k)| usize::from(k).min(MAX_CANDIDATES)).max().unwrap_or(0);
+            let n = u32::try_from(asks.len()).expect("checked batches fit 32 bits");
+            let mut words = vec![n, 0, 0, 0];
+            for &(slot, k) in asks {
+                words.extend([self.kept(slot), u32::from(k).min(MAX_CANDIDATES as u32)]);
+            }
+            let rooms = &self.rooms;
+            self.driver.write(rooms.wanted, 0, bytemuck::cast_slice(&words))?;
+            let buffers = self.forward().logits(0, 0, rooms.wanted.pointer());
+            let (wanted, lists, counts) =
+                (rooms.wanted.offset(16), rooms.lists.pointer(), rooms.list_counts.pointer());
+            self.driver.launch(&ops::candidates(
+                buffers,
+                wanted,
+                lists,
+                counts,
+                rooms.wanted.pointer(),
+                n,
+            ))?;
+            let width = most * size_of::<Candidate>();
+            let pitch = MAX_CANDIDATES * size_of::<Candidate>();
+            self.driver.read_rows(rooms.lists, pitch, width, asks.len(), &rooms.answers)?;
+            self.driver.read(rooms.list_counts, 0, 4 * asks.len(), &rooms.answers, asks.len() * width)?;
+            self.driver.wait()?;
+            let entries: Vec<Candidate> = self.arrived(0, asks.len() * most).collect();
+            let counts: Vec<u32> = self.arrived(asks.len() * width, asks.len()).collect();
+            for (i, &count) in counts.iter().enumerate() {
+                out.push(entries[i * most..i * most + count as usize].iter().copied());
+            }
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self, step: StepId, draws: &[Draw<'_>], out: &mut [Drawn]) -> Result<()> {
+        self.check_step(step);
+        assert_eq!(draws.len(), out.len(), "one result a draw");
+        self.driver.enter()?;
+        let mut done = 0;
+        while done < draws.len() {
+            let mut orders = crate::draws::Orders::default();
+            while done + orders.len() < draws.len() {
+                let draw = &draws[done + orders.len()];
+                if !orders.push(draw, self.kept(draw.slot), &self.sizes) {
+                    break;
+                }
+            }
+            let n = orders.len();
+            let launch = orders.upload(
+                &self.driver,
+                &self.rooms,
+                self.forward().logits(0, 0, self.rooms.orders.pointer()),
+            )?;
+            self.driver.launch(&launch)?;
+            self.driver.read(self.rooms.drawn, 0, n * DRAWN_BYTES, &self.rooms.answers, 0)?;
+            self.driver.wait()?;
+            for (out, record) in out[done..].iter_mut().zip(self.arrived::<[u32; 3]>(0, n)) {
+                *out = crate::draws::drawn(record);
+            }
+            done += n;
+        }
+        Ok(())
+    }
+
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<()> {
+        let Capacity { n_blocks, block_size, .. } = self.capacity;
+        self.driver.enter()?;
+        let mut rest = copies;
+        while !rest.is_empty() {
+            let n = independent(rest).min(MOST_COPIES);
+            let mut words = vec![0u32; 4];
+            for copy in &rest[..n] {
+                assert!(
+                    (copy.from as usize) < n_blocks
+                        && (copy.to as usize) < n_blocks
+                        && copy.tokens <= block_size,
+                    "{copy:?} in a cache of {n_blocks} blocks of {block_size}"
+                );
+                if copy.from != copy.to {
+                    words.extend([copy.from, copy.to, copy.tokens as u32]);
+                    words[0] += 1;
+                }
+            }
+            if words[0] > 0 {
+                let rooms = &self.rooms;
+                self.driver.write(rooms.copies, 0, bytemuck::cast_slice(&words))?;
+                let (cache, list, count) =
+                    (rooms.cache.pointer(), rooms.copies.offset(16), rooms.copies.pointer());
+                let (layers, blocks) = (self.sizes.n_layers as u32, n_blocks as u32);
+                let heads = self.sizes.heads;
+                self.driver.launch(&ops::copy_blocks(cache, list, count, words[0], layers, blocks, heads))?;
+            }
+            rest = &rest[n..];
+        }
+        Ok(())
+    }
+
+    fn logits(&self, step: StepId, slot: Slot) -> Result<Vec<f32>> {
+        self.check_step(step);
+        let row = self.kept(slot) as usize;
+        self.driver.enter()?;
+        let mut logits = vec![0f32; self.sizes.vocab];
+        self.driver.fetch(
+            self.rooms.logits,
+            4 * row * self.sizes.stride,
+            bytemuck::cast_slice_mut(&mut logits),
+        )?;
+        Ok(logits)
+    }
+}
+
+/// How many of the first copies touch no block that an earlier one of them writes, and write none that it reads: those
+/// can be made at once.
+fn independent(copies: &[BlockCopy]) -> usize {
+    let clash = |a: &BlockCopy, b: &BlockCopy| a.to == b.from || a.to == b.to || a.from == b.to;
+    (1..copies.len()).find(|&n| copies[..n].iter().any(|a| clash(a, &copies[n]))).unwrap_or(copies.len())
+}

@@ -1,0 +1,170 @@
+//! Device memory and pinned host memory, both claimed at start and kept to the end, and copies between them.
+
+use super::Driver;
+use crate::launch::Pointer;
+use cudarc::driver::{result, sys};
+use entropix_model::Result;
+use std::ffi::c_void;
+
+/// A piece of device memory, owned by the driver that gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Memory {
+    at: u64,
+    bytes: usize,
+}
+
+impl Memory {
+    /// Where a kernel finds it.
+    pub(crate) fn pointer(self) -> Pointer {
+        Pointer(self.at)
+    }
+
+    /// Where a kernel finds what begins `bytes` in.
+    ///
+    /// # Panics
+    /// When that is outside.
+    pub(crate) fn offset(self, bytes: usize) -> Pointer {
+        assert!(bytes <= self.bytes, "{bytes} bytes into {}", self.bytes);
+        Pointer(self.at + bytes as u64)
+    }
+}
+
+/// Host memory that the device writes while the host does something else.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    at: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: plain memory, used by its owner alone.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    /// What the device wrote. Only after a wait; until then it is whatever was there.
+    pub(crate) fn read(&self, first: usize, out: &mut [u8]) {
+        assert!(first + out.len() <= self.bytes, "{} bytes at {first} of {}", out.len(), self.bytes);
+        // SAFETY: within the allocation, which lives as long as the driver; the device writes it by address, so no
+        // reference into it is ever held.
+        unsafe { std::ptr::copy_nonoverlapping(self.at.add(first), out.as_mut_ptr(), out.len()) }
+    }
+}
+
+impl Driver {
+    /// Bytes of device memory that are free.
+    pub(crate) fn free_memory(&self) -> Result<usize> {
+        result::mem_get_info().map(|(free, _)| free).map_err(|error| self.note("cuMemGetInfo", error.0))
+    }
+
+    /// Claims device memory; what is there at first is undefined.
+    pub(crate) fn allocate(&mut self, bytes: usize) -> Result<Memory> {
+        // SAFETY: what is read from it was written before, which the emulator checks.
+        let at = unsafe { result::malloc_sync(bytes.max(16)) };
+        let at = at.map_err(|error| self.note("cuMemAlloc", error.0))?;
+        self.memory.push(at);
+        Ok(Memory { at, bytes: bytes.max(16) })
+    }
+
+    /// Claims pinned host memory.
+    pub(crate) fn allocate_pinned(&mut self, bytes: usize) -> Result<Pinned> {
+        // SAFETY: freed when this is dropped.
+        let at = unsafe { result::malloc_host(bytes.max(16), 0) };
+        let at = at.map_err(|error| self.note("cuMemHostAlloc", error.0))?;
+        self.pinned.push(at);
+        Ok(Pinned { at: at.cast(), bytes: bytes.max(16) })
+    }
+
+    /// Queues a copy to the device; `from` may change as soon as this returns.
+    pub(crate) fn write(&self, to: Memory, first: usize, from: &[u8]) -> Result<()> {
+        assert!(first + from.len() <= to.bytes, "{} bytes at {first} of {}", from.len(), to.bytes);
+        if from.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the target is within device memory of this driver; the source is ordinary memory, which the driver
+        // copies before it returns.
+        let copied = unsafe { result::memcpy_htod_async(to.at + first as u64, from, self.stream) };
+        copied.map_err(|error| self.note("cuMemcpyHtoDAsync", error.0))
+    }
+
+    /// Queues a copy to the host, to be read after a wait.
+    pub(crate) fn read(
+        &self,
+        from: Memory,
+        first: usize,
+        bytes: usize,
+        to: &Pinned,
+        at: usize,
+    ) -> Result<()> {
+        assert!(
+            first + bytes <= from.bytes && at + bytes <= to.bytes,
+            "{bytes} bytes at {first} of {} to {at} of {}",
+            from.bytes,
+            to.bytes
+        );
+        if bytes == 0 {
+            return Ok(());
+        }
+        let source = from.at + first as u64;
+        // SAFETY: both ranges are within live memory; the host reads the target only after a wait.
+        let copied = unsafe { sys::cuMemcpyDtoHAsync_v2(to.at.add(at).cast(), source, bytes, self.stream) };
+        copied.result().map_err(|error| self.note("cuMemcpyDtoHAsync", error.0))
+    }
+
+    /// Queues a copy of all of one piece of device memory into another of the same size.
+    pub(crate) fn copy(&self, from: Memory, to: Memory) -> Result<()> {
+        assert_eq!(from.bytes, to.bytes, "a copy of all of it");
+        // SAFETY: both are live memory of this driver.
+        let copied = unsafe { result::memcpy_dtod_async(to.at, from.at, from.bytes, self.stream) };
+        copied.map_err(|error| self.note("cuMemcpyDtoDAsync", error.0))
+    }
+
+    /// As [`Driver::read`], the first `width` bytes of each of `rows` rows that lie `pitch` bytes apart, packed.
+    pub(crate) fn read_rows(
+        &self,
+        from: Memory,
+        pitch: usize,
+        width: usize,
+        rows: usize,
+        to: &Pinned,
+    ) -> Result<()> {
+        assert!(
+            width <= pitch && rows * pitch <= from.bytes && rows * width <= to.bytes,
+            "{rows} rows of {width} every {pitch} bytes of {} to {}",
+            from.bytes,
+            to.bytes
+        );
+        if rows == 0 || width == 0 {
+            return Ok(());
+        }
+        let copy = sys::CUDA_MEMCPY2D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            srcHost: std::ptr::null(),
+            srcDevice: from.at,
+            srcArray: std::ptr::null_mut(),
+            srcPitch: pitch,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_HOST,
+            dstHost: to.at.cast::<c_void>(),
+            dstDevice: 0,
+            dstArray: std::ptr::null_mut(),
+            dstPitch: width,
+            WidthInBytes: width,
+            Height: rows,
+        };
+        // SAFETY: as in `read`.
+        let copied = unsafe { sys::cuMemcpy2DAsync_v2(&copy, self.stream) };
+        copied.result().map_err(|error| self.note("cuMemcpy2DAsync", error.0))
+    }
+
+    /// Copies device memory into ordinary memory and waits for it.
+    pub(crate) fn fetch(&self, from: Memory, first: usize, out: &mut [u8]) -> Result<()> {
+        assert!(first + out.len() <= from.bytes, "{} bytes at {first} of {}", out.len(), from.bytes);
+        // SAFETY: the source is within device memory; a copy to ordinary memory is over when it returns or when the
+        // stream was waited for, which follows.
+        let copied = unsafe { result::memcpy_dtoh_async(out, from.at + first as u64, self.stream) };
+        copied.map_err(|error| self.note("cuMemcpyDtoHAsync", error.0))?;
+        self.wait()
+    }
+}

@@ -1,0 +1,114 @@
+//! Whether there is a device to use, said in words when there is none.
+
+use super::{check, name_of};
+use cudarc::driver::{result, sys};
+use entropix_model::{Class, Error, Result};
+
+/// Least compute capability: bf16 tensor cores and asynchronous copies.
+const LEAST_CAPABILITY: (u32, u32) = (8, 0);
+
+/// A CUDA device of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its number.
+    pub ordinal: u32,
+    /// What it calls itself.
+    pub name: String,
+    /// Compute capability, e.g. (9, 0).
+    pub capability: (u32, u32),
+    /// Bytes of its memory.
+    pub memory: u64,
+    /// CUDA version of the driver, e.g. (13, 0).
+    pub driver: (u32, u32),
+}
+
+/// The device of that number, if this build can use it. Costs milliseconds and changes nothing.
+///
+/// # Errors
+/// `NoKernels`, `NoDriver`, `DriverTooOld`, `NoDevice`, `DeviceTooOld` of class `Unsupported`; `DeviceIndex` of class `Usage`.
+pub fn probe(ordinal: u32) -> Result<Found> {
+    if crate::images::IMAGES.is_empty() {
+        return Err(Error::unsupported(
+            "NoKernels",
+            "this build holds no CUDA kernels, for it found no nvcc; run scripts/get_nvcc (or put nvcc of CUDA 12 or 13 on the \
+             PATH) and build again, or use --device cpu",
+        ));
+    }
+    // SAFETY: only tries to load libraries by the names of the driver.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::unsupported(
+            "NoDriver",
+            "no CUDA driver: libcuda.so was not found; install NVIDIA's driver, or use --device cpu",
+        ));
+    }
+    let mut version = 0;
+    // SAFETY: the pointer is to a live number.
+    check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut version) })?;
+    let version = u32::try_from(version).unwrap_or(0);
+    let driver = (version / 1000, version % 1000 / 10);
+    if driver.0 < crate::images::CUDA_MAJOR {
+        return Err(Error::unsupported(
+            "DriverTooOld",
+            format!(
+                "the CUDA driver is of CUDA {}.{}, the kernels of this build need {}.0; update the driver, build with an older \
+                 nvcc, or use --device cpu",
+                driver.0,
+                driver.1,
+                crate::images::CUDA_MAJOR
+            ),
+        ));
+    }
+    let no_device = || Error::unsupported("NoDevice", "the CUDA driver sees no device; use --device cpu");
+    match result::init() {
+        Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => return Err(no_device()),
+        other => other.map_err(|error| super::failed("cuInit", error.0))?,
+    }
+    let count = result::device::get_count().map_err(|error| super::failed("cuDeviceGetCount", error.0))?;
+    let count = u32::try_from(count).unwrap_or(0);
+    if count == 0 {
+        return Err(no_device());
+    }
+    if ordinal >= count {
+        let message =
+            format!("--device cuda:{ordinal}: there are {count} devices, cuda:0 to cuda:{}", count - 1);
+        return Err(Error::new(Class::Usage, "DeviceIndex", message));
+    }
+    let device =
+        result::device::get(ordinal as i32).map_err(|error| super::failed("cuDeviceGet", error.0))?;
+    let name = result::device::get_name(device).map_err(|error| super::failed("cuDeviceGetName", error.0))?;
+    let attribute = |which| {
+        // SAFETY: the device was just given by the driver.
+        let value = unsafe { result::device::get_attribute(device, which) };
+        value
+            .map(|value| u32::try_from(value).unwrap_or(0))
+            .map_err(|error| super::failed("cuDeviceGetAttribute", error.0))
+    };
+    let capability = (
+        attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    );
+    if capability < LEAST_CAPABILITY {
+        return Err(Error::unsupported(
+            "DeviceTooOld",
+            format!(
+                "cuda:{ordinal} ({name}) has compute capability {}.{}; at least {}.{} is needed (Ampere or newer)",
+                capability.0, capability.1, LEAST_CAPABILITY.0, LEAST_CAPABILITY.1
+            ),
+        ));
+    }
+    // SAFETY: as above.
+    let memory = unsafe { result::device::total_mem(device) };
+    let memory = memory.map_err(|error| super::failed("cuDeviceTotalMem", error.0))? as u64;
+    Ok(Found { ordinal, name, capability, memory, driver })
+}
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cuda:{} ({})", self.ordinal, self.name)
+    }
+}
+
+/// For messages: what the driver calls an error.
+pub(super) fn describe(code: sys::CUresult) -> String {
+    format!("{} ({})", name_of(code), code as u32)
+}

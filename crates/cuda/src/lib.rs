@@ -1,0 +1,26 @@
+//! The CUDA backend of entropix: hand-written kernels, a paged cache in bf16, decode steps recorded once and replayed.
+//!
+//! [`CudaBackend`] is the way in; [`probe`] says whether it can be had. The kernels are `kernels/*.cu` at the top of the
+//! repository (`kernels/README.md` has one row a kernel), [`ops`] the launch plan of each, [`pack`] how weights lie on the
+//! device. Nothing is linked: the driver is found when it is first asked for.
+
+pub mod abi;
+mod backend;
+mod ceiling;
+mod draws;
+mod driver;
+mod forward;
+mod images;
+pub mod launch;
+pub mod ops;
+mod options;
+pub mod pack;
+mod rooms;
+mod step;
+mod weights;
+
+pub use backend::CudaBackend;
+pub use ceiling::copy_bandwidth;
+pub use driver::{Found, probe};
+pub use options::{CudaOptions, plan};
+pub use weights::Progress;

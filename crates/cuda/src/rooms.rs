@@ -1,0 +1,131 @@
+//! Everything a step touches on the device, claimed once.
+
+use crate::driver::{Driver, Memory, Pinned};
+use crate::options::{MAX_CANDIDATES, Sizes};
+use crate::step::Sections;
+use entropix_model::{AttentionSignals, Result, Signals};
+
+/// Bytes of a draw's order, and of its result: `DrawOrder` and `DrawnRecord` of kernels/draw.cu.
+pub(crate) const ORDER_BYTES: usize = 64;
+pub(crate) const DRAWN_BYTES: usize = 12;
+
+/// Device memory of a backend besides the weights.
+#[derive(Debug)]
+pub(crate) struct Rooms {
+    /// `Sections`.
+    pub(crate) inputs: Memory,
+    /// Block tables of all rows.
+    pub(crate) tables: Memory,
+    /// (n_layers, n_blocks, n_kv_heads, k|v, block_size, head_dim) bf16.
+    pub(crate) cache: Memory,
+    /// (T, hidden) f32, the residual stream.
+    pub(crate) x: Memory,
+    /// (T, hidden) bf16.
+    pub(crate) normed: Memory,
+    /// (T, q + k + v) f32.
+    pub(crate) qkv: Memory,
+    /// (T, q) bf16.
+    pub(crate) q: Memory,
+    /// (T, q) bf16.
+    pub(crate) attended: Memory,
+    /// (T, n_heads, 4) f32.
+    pub(crate) stats: Memory,
+    /// (T, intermediate) bf16.
+    pub(crate) gated: Memory,
+    /// Parts of decoding attention.
+    pub(crate) parts: Memory,
+    /// (rows, stride) f32: kept rows, then passing ones.
+    pub(crate) logits: Memory,
+    /// (rows, tiles of the vocabulary, 16) f32.
+    pub(crate) moments: Memory,
+    /// (rows, chunks of the vocabulary) f32.
+    pub(crate) maxima: Memory,
+    /// (T) `Signals`, by place.
+    pub(crate) signals: Memory,
+    /// (most, key parts) f32, (T) f32, (T) `AttentionSignals`.
+    pub(crate) key_parts: Memory,
+    pub(crate) relative: Memory,
+    pub(crate) attention: Memory,
+    /// {count}, then (max_kept) {place, k}.
+    pub(crate) wanted: Memory,
+    /// (max_kept, 256) candidates, (max_kept) how many of them.
+    pub(crate) lists: Memory,
+    pub(crate) list_counts: Memory,
+    /// {count}, then the orders from word 16 on.
+    pub(crate) orders: Memory,
+    pub(crate) edits: Memory,
+    pub(crate) masks: Memory,
+    pub(crate) coins: Memory,
+    pub(crate) drawn: Memory,
+    /// {count}, then (n) {from, to, tokens} from word 4 on.
+    pub(crate) copies: Memory,
+    /// Where all answers arrive.
+    pub(crate) answers: Pinned,
+}
+
+/// Copies of blocks a launch takes.
+pub(crate) const MOST_COPIES: usize = 256;
+/// Bytes for the parts of attention signals.
+pub(crate) const KEY_PARTS_BYTES: usize = 16 << 20;
+
+impl Rooms {
+    pub(crate) fn allocate(driver: &mut Driver, sizes: &Sizes) -> Result<Self> {
+        let s = sizes;
+        let t = s.max_tokens;
+        let rows = s.logit_rows();
+        let kept = s.max_kept.max(1);
+        let answers = (t * (size_of::<Signals>() + size_of::<AttentionSignals>()))
+            .max(kept * (MAX_CANDIDATES * 8 + 4))
+            .max(s.draws * DRAWN_BYTES);
+        let mut of = |bytes: usize| driver.allocate(bytes);
+        Ok(Self {
+            inputs: of(4 * Sections::of(s).total)?,
+            tables: of(4 * s.tables)?,
+            cache: of(s.cache_bytes())?,
+            x: of(4 * t * s.hidden)?,
+            normed: of(2 * t * s.hidden)?,
+            qkv: of(4 * t * s.qkv)?,
+            q: of(2 * t * s.q)?,
+            attended: of(2 * t * s.q)?,
+            stats: of(16 * t * s.heads.n_heads as usize)?,
+            gated: of(2 * t * s.intermediate)?,
+            parts: of(s.part_bytes())?,
+            logits: of(4 * rows * s.stride)?,
+            moments: of(64 * rows * s.vocab.div_ceil(4096))?,
+            maxima: of(4 * rows * s.vocab.div_ceil(128))?,
+            signals: of(size_of::<Signals>() * t)?,
+            key_parts: of(key_parts_bytes(s))?,
+            relative: of(4 * t)?,
+            attention: of(size_of::<AttentionSignals>() * t)?,
+            wanted: of(16 + 8 * kept)?,
+            lists: of(8 * MAX_CANDIDATES * kept)?,
+            list_counts: of(4 * kept)?,
+            orders: of(ORDER_BYTES * (1 + s.draws))?,
+            edits: of(12 * s.edits)?,
+            masks: of(4 * s.mask_words() * s.draws)?,
+            coins: of(8 * s.coins)?,
+            drawn: of(DRAWN_BYTES * s.draws)?,
+            copies: of(16 + 12 * MOST_COPIES)?,
+            answers: driver.allocate_pinned(answers)?,
+        })
+    }
+}
+
+/// Room for every ask of a step at the longest context, or what is affordable if that is less; one ask always fits.
+pub(crate) fn key_parts_bytes(sizes: &Sizes) -> usize {
+    (4 * sizes.max_tokens * sizes.key_parts).min(KEY_PARTS_BYTES).max(4 * sizes.key_parts)
+}
+
+/// Bytes of all rooms but the cache, the activations and the logits.
+pub(crate) fn scratch_bytes(sizes: &Sizes) -> usize {
+    let s = sizes;
+    let kept = s.max_kept.max(1);
+    let inputs = 4 * (Sections::of(s).total + s.tables) + 16 + 12 * MOST_COPIES;
+    let vocabulary = s.logit_rows() * (64 * s.vocab.div_ceil(4096) + 4 * s.vocab.div_ceil(128));
+    let answers =
+        s.max_tokens * (size_of::<Signals>() + size_of::<AttentionSignals>() + 4) + key_parts_bytes(s);
+    let lists = 16 + kept * (8 + 8 * MAX_CANDIDATES + 4);
+    let draws =
+        ORDER_BYTES + s.draws * (ORDER_BYTES + 4 * s.mask_words() + DRAWN_BYTES) + 12 * s.edits + 8 * s.coins;
+    inputs + vocabulary + answers + lists + draws + s.part_bytes()
+}

@@ -1,0 +1,148 @@
+//! The program itself on the fake driver: `batch --device cuda` gives the tokens of `--device cpu`, and a device that breaks
+//! costs no answer that was finished.
+
+use entropix_emulator::FakeDriver;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn tiny(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny").join(name)
+}
+
+/// The program of this build. Cargo puts it beside the folder of the tests when it builds the whole workspace.
+fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().and_then(Path::parent).unwrap().join("entropix");
+    assert!(
+        program.exists(),
+        "{} is not there; build it first, in the same profile: cargo build --bin entropix",
+        program.display()
+    );
+    program
+}
+
+/// Runs `batch` in `folder`, from `in` to `out`.
+fn batch(folder: &Path, model: &str, more: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(program());
+    command.args(["batch", "-i", "in", "-o", "out", "--overwrite", "-m"]).arg(tiny(model)).args(more);
+    command.args(["--threads", "1"]).current_dir(folder).env("XDG_CACHE_HOME", folder);
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("ENTROPIX_") {
+            command.env_remove(name);
+        }
+    }
+    command.envs(environment.iter().copied());
+    command.output().unwrap()
+}
+
+fn fake() -> (&'static str, &'static str) {
+    ("LD_LIBRARY_PATH", FakeDriver::folder().to_str().unwrap())
+}
+
+/// (id, tokens) of every answer, by id; every line is whole.
+fn answers(folder: &Path) -> Vec<(String, Vec<u64>)> {
+    let text = std::fs::read_to_string(folder.join("out")).unwrap_or_default();
+    assert!(text.is_empty() || text.ends_with('\n'), "the last line is torn: {text}");
+    let mut all: Vec<(String, Vec<u64>)> = text
+        .lines()
+        .map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let tokens = row["tokens"].as_array().unwrap_or_else(|| panic!("{line}"));
+            let id = row["id"].as_str().unwrap().to_owned();
+            (id, tokens.iter().map(|token| token.as_u64().unwrap()).collect())
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+const INPUT: &str = "{\"id\":\"a\",\"prompt\":\"the quick brown fox\",\"max_tokens\":24}\n\
+                     {\"id\":\"b\",\"prompt\":\"1 2 3\",\"max_tokens\":9}\n\
+                     {\"id\":\"c\",\"prompt\":\"what is there to say of a prompt that is rather longer than the others are\",\"max_tokens\":16}\n\
+                     {\"id\":\"d\",\"prompt\":\"x\",\"max_tokens\":12}\n";
+
+fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn the_gpu_answers_as_the_cpu_does() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    for model in ["llama-tied", "qwen3.BF16.gguf", "mistral.Q8_0.gguf"] {
+        let run = |device: &str, more: &[&str]| {
+            let mut flags = vec!["--device", device, "--policy", "greedy", "-b", "3"];
+            flags.extend(more);
+            let output = batch(folder.path(), model, &flags, &[fake()]);
+            assert!(output.status.success(), "{model} on {device}: {}", words(&output));
+            (answers(folder.path()), words(&output))
+        };
+        let (cpu, _) = run("cpu", &["--precision", "exact"]);
+        let (cuda, said) = run("cuda", &[]);
+        assert_eq!(cpu.len(), 4);
+        assert_eq!(cpu, cuda, "{model}");
+        assert!(said.contains("cuda:0, Emulated device"), "{said}");
+        // Small memory: rows are put back and computed again.
+        let (preempted, said) = run("cuda", &["--kv-blocks", "5", "-c", "64"]);
+        assert_eq!(preempted, cuda, "{model}");
+        assert!(said.contains("preemptions"), "{said}");
+    }
+}
+
+#[test]
+fn samplers_draw_the_same_on_both() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    let run = |device: &str, more: &[&str]| {
+        let mut flags = vec!["--device", device, "--policy", "attic", "--seed", "5"];
+        flags.extend(more);
+        let output = batch(folder.path(), "llama-tied.F32.gguf", &flags, &[fake()]);
+        assert!(output.status.success(), "{}", words(&output));
+        answers(folder.path())
+    };
+    let (cpu, cuda) = (run("cpu", &["--precision", "exact"]), run("cuda", &[]));
+    // A coin near a border falls otherwise after a rounding; then everything after it is another answer.
+    let same: usize =
+        cpu.iter().zip(&cuda).map(|(a, b)| a.1.iter().zip(&b.1).take_while(|(a, b)| a == b).count()).sum();
+    let all: usize = cpu.iter().map(|(_, tokens)| tokens.len()).sum();
+    assert!(same * 2 > all, "{same} of {all} tokens before the first difference: {cpu:?} {cuda:?}");
+    assert_eq!(cuda, run("cuda", &["-b", "1"]), "the same in any batch");
+}
+
+#[test]
+fn auto_says_what_it_takes_and_why() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    let run = |environment: &[(&str, &str)]| {
+        let output = batch(folder.path(), "qwen3", &["--device", "auto", "--policy", "greedy"], environment);
+        assert!(output.status.success(), "{}", words(&output));
+        words(&output)
+    };
+    let said = run(&[fake()]);
+    assert!(said.contains("auto takes cuda:0 (Emulated device)"), "{said}");
+    let said = run(&[fake(), ("FAKE_CUDA_VERSION", "11080")]);
+    assert!(said.contains("auto takes the cpu: the CUDA driver is of CUDA 11.8"), "{said}");
+    let said = run(&[fake(), ("FAKE_CUDA_DEVICES", "0")]);
+    assert!(said.contains("auto takes the cpu") && said.contains("no device"), "{said}");
+}
+
+#[test]
+fn a_broken_device_ends_the_job_and_keeps_what_was_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    let run = |environment: &[(&str, &str)]| {
+        batch(folder.path(), "qwen2", &["--device", "cuda", "--policy", "greedy", "-b", "1"], environment)
+    };
+    assert!(run(&[fake()]).status.success());
+    let whole = answers(folder.path());
+    let ended = run(&[fake(), ("FAKE_CUDA_FAIL", "cuGraphLaunch:30:719")]);
+    assert_eq!(ended.status.code(), Some(75), "{}", words(&ended));
+    assert!(words(&ended).contains("CUDA_ERROR_LAUNCH_FAILED (719)"), "{}", words(&ended));
+    let kept = answers(folder.path());
+    assert!(!kept.is_empty() && kept.len() < whole.len(), "{kept:?}");
+    assert!(kept.iter().all(|row| whole.contains(row)), "{kept:?}");
+    let ended = run(&[fake(), ("FAKE_CUDA_MEMORY", "1000000")]);
+    assert_eq!(ended.status.code(), Some(75), "{}", words(&ended));
+    assert!(words(&ended).contains("--kv-blocks"), "{}", words(&ended));
+}

@@ -1,0 +1,180 @@
+//! What `batch` and `score` have in common: an input, an output that is gone on with, its manifest.
+
+use super::args::{JobArgs, OutputArgs};
+use super::load;
+use crate::report::progress::{Progress, Unit};
+use crate::report::say::sayln;
+use anyhow::{Context, Result};
+use entropix::hub;
+use entropix::jobs::manifest::{EngineRecord, InputRecord, ModelRecord, PromptRecord};
+use entropix::jobs::{
+    Checked, Done, InputFormat, Item, Items, JobInput, JobLine, Ledger, Manifest, PlainText, Shard, Sink,
+    pending,
+};
+use entropix::text::{Date, Special};
+use entropix::{Session, jobs};
+use serde_json::Value;
+use std::path::Path;
+
+/// A job before its model is there.
+pub(super) struct Job {
+    pub(super) input: JobInput,
+    ledger: Ledger,
+    checked: Option<Checked>,
+    shard: Shard,
+}
+
+/// A job whose output is open for lines.
+pub(super) struct Begun {
+    pub(super) input: JobInput,
+    pub(super) sink: Sink,
+    /// What earlier runs did.
+    pub(super) done: Done,
+    /// Requests of the whole job, if somebody counted.
+    pub(super) n_requests: Option<usize>,
+    /// Whether the same command goes on where this run ends.
+    pub(super) resumable: bool,
+    shard: Shard,
+    bad_line: jobs::BadLine,
+}
+
+impl Job {
+    /// Opens input and output and looks at both; nothing is changed yet.
+    pub(super) fn open<L: JobLine>(args: &JobArgs, plain: PlainText) -> Result<Self> {
+        let compressed = [".gz", ".zst", ".zstd"];
+        let name = args.output.to_string_lossy();
+        if compressed.iter().any(|ending| name.ends_with(ending)) {
+            let message = format!("{name}: results are plain lines; compress them when the job is done");
+            return Err(entropix::Error::new(entropix::Class::Usage, "Output", message).into());
+        }
+        let input = JobInput::open(&args.input, args.input_format.map(Into::into), plain)?;
+        let mut ledger = Ledger::open(&args.output, input.file(), args.resume(), args.sync_every)?;
+        let shard = args.shard.map_or(Shard::WHOLE, |shard| shard.0);
+        let checked = if args.no_validate {
+            None
+        } else {
+            Some(input.check::<L>(args.on_bad_line.into(), shard, ledger.done())?)
+        };
+        Ok(Self { input, ledger, checked, shard })
+    }
+
+    /// Whether an earlier run began it.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.ledger.earlier().is_some()
+    }
+
+    /// The day an earlier run told the chat template, so that a job does not change overnight.
+    pub(super) fn date(&self) -> Option<Date> {
+        self.ledger.earlier().and_then(|earlier| Date::parse(&earlier.prompt.date).ok())
+    }
+
+    /// A manifest that says what is known of the input and the session; the rest is the verb's.
+    pub(super) fn manifest(
+        &self,
+        args: &JobArgs,
+        verb: &str,
+        session: &Session,
+        special: Special,
+        template_file: Option<&Path>,
+        output: &OutputArgs,
+    ) -> Result<Manifest> {
+        jobs::refuse_model(&args.output, &session.model().path)?;
+        let engine =
+            EngineRecord { version: env!("CARGO_PKG_VERSION").into(), commit: super::BUILD_COMMIT.into() };
+        let format = match self.input.format() {
+            InputFormat::Jsonl => "jsonl",
+            InputFormat::Text => "text",
+        };
+        let path = |path: &Path| {
+            std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
+        };
+        let input = InputRecord {
+            path: if args.input == Path::new("-") { "-".into() } else { path(&args.input) },
+            format: format.into(),
+            sha256: self.checked.as_ref().map(|checked| checked.sha256.clone()),
+            requests: self.checked.as_ref().map(|checked| checked.n_requests),
+        };
+        let summary = session.model();
+        let model = ModelRecord {
+            name: summary.name.clone(),
+            path: path(&summary.path),
+            sha256: fingerprint(session, output)?,
+            precision: summary.precision_name().into(),
+            kernel_path: summary.processor.kernels(),
+            context: session.context_limit(),
+        };
+        let plain = match self.input.plain() {
+            PlainText::Question => "question",
+            PlainText::Raw => "raw",
+        };
+        let prompt = PromptRecord {
+            plain: plain.into(),
+            system: None,
+            special: if special == Special::Parse { "parse" } else { "text" }.into(),
+            template: session.chat_template().map(|template| template.sha256().to_owned()),
+            template_file: template_file.map(path),
+            date: String::from(session.date()),
+        };
+        let mut manifest = Manifest::new(verb, engine, input, model, prompt);
+        manifest.shard = self.shard.to_string();
+        manifest.ordered = args.ordered;
+        Ok(manifest)
+    }
+
+    /// Writes the manifest and opens the output for lines.
+    pub(super) fn begin(self, args: &JobArgs, manifest: Manifest, output: &OutputArgs) -> Result<Begun> {
+        let Self { input, ledger, checked, shard } = self;
+        let resumed = ledger.earlier().is_some();
+        let (lines, done) = ledger.begin(manifest, checked.as_ref())?;
+        let resumable = lines.is_file();
+        let n_requests = checked.map(|checked| checked.n_requests);
+        if resumed && !output.quiet {
+            let left = match n_requests {
+                Some(n) => format!("{} to do", n.saturating_sub(done.len())),
+                None => "the rest to do".into(),
+            };
+            sayln!("{}: going on, {} done, {left}", args.output.display(), done.len());
+        }
+        let sink = if args.ordered { Sink::ordered(lines) } else { Sink::new(lines) };
+        let bad_line = args.on_bad_line.into();
+        Ok(Begun { input, sink, done, n_requests, resumable, shard, bad_line })
+    }
+}
+
+impl Begun {
+    /// What is left to do, and where the lines go.
+    pub(super) fn start<L: JobLine + 'static>(
+        &mut self,
+    ) -> Result<(impl Iterator<Item = entropix::Result<Item<L>>> + '_, &mut Sink)> {
+        let items: Items<L> = self.input.items(self.bad_line)?;
+        Ok((pending(items, self.shard, &self.done), &mut self.sink))
+    }
+
+    /// Requests that this run was to do, if somebody counted.
+    pub(super) fn n_pending(&self) -> Option<usize> {
+        self.n_requests.map(|n| n.saturating_sub(self.done.len()))
+    }
+}
+
+/// Writes the summary of a job where --summary wants it.
+pub(super) fn write_summary(path: Option<&Path>, summary: &Value) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::to_string_pretty(summary)? + "\n";
+    std::fs::write(path, text).with_context(|| format!("{}: cannot write the summary", path.display()))
+}
+
+fn fingerprint(session: &Session, output: &OutputArgs) -> Result<String> {
+    let mut shown: Option<Progress> = None;
+    let cache = hub::Settings::from_env().cache;
+    let hash = session.fingerprint(cache.as_deref(), &mut |done, total| {
+        if total >= load::LARGE {
+            let progress =
+                shown.get_or_insert_with(|| Progress::new(output, "hashing", Some(total), Unit::Bytes));
+            progress.set(done, String::new);
+        }
+    });
+    if let Some(progress) = shown {
+        progress.finish();
+    }
+    Ok(hash?)
+}

@@ -1,0 +1,233 @@
+//! `verify`: some requests of an output computed again, as its manifest says, and compared byte for byte.
+
+use super::args::{OutputArgs, VerifyArgs};
+use super::interrupt::Interrupts;
+use super::load;
+use crate::report::progress::{Progress, Unit};
+use crate::report::say::sayln;
+use anyhow::Result;
+use entropix::jobs::verify::Lines;
+use entropix::jobs::{
+    BadLine, BatchJob, Choice, Flow, InputFormat, Item, JobInput, JobLine, JobRequest, LineWriter, Manifest,
+    Observer, PlainText, Preparation, ScoreJob, ScoreObserver, ScoreRequest, SignalsLevel, Sink, SyncEvery,
+    manifest_path, read_manifest,
+};
+use entropix::text::{Date, Special};
+use entropix::{Device, Precision, Session, SessionOptions, hub};
+use entropix_engine::{PolicyFile, Stats};
+use entropix_model::{Class, Error};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// How many lines that differ are told.
+const TOLD: usize = 10;
+
+/// Verifies.
+pub(super) fn run(args: &VerifyArgs, output: &OutputArgs) -> Result<()> {
+    let path = &args.results;
+    let manifest = read_manifest(&manifest_path(path))?.ok_or_else(|| {
+        let message = format!("{}: has no manifest beside it that says how it was made", path.display());
+        Error::new(Class::NoInput, "NoManifest", message)
+    })?;
+    if !manifest.mixed.is_empty() {
+        let message = format!(
+            "{}: its lines were made in several ways ({}), and none says in which",
+            path.display(),
+            manifest.mixed.join("; ")
+        );
+        return Err(config(message).into());
+    }
+    let lines = Lines::read(path, args.sample)?;
+    let input = open_input(args, &manifest)?;
+    let mut session = open_session(args, &manifest, output)?;
+    if !output.quiet {
+        sayln!("{}: {} of {} lines are computed again", path.display(), lines.len(), lines.n_all);
+    }
+    let folder =
+        tempfile::tempdir().map_err(|e| Error::new(Class::Io, "Os", format!("no temporary folder: {e}")))?;
+    let again = folder.path().join("again");
+    compute(args, &manifest, &input, &lines, &mut session, &again, output)?;
+    let compared = lines.compare(&again)?;
+    if compared.n_missing > 0 {
+        let n = compared.n_missing;
+        return Err(
+            Error::data("InputChanged", format!("the input no longer has {n} of the requests")).into()
+        );
+    }
+    if !compared.different.is_empty() {
+        let told: Vec<_> = compared.different.iter().take(TOLD).map(String::as_str).collect();
+        let message = format!(
+            "{}: {} of {} lines differ from what is computed now: {}",
+            path.display(),
+            compared.different.len(),
+            lines.len(),
+            told.join(", ")
+        );
+        return Err(Error::data("Differs", message).into());
+    }
+    if !output.quiet {
+        sayln!("{} lines, all the same bytes", compared.n_same);
+    }
+    Ok(())
+}
+
+fn config(message: String) -> Error {
+    Error::new(Class::Config, "Manifest", message)
+}
+
+fn open_input(args: &VerifyArgs, manifest: &Manifest) -> Result<JobInput> {
+    let path = args.input.clone().unwrap_or_else(|| PathBuf::from(&manifest.input.path));
+    let format = if manifest.input.format == "text" { InputFormat::Text } else { InputFormat::Jsonl };
+    let plain = if manifest.prompt.plain == "raw" { PlainText::Raw } else { PlainText::Question };
+    Ok(JobInput::open(&path, Some(format), plain)?)
+}
+
+fn open_session(args: &VerifyArgs, manifest: &Manifest, output: &OutputArgs) -> Result<Session> {
+    let record = &manifest.model;
+    let spec = args.model.clone().unwrap_or_else(|| OsString::from(&record.path));
+    let path = load::fetch(&hub::Settings::from_env(), &spec, output)?;
+    let precision = match record.precision.as_str() {
+        "exact" => Precision::Exact,
+        "bf16" => Precision::Bf16,
+        "int8" => Precision::Int8,
+        other => return Err(config(format!("the precision {other:?} is not known here")).into()),
+    };
+    let unknown = || config(format!("the kernel path {:?} is not known here", record.kernel_path));
+    let (device, kernel_path) = if record.kernel_path.starts_with("sm_") {
+        (Device::Cuda(0), None)
+    } else {
+        (Device::Cpu, Some(record.kernel_path.parse().map_err(|_| unknown())?))
+    };
+    let options = SessionOptions {
+        device,
+        threads: args.threads,
+        precision: Some(precision),
+        kernel_path,
+        max_context: Some(record.context),
+        max_rows: args.batch_size,
+        kv_blocks: None,
+        chat_template: manifest.prompt.template_file.as_ref().map(PathBuf::from),
+        date: Some(Date::parse(&manifest.prompt.date)?),
+        template_command: super::renderer::command(),
+    };
+    let session = load::open(&path, &options, output)?;
+    let kernels = session.model().processor.kernels();
+    if kernels != record.kernel_path {
+        let message =
+            format!("the results were computed on {}, this device is {kernels}", record.kernel_path);
+        return Err(config(message).into());
+    }
+    let hash = session.fingerprint(hub::Settings::from_env().cache.as_deref(), &mut |_, _| {})?;
+    if hash != record.sha256 {
+        let message = format!(
+            "{}: is another model than that of the results ({:.12}…, not {:.12}…); name it with -m",
+            path.display(),
+            hash,
+            record.sha256
+        );
+        return Err(config(message).into());
+    }
+    Ok(session)
+}
+
+/// Computes the requests of `lines` into a file at `again`.
+fn compute(
+    args: &VerifyArgs,
+    manifest: &Manifest,
+    input: &JobInput,
+    lines: &Lines,
+    session: &mut Session,
+    again: &Path,
+    output: &OutputArgs,
+) -> Result<()> {
+    let mut writer = LineWriter::open(again, input.file(), SyncEvery::Lines(u64::MAX))?;
+    writer.begin_empty()?;
+    let mut sink = Sink::new(writer);
+    let special = if manifest.prompt.special == "text" { Special::Text } else { Special::Parse };
+    let max_in_flight = args.batch_size.saturating_mul(2);
+    let mut watch = Watch {
+        progress: Progress::new(output, "verify", Some(lines.len() as u64), Unit::Pieces),
+        n_done: 0,
+        interrupts: Interrupts::listen()?,
+    };
+    let ended = if manifest.verb == "score" {
+        let job = ScoreJob { special, max_in_flight, fail_fast: false };
+        job.run(session, sampled::<ScoreRequest>(input, lines)?, &mut sink, &mut watch)?
+    } else {
+        let record = manifest.policy.as_ref().ok_or_else(|| config("it names no policy".into()))?;
+        let policy = PolicyFile::parse(&record.name, record.source.as_bytes(), &record.changes)?;
+        if policy.hash() != record.sha256 {
+            return Err(config(format!("the policy {:?} means something else here", record.name)).into());
+        }
+        let signals = match manifest.signals.as_str() {
+            "off" => SignalsLevel::Off,
+            "summary" => SignalsLevel::Summary,
+            _ => SignalsLevel::Token,
+        };
+        let job = BatchJob {
+            policy: session.bind(&policy)?,
+            preparation: Preparation { special, system: manifest.prompt.system.clone() },
+            defaults: manifest.params().map_err(config)?,
+            signals,
+            max_in_flight,
+            fail_fast: false,
+            is_traced: false,
+        };
+        job.run(session, sampled::<JobRequest>(input, lines)?, &mut sink, None, &mut watch)?
+    };
+    watch.progress.finish();
+    if ended.flow > Flow::Continue {
+        return Err(Error::new(Class::Temp, "Interrupted", "interrupted; nothing was found out").into());
+    }
+    Ok(sink.finish()?)
+}
+
+fn sampled<'a, L: JobLine + 'static>(
+    input: &'a JobInput,
+    lines: &'a Lines,
+) -> Result<impl Iterator<Item = entropix::Result<Item<L>>> + 'a> {
+    let items = input.items::<L>(BadLine::Record)?;
+    Ok(items.filter(|item| item.as_ref().map_or(true, |item| lines.contains(&item.id))))
+}
+
+struct Watch {
+    progress: Progress,
+    n_done: u64,
+    interrupts: Interrupts,
+}
+
+impl Watch {
+    fn step(&mut self) -> Flow {
+        self.progress.set(self.n_done, String::new);
+        // A line that is not computed says nothing, so there is nothing to finish.
+        if self.interrupts.flow() > Flow::Continue { Flow::Stop } else { Flow::Continue }
+    }
+}
+
+impl Observer for Watch {
+    fn finished(&mut self, _: &str, _: &[Choice]) {
+        self.n_done += 1;
+    }
+
+    fn failed(&mut self, _: &str, _: &Error) {
+        self.n_done += 1;
+    }
+
+    fn stepped(&mut self, _: &Stats) -> Flow {
+        self.step()
+    }
+}
+
+impl ScoreObserver for Watch {
+    fn finished(&mut self, _: &str, _: &[Option<f32>]) {
+        self.n_done += 1;
+    }
+
+    fn failed(&mut self, _: &str, _: &Error) {
+        self.n_done += 1;
+    }
+
+    fn stepped(&mut self, _: &Stats) -> Flow {
+        self.step()
+    }
+}

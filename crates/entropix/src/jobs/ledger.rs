@@ -1,0 +1,210 @@
+//! An output with its manifest: what an earlier run left there, whether this one may go on with it, and what it
+//! takes to do so.
+
+use super::check::Checked;
+use super::done::{Done, Earlier, Found, RowHead};
+use super::limits::MANIFEST_BYTES;
+use super::manifest::Manifest;
+use super::output::{LineWriter, SyncEvery, beside, put_whole};
+use entropix_model::{Class, Error, Result};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// How a job treats what its output holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resume {
+    /// Everything is thrown away, and the job begins anew.
+    pub overwrite: bool,
+    /// Other settings than the earlier run's are no reason to stop, and lines that nothing asks for are dropped.
+    pub force: bool,
+    /// Lines of failures are dropped and their requests tried again.
+    pub retry_errors: bool,
+}
+
+/// An output that no other job writes, and what is known of it.
+pub struct Ledger {
+    lines: LineWriter,
+    manifest_path: PathBuf,
+    earlier: Option<Manifest>,
+    found: Found,
+    resume: Resume,
+}
+
+impl Ledger {
+    /// Opens and locks an output, and reads what an earlier run left in it. Nothing is changed before
+    /// [`Ledger::begin`].
+    ///
+    /// # Errors
+    /// As [`LineWriter::open`]; `Usage` for a file that no job wrote; `Data` for lines that no job wrote.
+    pub fn open(path: &Path, input: &File, resume: Resume, sync_every: SyncEvery) -> Result<Self> {
+        let lines = LineWriter::open(path, input, sync_every)?;
+        let manifest_path = manifest_path(path);
+        let (mut earlier, mut found) = (None, Found::default());
+        if !resume.overwrite && !lines.is_empty() {
+            earlier = read_manifest(&manifest_path)?;
+            if earlier.is_none() {
+                let message = format!(
+                    "{}: holds {} bytes that no manifest speaks of, and is left as it is; name another output, or \
+                     add --overwrite to replace it",
+                    path.display(),
+                    lines.len()
+                );
+                return Err(Error::new(Class::Usage, "OutputExists", message));
+            }
+            found = lines.read()?;
+            if found.n_broken > 0 && !resume.force {
+                let message = format!(
+                    "{}: {} lines are no results; --force drops them and answers their requests again\n  {}",
+                    path.display(),
+                    found.n_broken,
+                    found.broken.join("\n  ")
+                );
+                return Err(Error::data("Output", message));
+            }
+        }
+        Ok(Self { lines, manifest_path, earlier, found, resume })
+    }
+
+    /// What the manifest of an earlier run says, when there was one that is gone on with.
+    pub fn earlier(&self) -> Option<&Manifest> {
+        self.earlier.as_ref()
+    }
+
+    /// What is done.
+    pub fn done(&mut self) -> &mut Done {
+        &mut self.found.done
+    }
+
+    /// Begins: repairs the end of the output, drops what is to be dropped, writes the manifest. `checked` is what
+    /// a look at the whole input said, if there was one. Gives the output and what is done.
+    ///
+    /// # Errors
+    /// `Config`, code `ManifestMismatch`, when the earlier run had other settings, and `InputChanged` when requests
+    /// were edited or taken out since; `Usage` when an order cannot be kept; `Io`.
+    pub fn begin(self, mut manifest: Manifest, checked: Option<&Checked>) -> Result<(LineWriter, Done)> {
+        if let Some(earlier) = &self.earlier {
+            self.compare_settings(&mut manifest, earlier)?;
+        }
+        if let Some(checked) = checked {
+            self.compare_input(checked, manifest.ordered)?;
+        }
+        let Self { mut lines, manifest_path, found, resume, .. } = self;
+        if !lines.is_file() {
+            lines.begin_empty()?;
+            return Ok((lines, found.done));
+        }
+        let Found { mut done, whole, n_broken, .. } = found;
+        let retry = resume.retry_errors && done.n_failed() > 0;
+        let unseen = checked.is_some() && done.n_unseen() > 0;
+        if n_broken > 0 || retry || unseen {
+            let mut kept = Done::default();
+            lines.begin_with(&mut |line| {
+                let Ok(head) = RowHead::read(line) else { return false };
+                let dropped = (resume.retry_errors && head.failed) || (unseen && !done.was_seen(&head.id));
+                !dropped && kept.add(&head).is_ok()
+            })?;
+            done = kept;
+        } else {
+            // What stood there before must be gone before a manifest speaks of something else.
+            lines.begin_behind(whole)?;
+        }
+        put_whole(&manifest_path, &manifest.to_json())?;
+        Ok((lines, done))
+    }
+
+    fn compare_settings(&self, manifest: &mut Manifest, earlier: &Manifest) -> Result<()> {
+        let path = self.lines.path().display();
+        let refuse = |message| Err(Error::new(Class::Config, "ManifestMismatch", message));
+        if let Some(other) = manifest.other_job(earlier) {
+            return refuse(format!("{path}: {other}; name another output, or add --overwrite to begin anew"));
+        }
+        let differences = manifest.differences(earlier);
+        if !differences.is_empty() && !self.resume.force {
+            let differences = differences.join("; ");
+            return refuse(format!(
+                "{path}: was begun otherwise ({differences}); give the same settings to go on, --overwrite to begin \
+                 anew, or --force to have lines of both kinds"
+            ));
+        }
+        manifest.mixed = [&earlier.mixed[..], &differences].concat();
+        Ok(())
+    }
+
+    fn compare_input(&self, checked: &Checked, ordered: bool) -> Result<()> {
+        let path = self.lines.path().display();
+        let n_unseen = self.found.done.n_unseen();
+        if n_unseen > 0 && !self.resume.force {
+            let mut told = Vec::new();
+            if checked.n_edited > 0 {
+                let more = if checked.n_edited > checked.edited.len() { ", …" } else { "" };
+                told.push(format!("{} were edited ({}{more})", checked.n_edited, checked.edited.join(", ")));
+            }
+            if n_unseen > checked.n_edited {
+                told.push(format!("{} were taken out", n_unseen - checked.n_edited));
+            }
+            let message = format!(
+                "{path}: the requests that were answered there are no longer those of the input: {}; --force drops \
+                 their lines and answers what is asked now, --overwrite begins anew",
+                told.join(", ")
+            );
+            return Err(Error::new(Class::Config, "InputChanged", message));
+        }
+        let gaps = self.found.n_broken > 0
+            || n_unseen > 0
+            || (self.resume.retry_errors && self.found.done.n_failed() > 0);
+        if ordered && (checked.out_of_order || gaps) {
+            let message = format!(
+                "{path}: what stands there is not the beginning of what --ordered makes; leave it out, or add \
+                 --overwrite to begin anew"
+            );
+            return Err(Error::new(Class::Usage, "Unordered", message));
+        }
+        Ok(())
+    }
+}
+
+impl Done {
+    /// What a request that may have been done before is to the job.
+    ///
+    /// # Errors
+    /// `Config` when it was edited since and nobody looked at the whole input.
+    pub fn is_pending(&self, id: &str, hash: &str) -> Result<bool> {
+        match self.look(id, hash) {
+            Earlier::Pending => Ok(true),
+            Earlier::Answered | Earlier::Failed => Ok(false),
+            Earlier::Edited => {
+                let id: String = id.chars().take(80).collect();
+                let message = format!(
+                    "the request {id:?} was edited since its line was written; leave out --no-validate and add \
+                     --force to answer it again"
+                );
+                Err(Error::new(Class::Config, "InputChanged", message))
+            }
+        }
+    }
+}
+
+/// Where the manifest of an output is.
+pub fn manifest_path(output: &Path) -> PathBuf {
+    beside(output, ".manifest.json")
+}
+
+/// The manifest at `path`; none if there is none.
+///
+/// # Errors
+/// `Config` for one that cannot be understood, `Io` and `NoInput` for one that cannot be read.
+pub fn read_manifest(path: &Path) -> Result<Option<Manifest>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(path, "open", &error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(MANIFEST_BYTES).read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", &e))?;
+    let manifest = Manifest::from_json(&bytes).map_err(|why| {
+        let message = format!("{}: is no manifest of a job: {why}; --overwrite begins anew", path.display());
+        Error::new(Class::Config, "Manifest", message)
+    })?;
+    Ok(Some(manifest))
+}

@@ -1,0 +1,149 @@
+//! Where a model is computed: what was asked for, and what it came to.
+
+use entropix_cpu::{KernelPath, Precision};
+use entropix_cuda::{Found, probe};
+use entropix_model::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// This machine's processor.
+    #[default]
+    Cpu,
+    /// A CUDA device by number.
+    Cuda(u32),
+    /// The first CUDA device if there is one, else the processor.
+    Auto,
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "auto" => Ok(Device::Auto),
+            None if text == "cpu" => Ok(Device::Cpu),
+            None if text == "cuda" => Ok(Device::Cuda(0)),
+            Some(("cuda", n)) if n.bytes().all(|b| b.is_ascii_digit()) => {
+                n.parse().map(Device::Cuda).map_err(|_| format!("{n:?} is no device number"))
+            }
+            _ => Err("wants auto, cpu, cuda or cuda:N".into()),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(n) => write!(f, "cuda:{n}"),
+            Device::Auto => f.write_str("auto"),
+        }
+    }
+}
+
+/// What computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Processor {
+    /// This machine's.
+    Cpu {
+        /// The kernels in use.
+        kernel_path: KernelPath,
+        /// Threads that compute.
+        n_threads: usize,
+    },
+    /// A CUDA device.
+    Cuda(Found),
+}
+
+impl Processor {
+    /// What results call the kind: `CPU` or `CUDA`.
+    pub fn backend(&self) -> &'static str {
+        match self {
+            Processor::Cpu { .. } => "CPU",
+            Processor::Cuda(_) => "CUDA",
+        }
+    }
+
+    /// The kernels in use, e.g. `avx2` or `sm_90`.
+    pub fn kernels(&self) -> String {
+        match self {
+            Processor::Cpu { kernel_path, .. } => kernel_path.name().into(),
+            Processor::Cuda(found) => format!("sm_{}{}", found.capability.0, found.capability.1),
+        }
+    }
+
+    /// Threads of the host that compute.
+    pub fn n_threads(&self) -> usize {
+        match self {
+            Processor::Cpu { n_threads, .. } => *n_threads,
+            Processor::Cuda(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for Processor {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Processor::Cpu { kernel_path, n_threads } => write!(f, "{kernel_path}, {n_threads} threads"),
+            Processor::Cuda(found) => write!(f, "cuda:{}, {}", found.ordinal, found.name),
+        }
+    }
+}
+
+/// What `device` comes to on this machine: a CUDA device, or none for the processor; and for `auto` which was taken and
+/// why.
+///
+/// # Errors
+/// As [`probe`] for a CUDA device that was named; `Unsupported` for arithmetic that it has not.
+pub(super) fn choose(
+    device: Device,
+    precision: Option<Precision>,
+) -> Result<(Option<Found>, Option<String>)> {
+    let other = precision.filter(|&precision| precision != Precision::Bf16);
+    match device {
+        Device::Cpu => Ok((None, None)),
+        Device::Cuda(_) if other.is_some() => Err(Error::unsupported(
+            "Precision",
+            format!("--device {device} computes in bf16 only; leave --precision out, or use --device cpu"),
+        )),
+        Device::Cuda(ordinal) => Ok((Some(probe(ordinal)?), None)),
+        Device::Auto if other.is_some() => {
+            Ok((None, Some("device auto takes the cpu: CUDA devices compute in bf16 only".into())))
+        }
+        Device::Auto => Ok(match probe(0) {
+            Ok(found) => {
+                let why = format!("device auto takes {found}");
+                (Some(found), Some(why))
+            }
+            Err(error) => (None, Some(format!("device auto takes the cpu: {}", error.message))),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_read() {
+        assert_eq!("cuda:9".parse(), Ok(Device::Cuda(9)));
+        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
+        assert_eq!("auto".parse(), Ok(Device::Auto));
+        for bad in ["gpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "", "cuda:99999999999", "auto:0"] {
+            assert!(bad.parse::<Device>().is_err(), "{bad}");
+        }
+        assert_eq!(Device::Cuda(2).to_string(), "cuda:2");
+    }
+
+    #[test]
+    fn arithmetic_decides_too() {
+        let error = choose(Device::Cuda(0), Some(Precision::Exact)).unwrap_err();
+        assert_eq!(error.code, "Precision", "{error}");
+        let (found, why) = choose(Device::Auto, Some(Precision::Int8)).unwrap();
+        assert!(found.is_none() && why.unwrap().contains("bf16 only"));
+        assert_eq!(choose(Device::Cpu, None).unwrap(), (None, None));
+    }
+}

@@ -1,0 +1,427 @@
+//! A job goes on where it ended, and only when its lines would be the same.
+
+use crate::program::{Ended, Place, finish, tiny};
+use serde_json::{Value, json};
+use std::path::Path;
+
+const FAILED_ROWS: i32 = 3;
+const USAGE: i32 = 64;
+const DATA: i32 = 65;
+const TEMP: i32 = 75;
+const CONFIG: i32 = 78;
+
+fn line(id: &str, prompt: &str) -> String {
+    format!("{}\n", json!({"id": id, "prompt": prompt, "max_tokens": 6}))
+}
+
+/// `n` good requests.
+pub(crate) fn requests(n: usize) -> String {
+    (0..n).map(|i| line(&format!("r{i}"), &format!("Once upon a time {i}"))).collect()
+}
+
+/// The bytes of `out`, sorted by line.
+pub(crate) fn sorted(place: &Place, name: &str) -> String {
+    let text = std::fs::read_to_string(place.path(name)).unwrap();
+    assert!(text.is_empty() || text.ends_with('\n'), "{name}: the last line is torn");
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    lines.join("\n")
+}
+
+/// Cuts `out` to its first `n` lines and part of the next.
+fn tear(place: &Place, n: usize) {
+    let text = std::fs::read_to_string(place.path("out")).unwrap();
+    let whole: usize = text.split_inclusive('\n').take(n).map(str::len).sum();
+    std::fs::write(place.path("out"), &text[..whole + 7]).unwrap();
+}
+
+fn manifest(place: &Place) -> Value {
+    serde_json::from_slice(&std::fs::read(place.path("out.manifest.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_torn_output_is_repaired_and_gone_on_with() {
+    let place = Place::new();
+    let input = requests(8);
+    place.batch(&input, &[]).expect(0, "8 answered");
+    let whole = sorted(&place, "out");
+    for n in [0, 3, 7] {
+        tear(&place, n);
+        let ended = place.batch(&input, &["-b", "3"]);
+        ended.expect(0, &format!("going on, {n} done, {} to do", 8 - n));
+        ended.expect(0, &format!("{} answered, 0 failed", 8 - n));
+        assert_eq!(sorted(&place, "out"), whole);
+    }
+    place.batch(&input, &[]).expect(0, "0 answered, 0 failed, 8 by earlier runs");
+    assert_eq!(sorted(&place, "out"), whole);
+    // A line of text that is torn before its first line end.
+    std::fs::write(place.path("out"), "{\"id\":\"r").unwrap();
+    place.batch(&input, &[]).expect(0, "8 answered");
+    assert_eq!(sorted(&place, "out"), whole);
+    let manifest = manifest(&place);
+    assert_eq!(manifest["parameters"]["seed"], json!({"value": 0, "source": "default"}));
+    assert_eq!(manifest["input"]["requests"], 8);
+    assert_eq!(manifest["model"]["sha256"].as_str().unwrap().len(), 64);
+    assert!(manifest["model"]["kernel_path"].is_string() && manifest["policy"]["source"].is_string());
+}
+
+/// What stands in the output is known by id and content, not by its place.
+#[test]
+fn reordered_and_longer_inputs_are_gone_on_with() {
+    let place = Place::new();
+    place.batch(requests(5), &[]).expect(0, "5 answered");
+    let text = requests(9);
+    let mut lines: Vec<&str> = text.split_inclusive('\n').collect();
+    lines.reverse();
+    place.batch(lines.concat(), &[]).expect(0, "going on, 5 done, 4 to do");
+    let resumed = sorted(&place, "out");
+    place.batch(requests(9), &["--overwrite"]).expect(0, "9 answered");
+    assert_eq!(sorted(&place, "out"), resumed);
+}
+
+#[test]
+fn edited_inputs_are_noticed() {
+    let place = Place::new();
+    place.batch(requests(4), &[]).expect(0, "4 answered");
+    let before = std::fs::read(place.path("out")).unwrap();
+    let edited = requests(4).replace("time 2", "dawn 2");
+    place.batch(&edited, &[]).expect(CONFIG, "1 were edited (r2)");
+    let shorter = edited.replace(&line("r1", "Once upon a time 1"), "");
+    place.batch(&shorter, &[]).expect(CONFIG, "1 were edited (r2), 1 were taken out");
+    place.batch(&edited, &["--no-validate"]).expect(CONFIG, "\"r2\" was edited");
+    assert_eq!(std::fs::read(place.path("out")).unwrap(), before, "nothing was changed");
+    place.batch(&shorter, &["--force"]).expect(0, "going on, 2 done, 1 to do");
+    let forced = sorted(&place, "out");
+    place.batch(&shorter, &["--overwrite"]).expect(0, "3 answered");
+    assert_eq!(sorted(&place, "out"), forced);
+}
+
+#[test]
+fn other_settings_are_refused() {
+    let place = Place::new();
+    let input = requests(4);
+    place.batch(&input, &[]).expect(0, "4 answered");
+    let before = std::fs::read(place.path("out")).unwrap();
+    let own = place.put("own.toml", place.run(["policy", "show", "greedy"]).stdout);
+    for (more, told) in [
+        (&["--seed", "7"][..], "seed was 0, is 7"),
+        (&["-n", "3"], "max_tokens was not set, is 3"),
+        (&["--policy", "greedy"], "the policy was attic"),
+        (&["--policy", own.to_str().unwrap()], "the policy was attic"),
+        (&["--set", "temperature=0.5"], "the policy was attic"),
+        (&["--precision", "exact"], "the precision was int8, is exact"),
+        (&["--kernel-path", "portable"], "the kernel path was"),
+        (&["-c", "40"], "the context was"),
+        (&["--signals", "off"], "the signals was summary, is off"),
+        (&["--system", "Be brief."], "the system message was not set"),
+        (&["--date", "2001-01-01"], "the date was"),
+        (&["--shard", "0/2"], "is part 0/1 of a job, this is part 0/2"),
+    ] {
+        place.batch(&input, more).expect(CONFIG, told);
+        assert_eq!(std::fs::read(place.path("out")).unwrap(), before, "{more:?}");
+    }
+    // Another model of the same name.
+    std::fs::copy(tiny("llama-linear.Q8_0.gguf"), place.path("llama-tied.Q4_1.gguf")).unwrap();
+    let args = ["batch", "-i", "in", "-o", "out", "-m", "llama-tied.Q4_1.gguf"];
+    place.run(args).expect(CONFIG, "the model was");
+    // What does not change a line does not matter.
+    place.batch(&input, &["-b", "1", "--threads", "1", "--sync-every", "1"]).expect(0, "4 by earlier runs");
+    place.batch(requests(5), &["--seed", "7", "--force"]).expect(0, "going on, 4 done, 1 to do");
+    assert_eq!(manifest(&place)["mixed"], json!(["seed was 0, is 7"]));
+}
+
+#[test]
+fn only_a_jobs_own_output_is_gone_on_with() {
+    let place = Place::new();
+    let input = requests(3);
+    place.put("out", "precious\n");
+    place.batch(&input, &[]).expect(USAGE, "that no manifest speaks of");
+    place.batch(&input, &["--overwrite"]).expect(0, "3 answered");
+    let whole = sorted(&place, "out");
+    let text = std::fs::read_to_string(place.path("out")).unwrap();
+    let first = text.lines().next().unwrap();
+    for (garbage, told) in [("garbage\n".to_owned(), "line 4"), (format!("{first}\n"), "twice")] {
+        place.put("out", format!("{text}{garbage}"));
+        place.batch(&input, &[]).expect(DATA, told);
+        assert_eq!(std::fs::read_to_string(place.path("out")).unwrap(), format!("{text}{garbage}"));
+    }
+    place.put("out", format!("garbage\n{}", text.replace(&format!("{first}\n"), "\0\0\0\n")));
+    place.batch(&input, &["--force"]).expect(0, "going on, 2 done, 1 to do");
+    assert_eq!(sorted(&place, "out"), whole);
+    std::fs::write(place.path("out.manifest.json"), "{}").unwrap();
+    place.batch(&input, &[]).expect(CONFIG, "is no manifest of a job");
+}
+
+#[test]
+fn errors_are_tried_again_when_asked() {
+    let place = Place::new();
+    // A context too small for one of them.
+    let long = line("long", &"word ".repeat(40));
+    let input = requests(3) + &long;
+    place.batch(&input, &["-c", "24"]).expect(FAILED_ROWS, "1 request failed");
+    place.batch(&input, &["-c", "24"]).expect(0, "0 answered, 0 failed, 4 by earlier runs");
+    place.batch(&input, &["-c", "24", "--retry-errors"]).expect(FAILED_ROWS, "going on, 3 done, 1 to do");
+    assert_eq!(place.rows("out").len(), 4);
+    place.batch(&input, &["--retry-errors", "--force"]).expect(0, "going on, 3 done, 1 to do");
+    assert!(place.rows("out").iter().all(|row| row.get("error").is_none()));
+}
+
+#[test]
+fn bad_lines_become_rows_when_asked() {
+    let place = Place::new();
+    let bad = "{\"id\": \"x\", \"prompt\": 5}\n";
+    let input = format!("{}{bad}{bad}{}not json\n", line("a", "x"), line("a", "y"));
+    place.batch(&input, &[]).expect(DATA, "4 of 5 lines are bad");
+    assert!(!place.path("out").exists() && !place.path("out.manifest.json").exists());
+    place.batch(&input, &["--on-bad-line", "record"]).expect(FAILED_ROWS, "4 requests failed");
+    let rows = place.rows("out");
+    assert_eq!(rows.len(), 5);
+    let told =
+        |part: &str| rows.iter().filter(|row| row["error"]["message"].to_string().contains(part)).count();
+    assert_eq!((told("in:2:23: prompt is the number 5"), told("in:3:23: prompt is")), (1, 1));
+    assert_eq!((told("in:4:1: the id \\\"a\\\" stands on line 1"), told("in:5:2: not valid JSON")), (1, 1));
+    let again = place.batch(&input, &["--on-bad-line", "record"]);
+    again.expect(0, "0 answered, 0 failed, 5 by earlier runs");
+    // Without the look ahead a bad line ends the job where it stands.
+    let ended = place.batch(&input, &["--no-validate", "--overwrite", "-b", "1"]);
+    ended
+        .expect(DATA, "correct it and give the same command again to go on")
+        .expect(DATA, "in:2:23: prompt is the number 5");
+    let mended = input.replace(bad, "").replace("not json\n", "").replace(&line("a", "y"), "");
+    place.batch(mended, &["--no-validate"]).expect(0, "");
+    assert_eq!(place.rows("out").len(), 1);
+}
+
+#[test]
+fn the_first_failure_can_end_a_job() {
+    let place = Place::new();
+    let input = line("bad", "") + &requests(50);
+    let ended = place.batch(&input, &["--fail-fast", "-b", "1"]);
+    ended.expect(FAILED_ROWS, "stopped at the first failure with 5").expect(FAILED_ROWS, "goes on from here");
+    assert!(place.rows("out").len() < 5);
+    place.batch(&input, &[]).expect(0, "by earlier runs");
+    assert_eq!(place.rows("out").len(), 51);
+}
+
+#[test]
+fn ordered_output_is_in_the_order_of_the_input() {
+    let place = Place::new();
+    // The first answer takes longest.
+    let mut input = String::new();
+    for i in 0..12 {
+        input += &format!(
+            "{}\n",
+            json!({"id": format!("r{i}"), "prompt": "Once", "max_tokens": 40 - 3 * i,
+                                          "ignore_eos": true, "seed": i})
+        );
+    }
+    input += &line("empty", "");
+    input += &line("last", "x");
+    let ids = || -> Vec<String> {
+        place.rows("out").iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+    };
+    place.batch(&input, &["-b", "8"]).expect(FAILED_ROWS, "1 request failed");
+    assert_ne!(ids()[0], "r0", "the test is too easy");
+    place.batch(&input, &["-b", "8", "--ordered"]).expect(0, "14 by earlier runs");
+    place.batch(&input, &["-b", "8", "--ordered", "--overwrite"]).expect(FAILED_ROWS, "1 request failed");
+    let ordered = std::fs::read(place.path("out")).unwrap();
+    let expected: Vec<String> =
+        (0..12).map(|i| format!("r{i}")).chain(["empty".into(), "last".into()]).collect();
+    assert_eq!(ids(), expected);
+    for n in [0, 5, 13] {
+        tear(&place, n);
+        place.batch(&input, &["-b", "8", "--ordered"]);
+        assert_eq!(std::fs::read(place.path("out")).unwrap(), ordered, "torn behind line {n}");
+    }
+    let text = String::from_utf8(ordered).unwrap();
+    place.put("out", text.split_inclusive('\n').skip(1).collect::<String>());
+    place.batch(&input, &["--ordered"]).expect(USAGE, "leave it out");
+    let all = ["--longest-first", "--overwrite", "-b", "2"];
+    place.batch(&input, &all).expect(FAILED_ROWS, "1 request failed");
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(sorted(&place, "out"), lines.join("\n"), "the order of admission changed a line");
+}
+
+#[test]
+fn shards_are_the_whole_job() {
+    let place = Place::new();
+    let input = requests(20) + "{\"prompt\": \"no id\", \"max_tokens\": 3}\n";
+    place.batch(&input, &[]).expect(0, "21 answered");
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let model = model.to_str().unwrap();
+    let mut all = String::new();
+    for i in 0..3 {
+        let (name, shard) = (format!("part{i}"), format!("{i}/3"));
+        place.run(["batch", "-i", "in", "-o", &name, "-m", model, "--shard", &shard]).expect(0, "answered");
+        let rows = place.rows(&name).len();
+        assert!((2..12).contains(&rows), "part {i} has {rows} rows");
+        all += &std::fs::read_to_string(place.path(&name)).unwrap();
+    }
+    place.put("all", all);
+    assert_eq!(sorted(&place, "all"), sorted(&place, "out"));
+    // The same from what a cluster says.
+    let mut command = place.command(["batch", "-i", "in", "-o", "auto", "-m", model, "--shard", "auto"]);
+    command
+        .env("SLURM_ARRAY_TASK_ID", "2")
+        .env("SLURM_ARRAY_TASK_MIN", "1")
+        .env("SLURM_ARRAY_TASK_COUNT", "3");
+    finish(&mut command, b"").expect(0, "answered");
+    assert_eq!(sorted(&place, "auto"), sorted(&place, "part1"));
+    let mut command = place.command(["batch", "-i", "in", "-o", "auto", "-m", model, "--shard", "auto/3"]);
+    finish(command.env("JOB_COMPLETION_INDEX", "1"), b"").expect(0, "by earlier runs");
+    place.run(["batch", "-i", "in", "-o", "x", "--shard", "auto"]).expect(USAGE, "is set; say I/N");
+}
+
+#[test]
+fn parts_are_merged_when_they_belong_together() {
+    let place = Place::new();
+    let long = "i".repeat(200);
+    let input =
+        requests(15) + &line(&format!("{long}2"), "x") + &line(&format!("{long}1"), "y") + &line("e", "");
+    place.batch(&input, &["--signals", "token"]).expect(FAILED_ROWS, "17 answered");
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let model = model.to_str().unwrap();
+    let part = |i: usize, more: &[&str]| {
+        let (name, shard) = (format!("part{i}"), format!("{i}/3"));
+        let args = ["batch", "-i", "in", "-o", &name, "-m", model, "--signals", "token", "--shard", &shard];
+        place.run(args.iter().chain(more))
+    };
+    (0..3).for_each(|i| drop(part(i, &[])));
+    let merge =
+        |parts: &[&str], more: &[&str]| place.run(["merge", "-o", "merged"].iter().chain(parts).chain(more));
+    merge(&["part2", "part0", "part1"], &[]).expect(0, "18 lines, 1 of them failed");
+    let merged = std::fs::read_to_string(place.path("merged")).unwrap();
+    assert_eq!(merged, sorted(&place, "out") + "\n");
+    // What was merged is an output like any other.
+    let args = ["batch", "-i", "in", "-o", "merged", "-m", model, "--signals", "token"];
+    place.run(args).expect(0, "18 by earlier runs");
+
+    merge(&["part0", "part1", "part2"], &[]).expect(USAGE, "--overwrite");
+    let overwrite = ["--overwrite"];
+    merge(&["part0", "part1"], &overwrite).expect(CONFIG, "these are the parts 0/3, 1/3");
+    merge(&["part0", "part1", "part1"], &overwrite).expect(CONFIG, "these are the parts");
+    merge(&["part0", "part1"], &["--overwrite", "--force"]).expect(0, "lines");
+    merge(&["part0", "part1", "in"], &overwrite).expect(66, "no manifest beside it");
+    place.run(["merge", "-o", "part0", "part0", "part1", "part2"]).expect(USAGE, "is one of the parts");
+    part(1, &["--overwrite", "--seed", "1"]);
+    merge(&["part0", "part1", "part2"], &overwrite).expect(CONFIG, "seed was 0, is 1");
+    part(1, &["--overwrite"]);
+    let text = std::fs::read_to_string(place.path("part1")).unwrap();
+    let last = text.trim_end().rfind('\n').unwrap() + 1;
+    std::fs::write(place.path("part1"), &text[..last]).unwrap();
+    merge(&["part0", "part1", "part2"], &overwrite).expect(CONFIG, "give its job again");
+    std::fs::write(place.path("part1"), &text[..last + 9]).unwrap();
+    merge(&["part0", "part1", "part2"], &overwrite).expect(DATA, "torn");
+    std::fs::write(place.path("part1"), &text).unwrap();
+    merge(&["part0", "part1", "part2"], &overwrite).expect(0, "18 lines");
+    assert_eq!(std::fs::read_to_string(place.path("merged")).unwrap(), merged);
+}
+
+#[test]
+fn results_are_verified() {
+    let place = Place::new();
+    let input = requests(12)
+        + &line("bad", "")
+        + "{\"id\": \"chat\", \"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"max_tokens\": 6}\n";
+    let own = place.put("own.toml", place.run(["policy", "show", "sample"]).stdout);
+    let more = [
+        "--policy",
+        own.to_str().unwrap(),
+        "--set",
+        "temperature=0.9",
+        "--seed",
+        "5",
+        "--system",
+        "Be brief.",
+    ];
+    place.batch(&input, &more).expect(FAILED_ROWS, "13 answered");
+    std::fs::remove_file(own).unwrap();
+    let verify = |more: &[&str]| place.run(["verify", "out"].iter().chain(more));
+    verify(&["--sample", "100%", "-b", "3"]).expect(0, "14 lines, all the same bytes");
+    verify(&[]).expect(0, "1 of 14 lines are computed again");
+    std::fs::rename(place.path("in"), place.path("moved")).unwrap();
+    verify(&[]).expect(66, "in: cannot open");
+    verify(&["-i", "moved"]).expect(0, "all the same bytes");
+    let other = tiny("llama-linear.Q8_0.gguf");
+    verify(&["-i", "moved", "-m", other.to_str().unwrap()]).expect(CONFIG, "is another model");
+    // One digit of one number.
+    let text = std::fs::read_to_string(place.path("out")).unwrap();
+    let at = text.find("\"mean_H\":").unwrap() + 9 + 5;
+    let digit = if &text[at..=at] == "7" { "3" } else { "7" };
+    place.put("out", format!("{}{digit}{}", &text[..at], &text[at + 1..]));
+    verify(&["-i", "moved", "--sample", "100%"]).expect(DATA, "1 of 14 lines differ");
+    place.put("out", &text);
+    place.put("moved", input.replace(&line("r3", "Once upon a time 3"), ""));
+    verify(&["-i", "moved", "--sample", "100%"]).expect(DATA, "no longer has 1 of the requests");
+}
+
+#[test]
+fn compressed_inputs_are_unpacked() {
+    let place = Place::new();
+    let input = requests(6);
+    place.batch(&input, &[]).expect(0, "6 answered");
+    let whole = sorted(&place, "out");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, input.as_bytes()).unwrap();
+    place.put("in.jsonl.gz", gzip.finish().unwrap());
+    let level = ruzstd::encoding::CompressionLevel::Fastest;
+    place.put("in.jsonl.zst", ruzstd::encoding::compress_to_vec(input.as_bytes(), level));
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let run = |input: &str, output: &str| -> Ended {
+        place.run(["batch", "-i", input, "-o", output, "-m", model.to_str().unwrap()])
+    };
+    for packed in ["in.jsonl.gz", "in.jsonl.zst"] {
+        run(packed, "unpacked").expect(0, "");
+        assert_eq!(sorted(&place, "unpacked"), whole, "{packed}");
+    }
+    // Cut short: told before anything is written.
+    let bytes = std::fs::read(place.path("in.jsonl.gz")).unwrap();
+    place.put("cut.gz", &bytes[..bytes.len() / 2]);
+    run("cut.gz", "nothing").expect(74, "cut.gz");
+    assert!(!place.path("nothing").exists());
+    run("in", "out.gz").expect(USAGE, "results are plain lines");
+}
+
+#[test]
+fn two_jobs_never_write_one_output() {
+    let place = Place::new();
+    place.put("in", requests(3));
+    std::fs::write(place.path("out"), "").unwrap();
+    let held = std::fs::File::open(place.path("out")).unwrap();
+    held.lock().unwrap();
+    place.batch(requests(3), &[]).expect(TEMP, "another job is writing it");
+    held.unlock().unwrap();
+    place.batch(requests(3), &[]).expect(0, "3 answered");
+}
+
+#[test]
+fn summaries_are_written() {
+    let place = Place::new();
+    let input = requests(3) + &line("bad", "");
+    place.batch(&input, &["--summary", "summary.json"]).expect(FAILED_ROWS, "");
+    let summary: Value = serde_json::from_slice(&std::fs::read(place.path("summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["requests"], json!({"answered": 3, "failed": 1, "earlier": 0, "left": 0}));
+    assert_eq!(summary["tokens"]["answer"], 18);
+    assert!(summary["signals"]["mean_entropy_nats"].as_f64().unwrap() > 0.0);
+    let decisions = summary["decisions"].as_object().unwrap();
+    assert_eq!(decisions.values().map(|n| n.as_u64().unwrap()).sum::<u64>(), 18);
+    assert!(Path::new(&place.path("out")).exists());
+}
+
+#[test]
+fn scores_are_gone_on_with_too() {
+    let place = Place::new();
+    let text = |n: usize| -> String {
+        (0..n).map(|i| format!("{{\"id\": \"s{i}\", \"text\": \"Once upon {i}\"}}\n")).collect()
+    };
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let args = ["score", "-i", "in", "-o", "out", "-m", model.to_str().unwrap()];
+    place.put("in", text(6));
+    place.run(args).expect(0, "6 scored");
+    let whole = sorted(&place, "out");
+    tear(&place, 2);
+    place.run(args).expect(0, "going on, 2 done, 4 to do");
+    assert_eq!(sorted(&place, "out"), whole);
+    place.batch(requests(1), &[]).expect(CONFIG, "was written by score, this is batch");
+}
