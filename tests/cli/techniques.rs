@@ -40,7 +40,8 @@ fn by_request(place: &Place) -> BTreeMap<String, Vec<Value>> {
 /// The tokens of the line that is left when all events of a request are followed.
 fn follow(events: &[Value]) -> Vec<u64> {
     let number = |event: &Value, key: &str| event[key].as_u64().unwrap_or_else(|| panic!("{key} in {event}"));
-    let first = number(&events[0], "position");
+    let first =
+        events.iter().find(|event| event["event"] == "token").map_or(0, |event| number(event, "position"));
     let mut lines: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     for event in events {
         let branch = number(event, "branch");

@@ -117,7 +117,10 @@ impl Scheduler {
     }
 
     fn run_or_wait(&mut self, id: SequenceId) {
-        if self.running.len() < self.limits.max_rows && self.sequence(id).n_pending() <= 1 {
+        let sequence = self.sequence(id);
+        // Without blocks it must be admitted: a token more, and it would lack two positions of them.
+        let is_ready = sequence.n_pending() <= 1 && sequence.table.len() > 0;
+        if is_ready && self.running.len() < self.limits.max_rows {
             self.run(id);
         } else {
             self.drop_blocks(id);
