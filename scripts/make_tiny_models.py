@@ -59,16 +59,19 @@ class Spec:
 
 LLAMA3_SCALING = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                   "original_max_position_embeddings": 128}
+PLAIN = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
+K_QUANTS = ["Q4_K", "Q5_K", "Q6_K"]
 SPECS = [
-    Spec("llama-tied", "LlamaForCausalLM", "llama", seed=1, hidden=96, heads=6, files=["F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"],
-         folder="F32"),
+    Spec("llama-tied", "LlamaForCausalLM", "llama", seed=1, hidden=96, heads=6, files=PLAIN, folder="F32"),
     Spec("llama3", "LlamaForCausalLM", "llama", seed=2, pre="llama-bpe", layers=3, tied=False, scaling=LLAMA3_SCALING, files=["F16"], version=2,
          folder="BF16", shards=2, eos=["<|endoftext|>", "<|im_end|>"]),
     Spec("llama-linear", "LlamaForCausalLM", "llama", seed=3, scaling={"rope_type": "linear", "factor": 4.0}, files=["Q8_0"]),
-    Spec("qwen2", "Qwen2ForCausalLM", "qwen2", seed=4, pre="qwen2", bias=True, theta=1e6, eps=1e-6, files=["F16", "Q8_0"], folder="F16"),
-    Spec("qwen3", "Qwen3ForCausalLM", "qwen3", seed=5, pre="qwen2", head_dim=32, qk_norm=True, theta=1e6, eps=1e-6, files=["BF16", "Q8_0"], folder="BF16"),
+    Spec("qwen2", "Qwen2ForCausalLM", "qwen2", seed=4, pre="qwen2", bias=True, theta=1e6, eps=1e-6, files=PLAIN, folder="F16"),
+    Spec("qwen3", "Qwen3ForCausalLM", "qwen3", seed=5, pre="qwen2", head_dim=32, qk_norm=True, theta=1e6, eps=1e-6, files=PLAIN, folder="BF16"),
     Spec("mistral", "MistralForCausalLM", "llama", seed=6, pre="spm", head_dim=32, tied=False, theta=1e6, files=["Q4_0", "Q8_0"], folder="F16"),
-    Spec("llama-wide", "LlamaForCausalLM", "llama", seed=7, pre="gpt-2", hidden=256, layers=1, heads=8, head_dim=32, ffn=256, files=["Q4_K", "Q5_K", "Q6_K"]),
+    Spec("llama-wide", "LlamaForCausalLM", "llama", seed=7, pre="gpt-2", hidden=256, layers=1, heads=8, head_dim=32, ffn=256, files=K_QUANTS),
+    Spec("qwen2-wide", "Qwen2ForCausalLM", "qwen2", seed=8, pre="qwen2", hidden=256, layers=1, heads=8, head_dim=32, ffn=256, bias=True, theta=1e6, eps=1e-6, files=K_QUANTS),
+    Spec("qwen3-wide", "Qwen3ForCausalLM", "qwen3", seed=9, pre="qwen2", hidden=256, layers=1, heads=8, head_dim=32, ffn=256, qk_norm=True, theta=1e6, eps=1e-6, files=K_QUANTS),
 ]
 
 

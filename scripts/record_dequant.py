@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+import in_venv  # noqa: F401
 import gguf
 import numpy as np
 

@@ -195,6 +195,22 @@ fn case_75_input_and_output() {
     place.run(args("same", "full")).expect(USAGE, "--overwrite");
     assert_eq!(std::fs::read_to_string(place.path("full")).unwrap(), "precious\n");
 
+    // Redirected from and to the same file, and the model itself.
+    let mut command = place.command(args("-", "same"));
+    command.arg("--overwrite").stdin(std::fs::File::open(place.path("same")).unwrap());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    crate::program::wait(child, "stdin").expect(USAGE, "the same file");
+    let mut command = place.command(args("same", "-"));
+    command.stdout(std::fs::File::options().append(true).open(place.path("same")).unwrap());
+    let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    crate::program::wait(child, "stdout").expect(USAGE, "the same file");
+    assert_eq!(std::fs::read_to_string(place.path("same")).unwrap(), good);
+    let copy = place.path("model.gguf");
+    std::fs::copy(model, &copy).unwrap();
+    let over = ["batch", "-i", "same", "-o", "model.gguf", "-m", "model.gguf", "--overwrite"];
+    place.run(over).expect(USAGE, "the model's own");
+    assert_eq!(std::fs::read(&copy).unwrap(), std::fs::read(model).unwrap());
+
     place.run(args("missing", "out")).expect(NO_INPUT, "missing");
     place.run(args(".", "out")).expect(NO_INPUT, "directory");
     let ended = finish(&mut place.command(args("-", "out")), good.as_bytes());

@@ -73,6 +73,7 @@ impl Job {
         template_file: Option<&Path>,
         output: &OutputArgs,
     ) -> Result<Manifest> {
+        jobs::refuse_model(&args.output, &session.model().path)?;
         let engine =
             EngineRecord { version: env!("CARGO_PKG_VERSION").into(), commit: super::BUILD_COMMIT.into() };
         let format = match self.input.format() {

@@ -40,7 +40,7 @@ pub use ledger::{Ledger, Resume, manifest_path, read_manifest};
 pub use lines::{Line, Lines};
 pub use manifest::Manifest;
 pub use merge::{Merged, merge};
-pub use output::{LineWriter, SyncEvery};
+pub use output::{LineWriter, SyncEvery, refuse_model};
 pub use prepare::{Preparation, Prepared};
 pub use request::{Form, JobRequest, PlainText, Prompt};
 pub use score::{ScoreJob, ScoreObserver, ScoreRequest};

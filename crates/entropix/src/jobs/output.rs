@@ -64,21 +64,30 @@ impl LineWriter {
             synced: Instant::now(),
             _replaced: None,
         };
+        let look = |file: &File| file.metadata().map_err(|e| failed(path, "look at", &e));
+        // What standard input is may be another file than the copy that is worked from.
+        let stdin = std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned();
+        let stdin = stdin.ok().and_then(|fd| File::from(fd).metadata().ok());
+        let inputs: Vec<Metadata> = [Some(look(input)?), stdin].into_iter().flatten().collect();
+        let is_input =
+            |output: &Metadata| output.is_file() && inputs.iter().any(|input| same_file(output, input));
+        let refused = || {
+            let message =
+                format!("{}: input and output are the same file; name another output", path.display());
+            Error::new(Class::Usage, "SameFile", message)
+        };
         if path == Path::new("-") {
             let file = std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned();
-            let file = file.map_err(|e| failed(path, "open", &e))?;
-            return Ok(of(File::from(file), "<stdout>".into(), None, State::Found));
+            let file = File::from(file.map_err(|e| failed(path, "open", &e))?);
+            if file.metadata().is_ok_and(|metadata| is_input(&metadata)) {
+                return Err(refused());
+            }
+            return Ok(of(file, "<stdout>".into(), None, State::Found));
         }
-        let look = |file: &File| file.metadata().map_err(|e| failed(path, "look at", &e));
-        let input = look(input)?;
         loop {
             let before = std::fs::metadata(path);
-            if before.as_ref().is_ok_and(|before| before.is_file() && same_file(before, &input)) {
-                return Err(Error::new(
-                    Class::Usage,
-                    "SameFile",
-                    format!("{}: input and output are the same file; name another output", path.display()),
-                ));
+            if before.as_ref().is_ok_and(is_input) {
+                return Err(refused());
             }
             let mut options = File::options();
             options.append(true).create(true);
@@ -303,6 +312,29 @@ pub(super) fn sync_folder(path: &Path) {
 /// Unlike an input, an output that cannot be opened is an I/O error whatever the reason.
 fn failed(path: &Path, doing: &str, error: &std::io::Error) -> Error {
     Error::new(Class::Io, "Os", format!("{}: cannot {doing}: {error}", path.display()))
+}
+
+/// Refuses an output that is a file of the model.
+///
+/// # Errors
+/// `Usage`, code `SameFile`.
+pub fn refuse_model(output: &Path, model: &Path) -> Result<()> {
+    let Ok(written) = std::fs::metadata(output) else { return Ok(()) };
+    let files: Vec<PathBuf> = match std::fs::read_dir(model) {
+        Ok(folder) => folder.flatten().map(|entry| entry.path()).collect(),
+        Err(_) => vec![model.to_owned()],
+    };
+    let is_written = |file: &PathBuf| {
+        std::fs::metadata(file).is_ok_and(|file| file.is_file() && same_file(&file, &written))
+    };
+    match files.iter().find(|file| is_written(file)) {
+        None => Ok(()),
+        Some(file) => {
+            let message =
+                format!("{}: is the model's own {}; name another output", output.display(), file.display());
+            Err(Error::new(Class::Usage, "SameFile", message))
+        }
+    }
 }
 
 fn same_file(a: &Metadata, b: &Metadata) -> bool {

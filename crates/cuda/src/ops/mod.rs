@@ -1,0 +1,17 @@
+//! One function an operation: checks shapes, picks kernel and grid, and gives the launch. Counts that change from
+//! step to step lie in device memory (`n_*` pointers); what is passed by value is fixed for a captured graph.
+
+mod attention;
+mod heads;
+mod logits;
+mod product;
+mod rows;
+
+pub use attention::{
+    AttendBuffers, AttentionSignalBuffers, SPLIT, TILE_QUERIES, Tile, attend_decode, attend_prefill,
+    attention_disagreement, attention_signals,
+};
+pub use heads::{Heads, RopeInputs, copy_blocks, rope_store};
+pub use logits::{DrawBuffers, LogitBuffers, candidates, draw, signals};
+pub use product::{Product, Weights, Width, matmul};
+pub use rows::{embed, rms_norm};

@@ -1,0 +1,410 @@
+//! Attention against the reference: ragged contexts, every head size, decode and prefill with the same bits.
+
+use crate::device::{Device, Outcome, at, bytes_of, everywhere, near};
+use crate::random::Random;
+use entropix_cpu::reference::{HeadAttention, attend, attention_signals};
+use entropix_cuda::launch::Pointer;
+use entropix_cuda::ops::{self, AttendBuffers, AttentionSignalBuffers, Heads, SPLIT, Tile};
+use half::bf16;
+
+/// One sequence: new tokens after `start` cached ones.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sequence {
+    pub(crate) start: usize,
+    pub(crate) n_tokens: usize,
+}
+
+/// What every other component of the values is, with a sign that alternates from chunk to chunk.
+const LARGE: f32 = 64.0;
+
+/// A batch of sequences with filled caches.
+pub(crate) struct Case {
+    pub(crate) heads: Heads,
+    pub(crate) sequences: Vec<Sequence>,
+    /// (n_tokens, n_heads, head_dim)
+    q: Vec<bf16>,
+    /// (n_blocks, n_kv_heads, k|v, block_size, head_dim); what no sequence owns is NaN.
+    cache: Vec<bf16>,
+    tables: Vec<u32>,
+    table_of: Vec<u32>,
+}
+
+impl Case {
+    pub(crate) fn new(heads: Heads, sequences: &[Sequence]) -> Self {
+        let mut random = Random(u64::from(heads.head_dim * 100 + heads.n_heads));
+        let block_size = heads.block_size as usize;
+        let (mut tables, mut table_of) = (Vec::new(), Vec::new());
+        let blocks_of = |s: &Sequence| (s.start + s.n_tokens).div_ceil(block_size);
+        let n_blocks: usize = sequences.iter().map(blocks_of).sum();
+        // Block 7 k mod n: no sequence's blocks lie side by side.
+        let stride =
+            (1..).map(|i| 7 * i + 1).find(|s| gcd(*s, n_blocks) == 1).expect("some stride is coprime");
+        for s in sequences {
+            table_of.push(tables.len() as u32);
+            for _ in 0..blocks_of(s) {
+                tables.push((tables.len() * stride % n_blocks) as u32);
+            }
+        }
+        let width = heads.cache_bytes(n_blocks) / 2;
+        let mut cache = vec![bf16::NAN; width];
+        for (s, &table) in sequences.iter().zip(&table_of) {
+            for position in 0..s.start + s.n_tokens {
+                for kv_head in 0..heads.n_kv_heads as usize {
+                    for plane in 0..2 {
+                        let at = place(&heads, &tables[table as usize..], position, kv_head, plane);
+                        let vector = &mut cache[at..at + heads.head_dim as usize];
+                        vector.copy_from_slice(&random.bf16s(heads.head_dim as usize));
+                        if plane == 1 {
+                            // Large chunks that nearly cancel carry the last bits of f32 sums into a bf16 result.
+                            let sign = [1.0, -1.0][position / 64 % 2];
+                            vector
+                                .iter_mut()
+                                .step_by(2)
+                                .for_each(|v| *v = bf16::from_f32(LARGE * sign + 0.5 * v.to_f32()));
+                        }
+                    }
+                }
+            }
+        }
+        let n_tokens: usize = sequences.iter().map(|s| s.n_tokens).sum();
+        let mut q = random.bf16s(n_tokens * (heads.n_heads * heads.head_dim) as usize);
+        // Some heads look sharply, others at all keys nearly alike, so that the large values cancel.
+        for (i, x) in q.iter_mut().enumerate() {
+            let head = i / heads.head_dim as usize % heads.n_heads as usize;
+            *x = bf16::from_f32(x.to_f32() * [1.0, 3.0, 0.02][head % 3]);
+        }
+        Self { heads, sequences: sequences.to_vec(), q, cache, tables, table_of }
+    }
+
+    fn n_tokens(&self) -> usize {
+        self.sequences.iter().map(|s| s.n_tokens).sum()
+    }
+
+    /// Output and attention row of a head of a token of a sequence.
+    fn want(&self, sequence: usize, token: usize, head: usize) -> (Vec<f32>, HeadAttention) {
+        let hd = self.heads.head_dim as usize;
+        let first: usize = self.sequences[..sequence].iter().map(|s| s.n_tokens).sum();
+        let row =
+            |at: usize, from: &[bf16]| -> Vec<f32> { from[at..at + hd].iter().map(|x| x.to_f32()).collect() };
+        let q = row(((first + token) * self.heads.n_heads as usize + head) * hd, &self.q);
+        let kv_head = head / (self.heads.n_heads / self.heads.n_kv_heads) as usize;
+        let table = &self.tables[self.table_of[sequence] as usize..];
+        let plane = |plane: usize| -> Vec<Vec<f32>> {
+            let n = self.sequences[sequence].start + token + 1;
+            (0..n).map(|p| row(place(&self.heads, table, p, kv_head, plane), &self.cache)).collect()
+        };
+        let (keys, values) = (plane(0), plane(1));
+        attend(&q, keys.iter().map(Vec::as_slice), values.iter().map(Vec::as_slice))
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+fn place(heads: &Heads, table: &[u32], position: usize, kv_head: usize, plane: usize) -> usize {
+    let (size, hd) = (heads.block_size as usize, heads.head_dim as usize);
+    let block = table[position / size] as usize;
+    (((block * heads.n_kv_heads as usize + kv_head) * 2 + plane) * size + position % size) * hd
+}
+
+/// (n_tokens, n_heads, head_dim) bf16 bits, (n_tokens, n_heads, 4), and six attention signals a sequence.
+type Attended = (Vec<u16>, Vec<f32>, Vec<[f32; 6]>);
+
+/// (out, stats) of the batch through one of the two paths, and what attention signals they give for the last token of each
+/// sequence.
+fn run(device: &Device<'_>, case: &Case, prefill: bool) -> Result<Attended, String> {
+    let heads = case.heads;
+    let mut tiles = Vec::new();
+    let (mut first, mut part) = (0, 0);
+    for (s, &table) in case.sequences.iter().zip(&case.table_of) {
+        let group = (heads.n_heads / heads.n_kv_heads) as usize;
+        part = Tile::push_all(&mut tiles, group, first, s.n_tokens as u32, s.start as u32, table, part);
+        first += s.n_tokens as u32;
+    }
+    let n_tokens = case.n_tokens();
+    let words: Vec<u32> = tiles.iter().flat_map(|t| t.to_words()).collect();
+    let (q, cache, tables) =
+        (device.upload(&case.q), device.upload(&case.cache), device.upload(&case.tables));
+    let (tile_list, count) = (device.upload(&words), device.count(tiles.len()));
+    let per_part = (heads.n_kv_heads * 16 * (heads.head_dim + 8)) as usize;
+    let parts = device.empty::<f32>(if prefill { 4 } else { part as usize * per_part });
+    let n_out = n_tokens * (heads.n_heads * heads.head_dim) as usize;
+    let (out, stats) =
+        (device.empty::<u16>(n_out), device.empty::<f32>(n_tokens * heads.n_heads as usize * 4));
+    let buffers = AttendBuffers {
+        q: at(&q),
+        cache: at(&cache),
+        tables: at(&tables),
+        tiles: at(&tile_list),
+        n_tiles: at(&count),
+        parts: at(&parts),
+        out: at(&out),
+        stats: at(&stats),
+    };
+    let most_tiles = tiles.len() as u32 + 3;
+    let longest = case.sequences.iter().map(|s| s.start + s.n_tokens).max().expect("a sequence");
+    if prefill {
+        device.run(&ops::attend_prefill(buffers, most_tiles, heads))?;
+    } else {
+        for launch in ops::attend_decode(buffers, most_tiles, longest.div_ceil(SPLIT) as u32 + 1, heads) {
+            device.run(&launch)?;
+        }
+    }
+
+    let mut asks = Vec::new();
+    let mut end = 0;
+    for (s, &table) in case.sequences.iter().zip(&case.table_of) {
+        end += s.n_tokens as u32;
+        asks.extend([end - 1, (s.start + s.n_tokens) as u32, table]);
+    }
+    let n_asks = case.sequences.len();
+    let most_parts = longest.div_ceil(64) as u32;
+    let (ask_list, ask_count) = (device.upload(&asks), device.count(n_asks));
+    let (apart, relative, records) = (
+        device.empty::<f32>(n_asks * most_parts as usize),
+        device.empty::<f32>(n_asks),
+        device.empty::<f32>(n_asks * 6),
+    );
+    let gather = AttentionSignalBuffers {
+        asks: at(&ask_list),
+        n_asks: at(&ask_count),
+        parts: at(&apart),
+        relative: at(&relative),
+        records: at(&records),
+        most_parts,
+    };
+    // Two layers that happen to be equal: the relative entropy is then that of one.
+    let none = Pointer(stats.address());
+    device.run(&ops::attention_signals(none, gather, n_asks as u32 + 1, heads.n_heads, 0, 2))?;
+    device.run(&ops::attention_disagreement(buffers, gather, n_asks as u32 + 1, heads))?;
+    device.run(&ops::attention_signals(none, gather, n_asks as u32 + 1, heads.n_heads, 1, 2))?;
+    let records: Vec<f32> = device.read(&records, 0, n_asks * 6)?;
+    let records = records.as_chunks::<6>().0.to_vec();
+    Ok((
+        device.read(&out, 0, n_out)?,
+        device.read(&stats, 0, n_tokens * heads.n_heads as usize * 4)?,
+        records,
+    ))
+}
+
+/// Both paths against the reference and against one another, bit for bit.
+pub(crate) fn check(device: &Device<'_>, case: &Case) -> Outcome {
+    let (out, stats, records) = run(device, case, false)?;
+    let (prefilled, prefilled_stats, _) = run(device, case, true)?;
+    if out != prefilled || bytes_of(&stats) != bytes_of(&prefilled_stats) {
+        return Err("decoded and prefilled differ in bits".into());
+    }
+    let hd = case.heads.head_dim as usize;
+    let mut row = 0;
+    for (s, sequence) in case.sequences.iter().enumerate() {
+        let mut last = Vec::new();
+        for token in 0..sequence.n_tokens {
+            for head in 0..case.heads.n_heads as usize {
+                // The reference is slow; every head of the first and last token and a sample of the others.
+                let asked = token + 1 == sequence.n_tokens;
+                if !asked && token > 0 && (token * 31 + head) % 7 != 0 {
+                    row += 1;
+                    continue;
+                }
+                let (want, weights) = case.want(s, token, head);
+                for (i, &want) in want.iter().enumerate() {
+                    // Weights are rounded to bf16: 2^-9 of |v| a key, mostly cancelling.
+                    let got = bf16::from_bits(out[row * hd + i]).to_f32();
+                    let tolerance = if i % 2 == 0 { 0.006 * f64::from(LARGE) } else { 0.008 };
+                    near(
+                        format_args!("sequence {s} token {token} head {head} component {i}"),
+                        got,
+                        want.into(),
+                        tolerance,
+                    )?;
+                }
+                check_stats(&stats[row * 4..row * 4 + 4], &weights)
+                    .map_err(|e| format!("sequence {s} token {token} head {head}: {e}"))?;
+                if asked {
+                    last.push(weights);
+                }
+                row += 1;
+            }
+        }
+        let want = attention_signals(&[last.clone(), last]);
+        let fields = [
+            want.entropy,
+            want.entropy_rel,
+            want.varentropy,
+            want.head_spread,
+            want.head_disagreement,
+            want.interaction,
+        ];
+        for (i, (&got, want)) in records[s].iter().zip(fields).enumerate() {
+            near(
+                format_args!("sequence {s} attention signal {i}"),
+                got,
+                want.into(),
+                1e-3 * f64::from(want.abs()) + 2e-4,
+            )?;
+        }
+    }
+    Ok([bytes_of(&out), bytes_of(&stats), bytes_of(records.as_flattened())].concat())
+}
+
+fn check_stats(stats: &[f32], want: &HeadAttention) -> Result<(), String> {
+    let ln = |a: f64| if a > 0.0 { a.ln() } else { 0.0 };
+    let h = -want.weights.iter().map(|&a| a * ln(a)).sum::<f64>();
+    let v = want.weights.iter().map(|&a| a * (ln(a) + h).powi(2)).sum::<f64>();
+    let size = want.scores.iter().map(|s| s.abs()).sum::<f64>() / want.scores.len() as f64;
+    let most = want.scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let log_sum = most + want.scores.iter().map(|s| (s - most).exp()).sum::<f64>().ln();
+    near("entropy", stats[0], h, 1e-4)?;
+    near("varentropy", stats[1], v, 1e-3)?;
+    near("mean |score|", stats[2], size, 1e-5 * size + 1e-6)?;
+    near("log sum", stats[3], log_sum, 1e-5 * log_sum.abs() + 1e-5)
+}
+
+/// Many components of heads that look at all keys nearly alike: one f32 rounding more or less in one of the paths shows.
+pub(crate) fn check_bits(device: &Device<'_>) -> Outcome {
+    let heads = Heads { n_heads: 12, n_kv_heads: 4, head_dim: 64, block_size: 64 };
+    let mut case = Case::new(heads, &[Sequence { start: 448, n_tokens: 64 }]);
+    case.q.iter_mut().for_each(|q| *q = bf16::from_f32(q.to_f32() * 0.02));
+    let (out, stats, _) = run(device, &case, false)?;
+    let (prefilled, prefilled_stats, _) = run(device, &case, true)?;
+    let apart = out.iter().zip(&prefilled).filter(|(a, b)| a != b).count();
+    if apart > 0 || bytes_of(&stats) != bytes_of(&prefilled_stats) {
+        return Err(format!("decoded and prefilled differ in bits of {apart} of {} components", out.len()));
+    }
+    Ok(bytes_of(&out))
+}
+
+/// The first sequence alone gives the bits it has in the batch.
+pub(crate) fn check_alone(device: &Device<'_>, case: &Case) -> Outcome {
+    let (out, stats, _) = run(device, case, true)?;
+    let n = case.sequences[0].n_tokens;
+    // Its last token as a decode step of its own, everything before in the cache.
+    let mut alone = Case {
+        sequences: vec![Sequence { start: case.sequences[0].start + n - 1, n_tokens: 1 }],
+        ..case.copy()
+    };
+    let row = (case.heads.n_heads * case.heads.head_dim) as usize;
+    alone.q = case.q[(n - 1) * row..n * row].to_vec();
+    let (one, one_stats, _) = run(device, &alone, false)?;
+    let heads = case.heads.n_heads as usize * 4;
+    if one != out[(n - 1) * row..n * row]
+        || bytes_of(&one_stats) != bytes_of(&stats[(n - 1) * heads..n * heads])
+    {
+        return Err("a token decoded alone has other bits than in its prefilled chunk".into());
+    }
+    Ok(bytes_of(&one))
+}
+
+impl Case {
+    fn copy(&self) -> Self {
+        Self {
+            heads: self.heads,
+            sequences: self.sequences.clone(),
+            q: self.q.clone(),
+            cache: self.cache.clone(),
+            tables: self.tables.clone(),
+            table_of: self.table_of.clone(),
+        }
+    }
+}
+
+fn heads(group: u32, n_kv_heads: u32, head_dim: u32, block_size: u32) -> Heads {
+    Heads { n_heads: group * n_kv_heads, n_kv_heads, head_dim, block_size }
+}
+
+fn ragged(pairs: &[(usize, usize)]) -> Vec<Sequence> {
+    pairs.iter().map(|&(start, n_tokens)| Sequence { start, n_tokens }).collect()
+}
+
+#[test]
+fn attention_agrees_with_the_reference_in_both_paths() {
+    // Head size, group, block size, (start, new tokens): pairwise over what the kernels distinguish.
+    for (head_dim, group, n_kv_heads, block_size, sequences) in [
+        (64, 3, 1, 16, ragged(&[(0, 1), (999, 1), (0, 7)])),
+        (80, 1, 2, 32, ragged(&[(255, 1), (250, 12)])),
+        (96, 4, 1, 64, ragged(&[(0, 5), (256, 1), (511, 2)])),
+        (128, 7, 1, 16, ragged(&[(63, 3), (0, 1)])),
+        (128, 8, 2, 32, ragged(&[(64, 1), (300, 1)])),
+        (16, 3, 2, 16, ragged(&[(0, 40)])),
+        (32, 2, 1, 64, ragged(&[(31, 1), (500, 20)])),
+    ] {
+        let case = Case::new(heads(group, n_kv_heads, head_dim, block_size), &sequences);
+        everywhere(&format!("heads of {head_dim}, group {group}, {sequences:?}"), |device| {
+            check(device, &case)
+        });
+    }
+}
+
+#[test]
+fn a_token_has_the_same_bits_alone_and_in_a_chunk() {
+    for (head_dim, group) in [(64, 4), (80, 3), (128, 1)] {
+        let case = Case::new(heads(group, 1, head_dim, 16), &ragged(&[(500, 20), (3, 2)]));
+        everywhere(&format!("heads of {head_dim} alone"), |device| check_alone(device, &case));
+    }
+}
+
+/// The gathering of made-up statistics over three layers.
+pub(crate) fn check_signals_alone(device: &Device<'_>) -> Outcome {
+    let (n_heads, n_keys, most_parts) = (37usize, 130u32, 4u32);
+    let mut random = Random(3);
+    let stats = random.normals(2 * n_heads * 4);
+    // Of token 1; the second ask sees one key only.
+    let asks = [1u32, n_keys, 0, 0, 1, 0];
+    let parts = random.normals(2 * most_parts as usize);
+    let (stats_at, ask_list, count, apart) =
+        (device.upload(&stats), device.upload(&asks), device.count(2), device.upload(&parts));
+    let (relative, records) = (device.empty::<f32>(2), device.empty::<f32>(12));
+    let gather = AttentionSignalBuffers {
+        asks: at(&ask_list),
+        n_asks: at(&count),
+        parts: at(&apart),
+        relative: at(&relative),
+        records: at(&records),
+        most_parts,
+    };
+    for layer in 0..3 {
+        device.run(&ops::attention_signals(at(&stats_at), gather, 4, n_heads as u32, layer, 3))?;
+    }
+    let got: Vec<f32> = device.read(&records, 0, 12)?;
+    for (ask, (token, keys)) in [(1, n_keys), (0, 1)].into_iter().enumerate() {
+        let field = |i: usize| -> Vec<f64> {
+            stats[token * n_heads * 4..][..n_heads * 4].iter().skip(i).step_by(4).map(|&v| v.into()).collect()
+        };
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let h = mean(&field(0));
+        let spread = mean(&field(0).iter().map(|x| (x - h).powi(2)).collect::<Vec<_>>());
+        let apart: f64 = parts[ask * most_parts as usize..][..keys.div_ceil(64) as usize]
+            .iter()
+            .map(|&p| f64::from(p))
+            .sum();
+        let relative = if keys > 1 { h / f64::from(keys).ln() } else { 0.0 };
+        let want = [
+            h,
+            relative,
+            mean(&field(1)),
+            spread,
+            apart / (n_heads as f64 * f64::from(keys)),
+            mean(&field(2)),
+        ];
+        for (i, want) in want.into_iter().enumerate() {
+            near(
+                format_args!("ask {ask} attention signal {i}"),
+                got[ask * 6 + i],
+                want,
+                1e-5 * want.abs() + 1e-6,
+            )?;
+        }
+    }
+    Ok(bytes_of(&got))
+}
+
+#[test]
+fn decoding_and_prefilling_round_alike() {
+    everywhere("heads that look everywhere", check_bits);
+}
+
+#[test]
+fn attention_signals_are_means_over_heads_and_layers() {
+    everywhere("made-up statistics", check_signals_alone);
+}

@@ -1,0 +1,608 @@
+//! Planted faults: each changes one line of a kernel, and must be caught, as said, by the checks that the kernel passes.
+//! A fault whose line is no longer there fails too, so the table cannot go stale.
+
+use crate::device::{Device, Outcome};
+use crate::matmul::Case;
+use crate::small::RopeCase;
+use crate::{attend, candidates, draw, matmul, signals, small};
+use entropix_cuda::ops::Heads;
+use entropix_cuda::pack::Format;
+use entropix_emulator::{Emulator, Order};
+use entropix_model::RopeLayout;
+use std::path::Path;
+
+struct Fault {
+    what: &'static str,
+    /// The file that is changed, and the one that is compiled.
+    files: (&'static str, &'static str),
+    find: &'static str,
+    replace: &'static str,
+    check: fn(&Device<'_>) -> Outcome,
+    /// Some part of what must be said.
+    says: &'static str,
+}
+
+const fn fault(
+    what: &'static str,
+    files: (&'static str, &'static str),
+    (find, replace): (&'static str, &'static str),
+    check: fn(&Device<'_>) -> Outcome,
+    says: &'static str,
+) -> Fault {
+    Fault { what, files, find, replace, check, says }
+}
+
+fn norm(device: &Device<'_>) -> Outcome {
+    small::check_norm(device, 1028, true)
+}
+
+fn embed(device: &Device<'_>) -> Outcome {
+    small::check_embed(device, Format::Q5_0, 96)
+}
+
+fn product(device: &Device<'_>, format: Format) -> Outcome {
+    matmul::check(
+        device,
+        &Case::new(format, 20, if format == Format::Q4_K || format == Format::Q6_K { 768 } else { 736 }, 10),
+    )
+}
+
+fn bf16(device: &Device<'_>) -> Outcome {
+    product(device, Format::BF16)
+}
+
+fn f16(device: &Device<'_>) -> Outcome {
+    product(device, Format::F16)
+}
+
+fn q4_0(device: &Device<'_>) -> Outcome {
+    product(device, Format::Q4_0)
+}
+
+fn q4_1(device: &Device<'_>) -> Outcome {
+    product(device, Format::Q4_1)
+}
+
+fn q5_0(device: &Device<'_>) -> Outcome {
+    product(device, Format::Q5_0)
+}
+
+fn q8_0(device: &Device<'_>) -> Outcome {
+    product(device, Format::Q8_0)
+}
+
+fn q4_k(device: &Device<'_>) -> Outcome {
+    product(device, Format::Q4_K)
+}
+
+fn q6_k(device: &Device<'_>) -> Outcome {
+    product(device, Format::Q6_K)
+}
+
+fn residual(device: &Device<'_>) -> Outcome {
+    matmul::check_add(device, &Case::new(Format::Q4_1, 20, 96, 3))
+}
+
+fn gated(device: &Device<'_>) -> Outcome {
+    matmul::check_gated(device, Format::BF16, 20, 72, 3)
+}
+
+fn rope(device: &Device<'_>) -> Outcome {
+    let heads = Heads { n_heads: 4, n_kv_heads: 2, head_dim: 80, block_size: 16 };
+    small::check_rope(device, RopeCase { heads, layout: RopeLayout::Adjacent, bias: true, norms: true })
+}
+
+fn copy(device: &Device<'_>) -> Outcome {
+    small::check_copy(device)
+}
+
+fn attention(device: &Device<'_>) -> Outcome {
+    let heads = Heads { n_heads: 6, n_kv_heads: 2, head_dim: 32, block_size: 16 };
+    let sequence = |start, n_tokens| attend::Sequence { start, n_tokens };
+    attend::check(device, &attend::Case::new(heads, &[sequence(472, 40), sequence(0, 2)]))
+}
+
+fn rows(device: &Device<'_>) -> Outcome {
+    signals::check(device, &signals::hard_rows(4200))
+}
+
+fn best(device: &Device<'_>) -> Outcome {
+    candidates::check(device, &signals::hard_rows(4200))
+}
+
+const RMS: (&str, &str) = ("rms_norm.cu", "rms_norm.cu");
+const EMBED: (&str, &str) = ("embed.cu", "embed.cu");
+const MATMUL: (&str, &str) = ("matmul.cuh", "matmul_bf16.cu");
+const MATMUL_Q4_1: (&str, &str) = ("matmul.cuh", "matmul_q4_1.cu");
+const ROPE: (&str, &str) = ("rope_store.cu", "rope_store.cu");
+const COPY: (&str, &str) = ("copy_blocks.cu", "copy_blocks.cu");
+const SIGNALS: (&str, &str) = ("signals.cu", "signals.cu");
+const CANDIDATES: (&str, &str) = ("candidates.cu", "candidates.cu");
+const DRAW: (&str, &str) = ("draw.cu", "draw.cu");
+
+const FAULTS: &[Fault] = &[
+    // rms_norm
+    fault(
+        "sums are read before all warps wrote theirs",
+        RMS,
+        ("partial[threadIdx.x / WARP] = sum;\n    __syncthreads();", "partial[threadIdx.x / WARP] = sum;"),
+        norm,
+        "uninitialised",
+    ),
+    fault(
+        "a barrier that only half of the block reaches",
+        RMS,
+        (
+            "    __syncthreads();\n    sum = partial[0];",
+            "    if (threadIdx.x < 128) __syncthreads();\n    __syncthreads();\n    sum = partial[0];",
+        ),
+        norm,
+        "divergent __syncthreads",
+    ),
+    fault(
+        "a row is read past its end",
+        RMS,
+        (
+            "sum = 0;\n    for (u32 i = threadIdx.x; i < hidden / 4;",
+            "sum = 0;\n    for (u32 i = threadIdx.x; i <= hidden / 4;",
+        ),
+        norm,
+        "out of bounds",
+    ),
+    fault(
+        "blocks beyond the count go on",
+        RMS,
+        ("if (blockIdx.x >= *n_rows) return;", ""),
+        norm,
+        "out of bounds",
+    ),
+    fault(
+        "the list of rows is not looked at",
+        RMS,
+        ("rows ? rows[blockIdx.x] : blockIdx.x", "blockIdx.x"),
+        norm,
+        "not",
+    ),
+    // embed
+    fault(
+        "rows 8 to 15 of a tile get the others' numbers",
+        EMBED,
+        ("half ? a[1] : a[0]", "half ? a[0] : a[0]"),
+        embed,
+        "not",
+    ),
+    fault(
+        "two tokens write one row",
+        EMBED,
+        ("float* out = x + u64(blockIdx.x) * hidden", "float* out = x + u64(blockIdx.x / 2) * hidden"),
+        embed,
+        "race between blocks",
+    ),
+    // weights
+    fault(
+        "Q4_0 without its offset",
+        ("weights.cuh", "matmul_q4_0.cu"),
+        ("0xc308c308u", "0xc300c300u"),
+        q4_0,
+        "not",
+    ),
+    fault(
+        "Q5_0 takes the fifth bit of the next step",
+        ("weights.cuh", "matmul_q5_0.cu"),
+        ("(step * 4 + i) & 0x00010001u", "((step * 4 + i + 4) % 16) & 0x00010001u"),
+        q5_0,
+        "not",
+    ),
+    fault(
+        "Q6_K takes the upper bits of another step",
+        ("weights.cuh", "matmul_q6_k.cu"),
+        ("(2 * (step % 2 * 4 + i))", "(2 * (i))"),
+        q6_k,
+        "not",
+    ),
+    fault(
+        "Q8_0 as if unsigned",
+        ("weights.cuh", "matmul_q8_0.cu"),
+        ("8388736.0f", "8388608.0f"),
+        q8_0,
+        "not",
+    ),
+    fault(
+        "Q4_K adds its minimum",
+        ("weights.cuh", "matmul_q4_k.cu"),
+        ("return -mul(half_to_float", "return mul(half_to_float"),
+        q4_k,
+        "not",
+    ),
+    fault(
+        "Q4_1 takes the scale of the wrong row",
+        ("weights.cuh", "matmul_q4_1.cu"),
+        (
+            "u.scales[(half * 2 + group) % (L::SCALE_BYTES / 4 + 1)] & 0xffffu",
+            "u.scales[group % (L::SCALE_BYTES / 4 + 1)] & 0xffffu",
+        ),
+        q4_1,
+        "not",
+    ),
+    fault(
+        "f16 loses its low bits",
+        ("weights.cuh", "matmul_f16.cu"),
+        ("STEPS_PER_SCALE = 0, HAS_MIN = 0, PARTS = 2", "STEPS_PER_SCALE = 0, HAS_MIN = 0, PARTS = 1"),
+        f16,
+        "not",
+    ),
+    // matmul
+    fault(
+        "activations of tokens that are not there",
+        MATMUL,
+        ("n_cols, lane, token < n_tokens);", "n_cols, lane, true);"),
+        bf16,
+        "out of bounds",
+    ),
+    fault(
+        "activations past the last column",
+        MATMUL,
+        ("live && col < n_cols ?", "live ?"),
+        bf16,
+        "out of bounds",
+    ),
+    fault(
+        "slices are added before all are written",
+        MATMUL,
+        (
+            "    __syncthreads();\n\n    auto total = [&](u32 row, u32 token) {",
+            "    auto total = [&](u32 row, u32 token) {",
+        ),
+        bf16,
+        "uninitialised",
+    ),
+    fault(
+        "rows past the last are written",
+        MATMUL,
+        ("            if (r >= n_rows) continue;\n            float* to", "            float* to"),
+        bf16,
+        "race between blocks",
+    ),
+    fault(
+        "waits for too few copies",
+        MATMUL,
+        ("cp_async_wait<1>();", "cp_async_wait<2>();"),
+        bf16,
+        "uninitialised",
+    ),
+    fault(
+        "no barrier around the stages",
+        MATMUL,
+        ("            __syncthreads();\n            stage(at + i + 2);", "            stage(at + i + 2);"),
+        bf16,
+        "",
+    ),
+    fault(
+        "leaves while copies are in flight",
+        MATMUL,
+        (
+            "cp_async_wait<1>();",
+            "if (at + i + 1 < matrix.n_units) cp_async_wait<1>(); else cp_async_wait<0>();\n            cp_async16(smem, x, 16);",
+        ),
+        bf16,
+        "",
+    ),
+    fault(
+        "slices are not kept apart when prefilling",
+        MATMUL,
+        ("        while (at == slice_end) finish_slice();\n", ""),
+        bf16,
+        "other bits",
+    ),
+    fault(
+        "another order of slices when decoding",
+        MATMUL,
+        (
+            "for (u32 s = 1; s < SLICES; s++) sum = add(sum, parts[s][row][token]);",
+            "for (u32 s = SLICES - 1; s > 0; s--) sum = add(sum, parts[s][row][token]);",
+        ),
+        bf16,
+        "other bits",
+    ),
+    fault(
+        "gate and up change places",
+        MATMUL,
+        (
+            "swiglu(total(gate_row, i / rows), total(gate_row + 8, i / rows))",
+            "swiglu(total(gate_row + 8, i / rows), total(gate_row, i / rows))",
+        ),
+        gated,
+        "not",
+    ),
+    fault(
+        "the residual is overwritten",
+        MATMUL_Q4_1,
+        ("*to = mode == MODE_ADD ? add(*to, sum) : sum;", "*to = sum;"),
+        residual,
+        "not",
+    ),
+    // rope_store
+    fault(
+        "pairs as halves in the adjacent layout",
+        ROPE,
+        ("const bool next_to = adjacent != 0;", "const bool next_to = false;"),
+        rope,
+        "not",
+    ),
+    fault(
+        "angles in f32",
+        ROPE,
+        ("double turn = position * half_turns[i];", "double turn = float(position) * float(half_turns[i]);"),
+        rope,
+        "not",
+    ),
+    fault("values are normed like keys", ROPE, ("is_v ? nullptr : k_norm", "k_norm"), rope, "not"),
+    fault(
+        "the offset within a block is lost",
+        ROPE,
+        ("+ slot % block_size) * head_dim", ") * head_dim"),
+        rope,
+        "",
+    ),
+    // copy_blocks
+    fault(
+        "a whole block is copied",
+        COPY,
+        ("copy.tokens * head_dim / 8", "block_size * head_dim / 8"),
+        copy,
+        "not",
+    ),
+    fault(
+        "all layers from the first",
+        COPY,
+        (
+            "from = reinterpret_cast<const uint4*>(cache + ((layer * n_blocks",
+            "from = reinterpret_cast<const uint4*>(cache + ((0 * n_blocks",
+        ),
+        copy,
+        "not",
+    ),
+    fault(
+        "a view that is not aligned",
+        COPY,
+        ("+ copy.from) * planes + plane) * piece)", "+ copy.from) * planes + plane) * piece + 1)"),
+        copy,
+        "misaligned",
+    ),
+    // attend, moments
+    fault(
+        "a query sees the next position",
+        ("attend.cuh", "attend_32.cu"),
+        ("lane % 4 * 2 + i < row_keys[h]", "lane % 4 * 2 + i <= row_keys[h]"),
+        attention,
+        "",
+    ),
+    fault(
+        "values past the context are read",
+        ("attend.cuh", "attend_32.cu"),
+        ("if (key < n_keys) from =", "from ="),
+        attention,
+        "",
+    ),
+    fault(
+        "blocks as if they lay side by side",
+        ("attend.cuh", "attend_32.cu"),
+        (
+            "const u64 block = table[position / shape.block_size];",
+            "const u64 block = position / shape.block_size;",
+        ),
+        attention,
+        "not",
+    ),
+    fault(
+        "chunks are merged before all are written",
+        ("attend.cuh", "attend_32.cu"),
+        ("    __syncthreads();\n\n    float* part", "    float* part"),
+        attention,
+        "race",
+    ),
+    fault(
+        "prefilling rounds otherwise",
+        ("attend.cuh", "attend_64.cu"),
+        (
+            "sums[t][i] = add(mul(sums[t][i], old_scale[i / 2]), mul(c[i], new_scale[i / 2]));",
+            "sums[t][i] = fmaf(sums[t][i], old_scale[i / 2], mul(c[i], new_scale[i / 2]));",
+        ),
+        attend::check_bits,
+        "differ in bits",
+    ),
+    fault(
+        "heads share the first one's keys",
+        ("attend.cuh", "attend_32.cu"),
+        ("((block * shape.n_kv_heads + kv_head) * 2", "((block * shape.n_kv_heads) * 2"),
+        attention,
+        "not",
+    ),
+    fault(
+        "means do not change frames",
+        ("moments.cuh", "attend_32.cu"),
+        ("mean_a = add(a.mean, shift_a)", "mean_a = a.mean"),
+        attention,
+        "entropy",
+    ),
+    // signals
+    fault(
+        "room is used again too early",
+        SIGNALS,
+        ("    __syncthreads();\n    block_sum(deviation", "    block_sum(deviation"),
+        rows,
+        "race",
+    ),
+    fault(
+        "a NaN passes",
+        SIGNALS,
+        ("if (all.n_bad > 0 || all.n_finite == 0)", "if (all.n_finite == 0)"),
+        rows,
+        "status",
+    ),
+    fault(
+        "ties go to the higher id",
+        ("logits.cuh", "signals.cu"),
+        ("<< 32 | u32(~token); }", "<< 32 | token; }\nDEV u32 unused(u32 token) { return ~token; }"),
+        rows,
+        "",
+    ),
+    fault(
+        "the second best is looked for in one chunk",
+        SIGNALS,
+        ("take(two, of_chunk[1].first), take(two, of_chunk[1].second);", ""),
+        rows,
+        "best",
+    ),
+    fault("collision sums e", SIGNALS, ("v[3] = fmaf(e, e, v[3])", "v[3] = add(v[3], e)"), rows, "collision"),
+    fault(
+        "logits past the vocabulary are read",
+        ("logits.cuh", "signals.cu"),
+        ("first + LOGITS_A_LANE <= vocab", "first < vocab"),
+        |d| signals::check(d, &signals::hard_rows(4201)),
+        "",
+    ),
+    // candidates
+    fault(
+        "a bin is taken too early",
+        ("logits.cuh", "candidates.cu"),
+        ("while (sum + bins[bin] < need)", "while (sum + bins[bin] <= need)"),
+        best,
+        "",
+    ),
+    fault(
+        "bins are read while others count",
+        ("logits.cuh", "candidates.cu"),
+        (
+            "        __syncthreads();\n        if (threadIdx.x < WARP) find_bin",
+            "        if (threadIdx.x < WARP) find_bin",
+        ),
+        best,
+        "race",
+    ),
+    fault(
+        "too few chunks are opened",
+        CANDIDATES,
+        ("select_rank<u32>(k, bins, found, [&]", "select_rank<u32>((k + 1) / 2, bins, found, [&]"),
+        best,
+        "not",
+    ),
+    // draw
+    fault(
+        "the mask is not looked at",
+        DRAW,
+        ("if (!(allowed >> i & 1)) z[i] = neg_inf();", ""),
+        draw::check_mixed,
+        "not",
+    ),
+    fault(
+        "edits are not looked at",
+        DRAW,
+        ("if (touched >> i & 1) z[i] = edit(z[i], first + i);", ""),
+        draw::check_mixed,
+        "not",
+    ),
+    fault(
+        "the bitmap is marked before it is clear",
+        DRAW,
+        ("bitmap[i] = 0;\n        __syncthreads();", "bitmap[i] = 0;"),
+        draw::check_mixed,
+        "",
+    ),
+    fault(
+        "the worst of several tosses is kept",
+        DRAW,
+        ("token == NO_TOKEN || z > best", "token == NO_TOKEN || z < best"),
+        draw::check_mixed,
+        "not",
+    ),
+    fault(
+        "top-p keeps one token too few",
+        DRAW,
+        ("row.least = select_rank<u64>(need, s.bins", "row.least = 1 + select_rank<u64>(need, s.bins"),
+        draw::check_mixed,
+        "",
+    ),
+    // attention_signals
+    fault(
+        "layers are not summed",
+        ("attention_signals.cu", "attention_signals.cu"),
+        ("if (layer > 0) rest += relative[blockIdx.x];", ""),
+        with_attention,
+        "attention signal 1",
+    ),
+];
+
+/// The attention kernels of the whole image, their signals from the faulty one.
+fn with_attention(device: &Device<'_>) -> Outcome {
+    attend::check_signals_alone(device)
+}
+
+/// The kernels' folder with one line changed.
+fn plant(fault: &Fault, folder: &Path) {
+    for entry in std::fs::read_dir(Emulator::kernel_sources()).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(mut text) = std::fs::read_to_string(&path) else { continue };
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name == fault.files.0 {
+            assert_eq!(
+                text.matches(fault.find).count(),
+                1,
+                "{}: its place in {name} is not there once",
+                fault.what
+            );
+            text = text.replace(fault.find, fault.replace);
+        }
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+}
+
+/// How a fault shows in some order of threads, or that it does not.
+fn symptom(fault: &Fault) -> Result<String, String> {
+    let folder = tempfile::tempdir().unwrap();
+    plant(fault, folder.path());
+    // What the check runs besides the faulty file.
+    let with: &[&str] = match fault.files.1 {
+        "attend_32.cu" | "attend_64.cu" => &["attention_signals"],
+        "candidates.cu" | "draw.cu" => &["signals"],
+        _ => &[],
+    };
+    let image = Emulator::compile(&folder.path().join(fault.files.1), with, folder.path())?;
+    for order in Order::ALL {
+        if let Err(symptom) = (fault.check)(&Device { image: &image, order }) {
+            return Ok(format!("{order:?}: {symptom}"));
+        }
+    }
+    Err("passes".into())
+}
+
+/// With $ENTROPIX_FAULT set, only the faults whose description holds it.
+#[test]
+fn every_planted_fault_is_caught() {
+    let wanted = std::env::var("ENTROPIX_FAULT").unwrap_or_default();
+    let faults: Vec<&Fault> = FAULTS.iter().filter(|fault| fault.what.contains(&wanted)).collect();
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let missed = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some(fault) = faults.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                    let result = symptom(fault);
+                    let line = format!("{} ({}): {result:?}", fault.what, fault.files.1);
+                    println!("{line}");
+                    if !result.is_ok_and(|symptom| symptom.contains(fault.says)) {
+                        missed.lock().unwrap().push(line);
+                    }
+                }
+            });
+        }
+    });
+    let missed = missed.into_inner().unwrap();
+    assert!(
+        missed.is_empty(),
+        "{} of {} faults were not caught as they must be:\n{}",
+        missed.len(),
+        faults.len(),
+        missed.join("\n")
+    );
+}

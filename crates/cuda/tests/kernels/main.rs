@@ -1,0 +1,14 @@
+//! Every kernel, run on the CPU from its own source, against the reference: ragged shapes, three thread orders with
+//! bit-equal results, every access checked; and planted faults, each of which must be caught.
+
+mod abi;
+mod attend;
+mod candidates;
+mod device;
+mod draw;
+mod faults;
+mod matmul;
+mod random;
+mod resources;
+mod signals;
+mod small;

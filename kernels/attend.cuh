@@ -1,0 +1,377 @@
+// Paged causal attention with grouped queries, and how spread every head's attention was.
+//
+// A tile is 16 packed query rows of one sequence and one KV head: row r is new token r / group, head r % group of the
+// group. A decode step is a tile of `group` rows; a chunk of a prompt is many tiles; nothing else tells them apart.
+//
+// reads   q (n_tokens, n_heads, head_dim) bf16; cache of one layer (n_blocks, n_kv_heads, k|v, block_size, head_dim) bf16;
+//         tables: block tables of all sequences, one after the other; tiles (n_tiles) Tile; n_tiles (1)
+// writes  out (n_tokens, n_heads, head_dim) bf16; stats (n_tokens, n_heads) {h, varentropy, mean |score|, ln sum exp score} f32
+// twins   entropix_cpu::reference::{attend, attention_signals}
+//
+// THE ORDER OF OPERATIONS is a property of the position alone. Keys are cut into chunks of 64 and splits of 256, both at
+// fixed positions. A chunk is one shot: scores of 64 keys by mma, maximum, exp, moments (moments.cuh), weights rounded to
+// bf16, their product with V by mma from zero. Chunks merge in order into their split, splits in order into the row. So
+//
+//   attend_decode_*  a block a (tile, KV head, split): 4 warps take the 4 chunks, shared memory merges them, and a part a
+//                    split waits for attend_merge; every split is on another SM          grid (N, n_kv_heads, most splits)
+//   attend_merge     merges the splits: a warp a row                                     grid (N, n_kv_heads)
+//   attend_prefill_* a warp a (tile, KV head), all splits one after the other            grid (ceil(N/4), n_kv_heads)
+//
+// give the same bits. Block 128. N is the most tiles this launch may meet; blocks beyond n_tiles leave.
+//
+// No operand needs shared memory: the contraction may visit components in any order that Q and K share, so a lane loads
+// 8 contiguous bytes of a key a step; and V's columns are dealt so that lane group g owns contiguous ones, which byte_perm
+// interleaves for two keys. bytes moved: 4 head_dim a key and tile; a split's part is 16 (head_dim + 8) floats.
+#pragma once
+#include "moments.cuh"
+
+constexpr u32 ATTEND_THREADS = 128, TILE_QUERIES = 16, CHUNK = 64, SPLIT = 256, CHUNKS = SPLIT / CHUNK;
+/// After the head_dim sums of a row: max, sum, mean, var, sum of |scores|; padded.
+constexpr u32 PART_EXTRA = 8;
+
+struct Tile {
+    u32 first_token;  // of the sequence, in the batch
+    u32 n_tokens;     // new tokens of the sequence
+    u32 start;        // position of its first new token
+    u32 table;        // where its block table begins
+    u32 first_row;    // packed row of the tile's first query
+    u32 part;         // where its parts begin, in splits
+};
+
+struct AttendShape {
+    u32 n_heads, n_kv_heads, block_size;
+    float scale;  // 1 / sqrt(head_dim)
+};
+
+/// One lane's view of 16 rows x 64 keys: its rows are g and g + 8.
+template <u32 HD>
+struct ChunkResult {
+    Moments moments[2];
+    float abs_sum[2];
+};
+
+/// A row's token (of the sequence) and head; rows past the end see no key.
+struct Query {
+    u32 token, head, n_keys;
+};
+DEV Query query_of(const Tile& tile, const AttendShape& shape, u32 kv_head, u32 row) {
+    const u32 group = shape.n_heads / shape.n_kv_heads, packed = tile.first_row + row;
+    Query query;
+    query.token = packed / group;
+    query.head = kv_head * group + packed % group;
+    query.n_keys = query.token < tile.n_tokens ? tile.start + query.token + 1 : 0;
+    return query;
+}
+/// Keys that the last row of a tile sees.
+DEV u32 keys_of(const Tile& tile, const AttendShape& shape) {
+    const u32 group = shape.n_heads / shape.n_kv_heads, last = (tile.first_row + TILE_QUERIES - 1) / group;
+    return tile.start + min(last, tile.n_tokens - 1) + 1;
+}
+
+/// The A fragments of 16 queries: register i of a step is row g + 8 (i % 2), components 4 q + 2 (i / 2) and the next.
+template <u32 HD>
+DEV void load_queries(u32 (&a)[HD / 16][4], const bf16* q, const Tile& tile, const AttendShape& shape, u32 kv_head, u32 lane) {
+#pragma unroll
+    for (u32 h = 0; h < 2; h++) {
+        const Query query = query_of(tile, shape, kv_head, lane / 4 + 8 * h);
+        const bf16* row = q + (u64(tile.first_token + query.token) * shape.n_heads + query.head) * HD + lane % 4 * 4;
+#pragma unroll
+        for (u32 s = 0; s < HD / 16; s++) {
+            uint2 v = query.n_keys ? *reinterpret_cast<const uint2*>(row + s * 16) : make_uint2(0, 0);
+            a[s][h] = v.x, a[s][2 + h] = v.y;
+        }
+    }
+}
+
+/// Key (plane 0) or value (plane 1) vector of a position.
+template <u32 HD>
+DEV const bf16* cached(const bf16* cache, const u32* table, const AttendShape& shape, u32 kv_head, u32 plane, u32 position) {
+    const u64 block = table[position / shape.block_size];
+    return cache + (((block * shape.n_kv_heads + kv_head) * 2 + plane) * shape.block_size + position % shape.block_size) * HD;
+}
+
+/// The product of a chunk's weights with W columns of V, starting at `column`; `emit(tile, sums)` gets each 8 columns: column
+/// g of n-tile j is component column + g W / 8 + j.
+template <u32 HD, u32 W, typename Emit>
+DEV void weigh_values(const u32 (&p)[CHUNK / 16][4], const bf16* cache, const u32* table, const AttendShape& shape, u32 kv_head, u32 first_key, u32 n_keys, u32 column,
+                      u32 lane, Emit emit) {
+    constexpr u32 OWN = W / 8;  // contiguous components a lane: 8, 4 or 2
+    float sums[OWN][4] = {};
+#pragma unroll
+    for (u32 s = 0; s < CHUNK / 16; s++) {
+        u32 v[4][OWN / 2];  // keys 2q, 2q + 1, 2q + 8, 2q + 9 of the step
+#pragma unroll
+        for (u32 k = 0; k < 4; k++) {
+            const u32 key = first_key + s * 16 + lane % 4 * 2 + k % 2 + k / 2 * 8;
+            const bf16* from = nullptr;
+            if (key < n_keys) from = cached<HD>(cache, table, shape, kv_head, 1, key) + column + lane / 4 * OWN;
+            if (OWN == 8) {
+                uint4 w = from ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
+                v[k][0] = w.x, v[k][1 % (OWN / 2)] = w.y, v[k][2 % (OWN / 2)] = w.z, v[k][3 % (OWN / 2)] = w.w;
+            } else if (OWN == 4) {
+                uint2 w = from ? *reinterpret_cast<const uint2*>(from) : make_uint2(0, 0);
+                v[k][0] = w.x, v[k][1 % (OWN / 2)] = w.y;
+            } else {
+                v[k][0] = from ? *reinterpret_cast<const u32*>(from) : 0;
+            }
+        }
+#pragma unroll
+        for (u32 j = 0; j < OWN; j++) {
+            const u32 halves = j % 2 ? 0x7632 : 0x5410;
+            mma_bf16(sums[j], p[s], __byte_perm(v[0][j / 2], v[1][j / 2], halves), __byte_perm(v[2][j / 2], v[3][j / 2], halves));
+        }
+    }
+#pragma unroll
+    for (u32 j = 0; j < OWN; j++) emit(column / 8 + j, sums[j]);
+}
+
+/// The component that column c (0..8) of n-tile t of the output stands for.
+template <u32 HD>
+DEV u32 component_of(u32 t, u32 c) {
+    constexpr u32 WHOLE = HD / 64 * 64, REST32 = HD % 64 / 32 * 32;
+    if (int(t) < int(WHOLE / 8)) return t / 8 * 64 + c * 8 + t % 8;
+    if (int(t) < int(WHOLE + REST32) / 8) return WHOLE + c * 4 + (t - WHOLE / 8);
+    return WHOLE + REST32 + c * 2 + (t - (WHOLE + REST32) / 8);
+}
+
+/// One chunk of keys against 16 queries. `before(moments)` runs when the moments are known, `emit(tile, sums)` for every 8
+/// components of the weighted values, in the frame of the chunk's maximum.
+template <u32 HD, typename Before, typename Emit>
+DEV void attend_chunk(const u32 (&queries)[HD / 16][4], const bf16* cache, const u32* table, const AttendShape& shape, u32 kv_head, u32 first_key, u32 n_keys,
+                      const u32 (&row_keys)[2], u32 lane, Before before, Emit emit) {
+    float s[CHUNK / 8][4] = {};
+#pragma unroll
+    for (u32 n = 0; n < CHUNK / 8; n++) {
+        const u32 key = first_key + n * 8 + lane / 4;
+        const bf16* row = nullptr;
+        if (key < n_keys) row = cached<HD>(cache, table, shape, kv_head, 0, key) + lane % 4 * 4;
+#pragma unroll
+        for (u32 k = 0; k < HD / 16; k++) {
+            uint2 b = row ? *reinterpret_cast<const uint2*>(row + k * 16) : make_uint2(0, 0);
+            mma_bf16(s[n], queries[k], b.x, b.y);
+        }
+    }
+    ChunkResult<HD> result;
+#pragma unroll
+    for (u32 h = 0; h < 2; h++) {
+        float most = neg_inf(), size = 0;
+#pragma unroll
+        for (u32 n = 0; n < CHUNK / 8; n++)
+#pragma unroll
+            for (u32 i = 0; i < 2; i++) {
+                float& x = s[n][h * 2 + i];
+                const bool seen = first_key + n * 8 + lane % 4 * 2 + i < row_keys[h];
+                x = seen ? mul(x, shape.scale) : neg_inf();
+                size = add(size, seen ? fabsf(x) : 0.0f);
+                most = fmaxf(most, x);
+            }
+        most = fmaxf(most, __shfl_xor_sync(FULL, most, 1));
+        most = fmaxf(most, __shfl_xor_sync(FULL, most, 2));
+        float s0 = 0, s1 = 0, s2 = 0;
+#pragma unroll
+        for (u32 n = 0; n < CHUNK / 8; n++)
+#pragma unroll
+            for (u32 i = 0; i < 2; i++) {
+                float& x = s[n][h * 2 + i];
+                const float d = x == neg_inf() ? -80.0f : fmaxf(add(x, -most), -80.0f), e = x == neg_inf() ? 0.0f : exp_fast(d), ed = mul(e, d);
+                s0 = add(s0, e), s1 = add(s1, ed), s2 = fmaf(ed, d, s2);
+                x = e;
+            }
+#pragma unroll
+        for (int lanes = 1; lanes <= 2; lanes *= 2) {
+            s0 = add(s0, __shfl_xor_sync(FULL, s0, lanes)), s1 = add(s1, __shfl_xor_sync(FULL, s1, lanes));
+            s2 = add(s2, __shfl_xor_sync(FULL, s2, lanes)), size = add(size, __shfl_xor_sync(FULL, size, lanes));
+        }
+        result.moments[h] = moments_of(most, s0, s1, s2);
+        result.abs_sum[h] = size;
+    }
+    before(result);
+    // The D fragment of scores is the A fragment of weights: columns 16 k + 2 q and 16 k + 8 + 2 q.
+    u32 p[CHUNK / 16][4];
+#pragma unroll
+    for (u32 k = 0; k < CHUNK / 16; k++) {
+        p[k][0] = pack_bf16(s[2 * k][0], s[2 * k][1]), p[k][1] = pack_bf16(s[2 * k][2], s[2 * k][3]);
+        p[k][2] = pack_bf16(s[2 * k + 1][0], s[2 * k + 1][1]), p[k][3] = pack_bf16(s[2 * k + 1][2], s[2 * k + 1][3]);
+    }
+    constexpr u32 WHOLE = HD / 64, REST32 = HD % 64 / 32, REST16 = HD % 32 / 16;
+#pragma unroll
+    for (int w = 0; w < int(WHOLE); w++) weigh_values<HD, 64>(p, cache, table, shape, kv_head, first_key, n_keys, w * 64, lane, emit);
+    if (REST32) weigh_values<HD, 32>(p, cache, table, shape, kv_head, first_key, n_keys, WHOLE * 64, lane, emit);
+    if (REST16) weigh_values<HD, 16>(p, cache, table, shape, kv_head, first_key, n_keys, WHOLE * 64 + REST32 * 32, lane, emit);
+}
+
+/// What a part's sums are multiplied with when it joins the frame of `to`.
+DEV float rescale(const Moments& from, const Moments& to) { return exp_fast(frame_shift(from.max, to.max)); }
+
+/// Adding zero turns -0 into 0, which merging with an empty part would do too.
+DEV bf16 finish_component(float sum, const Moments& m) { return to_bf16(add(mul(sum, 1.0f / m.sum), 0.0f)); }
+
+DEV void finish_stats(float* stats, const Moments& m, float abs_sum, u32 n_keys) {
+    const float log_sum = logf(m.sum);
+    *reinterpret_cast<float4*>(stats) = make_float4(add(log_sum, -m.mean), m.var, abs_sum / float(n_keys), add(m.max, log_sum));
+}
+
+template <u32 HD>
+DEV void attend_decode(const bf16* q, const bf16* cache, const u32* tables, const Tile* tiles, float* parts, u32 n_tiles, const AttendShape& shape) {
+    SHARED(float, sums, [CHUNKS][TILE_QUERIES][HD + 4]);
+    SHARED(Moments, moments, [CHUNKS][TILE_QUERIES]);
+    SHARED(float, abs_sums, [CHUNKS][TILE_QUERIES]);
+    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, kv_head = blockIdx.y, split = blockIdx.z;
+    if (blockIdx.x >= n_tiles) return;
+    const Tile tile = tiles[blockIdx.x];
+    const u32 n_keys = keys_of(tile, shape), first_key = split * SPLIT + warp * CHUNK;
+    if (split * SPLIT >= n_keys) return;
+
+    u32 queries[HD / 16][4];
+    load_queries<HD>(queries, q, tile, shape, kv_head, lane);
+    const u32 row_keys[2] = {query_of(tile, shape, kv_head, lane / 4).n_keys, query_of(tile, shape, kv_head, lane / 4 + 8).n_keys};
+    attend_chunk<HD>(
+        queries, cache, tables + tile.table, shape, kv_head, first_key, n_keys, row_keys, lane,
+        [&](const ChunkResult<HD>& result) {
+#pragma unroll
+            for (u32 h = 0; h < 2; h++)
+                if (lane % 4 == 0) moments[warp][lane / 4 + 8 * h] = result.moments[h], abs_sums[warp][lane / 4 + 8 * h] = result.abs_sum[h];
+        },
+        [&](u32 t, const float(&c)[4]) {
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) sums[warp][lane / 4 + i / 2 * 8][component_of<HD>(t, lane % 4 * 2 + i % 2)] = c[i];
+        });
+    __syncthreads();
+
+    float* part = parts + (u64(tile.part + split) * shape.n_kv_heads + kv_head) * TILE_QUERIES * (HD + PART_EXTRA);
+    for (u32 row = warp; row < TILE_QUERIES; row += ATTEND_THREADS / WARP) {
+        if (query_of(tile, shape, kv_head, row).n_keys <= split * SPLIT) continue;
+        Moments all = no_moments();
+        float size = 0, total[(HD + WARP - 1) / WARP] = {};
+#pragma unroll
+        for (u32 c = 0; c < CHUNKS; c++) {
+            const Moments chunk = moments[c][row], merged = merge(all, chunk);
+            const float old_scale = rescale(all, merged), new_scale = rescale(chunk, merged);
+#pragma unroll
+            for (u32 i = 0; i < (HD + WARP - 1) / WARP; i++)
+                if (lane + i * WARP < HD) total[i] = add(mul(total[i], old_scale), mul(sums[c][row][lane + i * WARP], new_scale));
+            size = add(size, abs_sums[c][row]);
+            all = merged;
+        }
+        float* to = part + row * (HD + PART_EXTRA);
+#pragma unroll
+        for (u32 i = 0; i < (HD + WARP - 1) / WARP; i++)
+            if (lane + i * WARP < HD) to[lane + i * WARP] = total[i];
+        if (lane == 0) {
+            *reinterpret_cast<float4*>(to + HD) = make_float4(all.max, all.sum, all.mean, all.var);
+            to[HD + 4] = size;
+        }
+    }
+}
+
+template <u32 HD>
+DEV void attend_merge(const float* parts, const Tile* tiles, bf16* out, float* stats, u32 n_tiles, const AttendShape& shape) {
+    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, kv_head = blockIdx.y;
+    if (blockIdx.x >= n_tiles) return;
+    const Tile tile = tiles[blockIdx.x];
+    for (u32 row = warp; row < TILE_QUERIES; row += ATTEND_THREADS / WARP) {
+        const Query query = query_of(tile, shape, kv_head, row);
+        if (query.n_keys == 0) continue;
+        Moments all = no_moments();
+        float size = 0, total[(HD + WARP - 1) / WARP] = {};
+        for (u32 split = 0; split * SPLIT < query.n_keys; split++) {
+            const float* part = parts + ((u64(tile.part + split) * shape.n_kv_heads + kv_head) * TILE_QUERIES + row) * (HD + PART_EXTRA);
+            const float4 m = *reinterpret_cast<const float4*>(part + HD);
+            const Moments one = {m.x, m.y, m.z, m.w}, merged = merge(all, one);
+            const float old_scale = rescale(all, merged), new_scale = rescale(one, merged);
+#pragma unroll
+            for (u32 i = 0; i < (HD + WARP - 1) / WARP; i++)
+                if (lane + i * WARP < HD) total[i] = add(mul(total[i], old_scale), mul(part[lane + i * WARP], new_scale));
+            size = add(size, part[HD + 4]);
+            all = merged;
+        }
+        const u64 at = u64(tile.first_token + query.token) * shape.n_heads + query.head;
+#pragma unroll
+        for (u32 i = 0; i < (HD + WARP - 1) / WARP; i++)
+            if (lane + i * WARP < HD) out[at * HD + lane + i * WARP] = finish_component(total[i], all);
+        if (lane == 0) finish_stats(stats + at * 4, all, size, query.n_keys);
+    }
+}
+
+template <u32 HD>
+DEV void attend_prefill(const bf16* q, const bf16* cache, const u32* tables, const Tile* tiles, bf16* out, float* stats, u32 n_tiles, const AttendShape& shape) {
+    // The sums of finished splits wait here, so that registers hold one split only; slot k of every lane side by side.
+    SHARED(float, finished, [HD / 2][ATTEND_THREADS]);
+    const u32 lane = threadIdx.x % WARP, kv_head = blockIdx.y, index = blockIdx.x * (ATTEND_THREADS / WARP) + threadIdx.x / WARP;
+    if (index >= n_tiles) return;
+    const Tile tile = tiles[index];
+    const u32 n_keys = keys_of(tile, shape);
+    const Query rows[2] = {query_of(tile, shape, kv_head, lane / 4), query_of(tile, shape, kv_head, lane / 4 + 8)};
+    const u32 row_keys[2] = {rows[0].n_keys, rows[1].n_keys};
+
+    Moments all[2] = {no_moments(), no_moments()};
+    float all_size[2] = {0, 0};
+    for (u32 split = 0; split * SPLIT < n_keys; split++) {
+        Moments part[2] = {no_moments(), no_moments()};
+        float size[2] = {0, 0}, sums[HD / 8][4] = {}, old_scale[2], new_scale[2];
+        for (u32 first_key = split * SPLIT; first_key < min(n_keys, split * SPLIT + SPLIT); first_key += CHUNK) {
+            // Again for every chunk, from L1: the values need these registers.
+            u32 queries[HD / 16][4];
+            load_queries<HD>(queries, q, tile, shape, kv_head, lane);
+            attend_chunk<HD>(
+                queries, cache, tables + tile.table, shape, kv_head, first_key, n_keys, row_keys, lane,
+                [&](const ChunkResult<HD>& result) {
+#pragma unroll
+                    for (u32 h = 0; h < 2; h++) {
+                        const Moments merged = merge(part[h], result.moments[h]);
+                        old_scale[h] = rescale(part[h], merged), new_scale[h] = rescale(result.moments[h], merged);
+                        size[h] = add(size[h], result.abs_sum[h]);
+                        part[h] = merged;
+                    }
+                },
+                [&](u32 t, const float(&c)[4]) {
+#pragma unroll
+                    for (u32 i = 0; i < 4; i++) sums[t][i] = add(mul(sums[t][i], old_scale[i / 2]), mul(c[i], new_scale[i / 2]));
+                });
+        }
+#pragma unroll
+        for (u32 h = 0; h < 2; h++) {
+            const Moments merged = merge(all[h], part[h]);
+            old_scale[h] = rescale(all[h], merged), new_scale[h] = rescale(part[h], merged);
+            all_size[h] = add(all_size[h], size[h]);
+            all[h] = merged;
+        }
+#pragma unroll
+        for (u32 t = 0; t < HD / 8; t++)
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) {
+                float& to = finished[t * 4 + i][threadIdx.x];
+                to = add(mul(split ? to : 0.0f, old_scale[i / 2]), mul(sums[t][i], new_scale[i / 2]));
+            }
+    }
+#pragma unroll
+    for (u32 h = 0; h < 2; h++) {
+        if (row_keys[h] == 0) continue;
+        const u64 at = u64(tile.first_token + rows[h].token) * shape.n_heads + rows[h].head;
+#pragma unroll
+        for (u32 t = 0; t < HD / 8; t++)
+#pragma unroll
+            for (u32 i = 0; i < 2; i++) out[at * HD + component_of<HD>(t, lane % 4 * 2 + i)] = finish_component(finished[t * 4 + h * 2 + i][threadIdx.x], all[h]);
+        if (lane % 4 == 0) finish_stats(stats + at * 4, all[h], all_size[h], row_keys[h]);
+    }
+}
+
+#define ATTEND_KERNELS(hd)                                                                                                            \
+    KERNEL void __launch_bounds__(ATTEND_THREADS) attend_decode_##hd(const bf16* q, const bf16* cache, const u32* tables, const Tile* tiles, float* parts, \
+                                                                     const u32* n_tiles, u32 n_heads, u32 n_kv_heads, u32 block_size, float scale) { \
+        const AttendShape shape = {n_heads, n_kv_heads, block_size, scale};                                                           \
+        attend_decode<hd>(q, cache, tables, tiles, parts, *n_tiles, shape);                                                           \
+    }                                                                                                                                 \
+    REGISTER_KERNEL(attend_decode_##hd);                                                                                              \
+    KERNEL void __launch_bounds__(ATTEND_THREADS) attend_merge_##hd(const float* parts, const Tile* tiles, bf16* out, float* stats,      \
+                                                                    const u32* n_tiles, u32 n_heads, u32 n_kv_heads) {                \
+        const AttendShape shape = {n_heads, n_kv_heads, 0, 0};                                                                        \
+        attend_merge<hd>(parts, tiles, out, stats, *n_tiles, shape);                                                                  \
+    }                                                                                                                                 \
+    REGISTER_KERNEL(attend_merge_##hd);                                                                                               \
+    KERNEL void __launch_bounds__(ATTEND_THREADS) attend_prefill_##hd(const bf16* q, const bf16* cache, const u32* tables, const Tile* tiles, bf16* out, \
+                                                                      float* stats, const u32* n_tiles, u32 n_heads, u32 n_kv_heads, u32 block_size, float scale) { \
+        const AttendShape shape = {n_heads, n_kv_heads, block_size, scale};                                                           \
+        attend_prefill<hd>(q, cache, tables, tiles, out, stats, *n_tiles, shape);                                                     \
+    }                                                                                                                                 \
+    REGISTER_KERNEL(attend_prefill_##hd)
