@@ -55,6 +55,7 @@ class Spec:
     folder: str | None = None    # the Hugging Face folder's dtype, or none
     shards: int = 1
     eos: list = field(default_factory=list)
+    sure: bool = False           # every token has a likeliest successor, far ahead of the others
 
 
 LLAMA3_SCALING = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -72,6 +73,8 @@ SPECS = [
     Spec("llama-wide", "LlamaForCausalLM", "llama", seed=7, pre="gpt-2", hidden=256, layers=1, heads=8, head_dim=32, ffn=256, files=K_QUANTS),
     Spec("qwen2-wide", "Qwen2ForCausalLM", "qwen2", seed=8, pre="qwen2", hidden=256, layers=1, heads=8, head_dim=32, ffn=256, bias=True, theta=1e6, eps=1e-6, files=K_QUANTS),
     Spec("qwen3-wide", "Qwen3ForCausalLM", "qwen3", seed=9, pre="qwen2", hidden=256, layers=1, heads=8, head_dim=32, ffn=256, qk_norm=True, theta=1e6, eps=1e-6, files=K_QUANTS),
+    Spec("llama-sure", "LlamaForCausalLM", "llama", seed=10, hidden=96, heads=6, tied=False, sure=True, files=["Q4_0"], folder="BF16"),
+    Spec("qwen3-sure", "Qwen3ForCausalLM", "qwen3", seed=11, pre="qwen2", hidden=96, head_dim=32, qk_norm=True, tied=False, sure=True, theta=1e6, eps=1e-6, files=["Q8_0"]),
 ]
 
 
@@ -110,6 +113,11 @@ def make_weights(spec, vocab_size):
     weights["model.norm.weight"] = final
     if not spec.tied:
         weights["lm_head.weight"] = normal(vocab_size, hidden, 1.0)
+    if spec.sure:
+        circle = rng.permutation(vocab_size - len(SPECIAL))   # the end tokens, which are the last ones, are not on it
+        weights["lm_head.weight"][np.roll(circle, -1)] = embed[circle]
+        weights["lm_head.weight"][-len(SPECIAL):] *= 0.1
+        embed[:, SOAK:] *= 4   # what the layers add does not hide the token
     # Exact in the folder's own type, so that the folder and the GGUF file of that type hold the same numbers.
     rounded = {"F16": lambda w: w.astype(np.float16).astype(np.float32), "BF16": lambda w: (bfloat16(w).astype(np.uint32) << 16).view(np.float32)}
     return {name: rounded.get(spec.folder, lambda w: w)(w) for name, w in weights.items()}

@@ -304,7 +304,8 @@ mod tests {
         let row = row(&Form::Short, &[choice], SignalsLevel::Summary, Alternatives::NotAsked);
         let expected = concat!(
             r#""signals":{"mean_H":0.3,"max_H":0.5,"p95_H":0.5,"mean_V":0.5,"n_argmax":1,"n_draw":1,"#,
-            r#""n_best_of":0,"n_inject":0,"n_stop":0,"extra_tokens":0,"longest_unsure_span":0}"#
+            r#""n_best_of":0,"n_inject":0,"n_stop":0,"n_branch":0,"n_rewind":0,"n_refork":0,"#,
+            r#""extra_tokens":0,"longest_unsure_span":0}"#
         );
         assert!(row.contains(expected), "{row}");
     }
