@@ -5,6 +5,7 @@ mod batch;
 mod crash;
 mod environment;
 mod program;
+mod report;
 mod resume;
 mod techniques;
 mod templates;

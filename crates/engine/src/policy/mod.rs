@@ -7,6 +7,7 @@ mod document;
 mod explain;
 mod file;
 mod history;
+mod outline;
 mod parse;
 mod reach;
 mod rule;
@@ -23,6 +24,7 @@ pub use decision::{Branch, Decision, DecisionKind, Judge, Refork, Resume, Rewind
 pub use explain::Explained;
 pub use file::{Encode, PolicyFile, Preset};
 pub use history::{Allowance, History, Injections};
+pub use outline::{Bound, Outline};
 pub use score::Score;
 pub use signal::Signal;
 pub use span::{Part, Peak, Span, Stat};

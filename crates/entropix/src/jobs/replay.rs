@@ -131,6 +131,18 @@ impl Replay {
 
     /// Makes and cuts lines as the trace did.
     fn follow(&mut self, record: &Record) {
+        let choices = match record.event.as_deref() {
+            // An earlier attempt, if there was one, came to nothing.
+            Some("request" | "failed") => Some((0, u64::MAX)),
+            Some("done") => Some((record.choice, record.choice)),
+            _ => None,
+        };
+        if let Some((first, last)) = choices {
+            let over = (record.id.clone(), first, 0)..=(record.id.clone(), last, u64::MAX);
+            let keys: Vec<_> = self.lines.range(over).map(|(key, _)| key.clone()).collect();
+            keys.iter().for_each(|key| drop(self.lines.remove(key)));
+            return;
+        }
         let key = (record.id.clone(), record.choice, record.branch);
         let before = |said: &[Token], position: usize| {
             said.iter().take_while(|token| token.position < position).cloned().collect::<Vec<_>>()
@@ -217,7 +229,7 @@ impl Record {
                 "logprob" if !value.is_null() => record.logprob = number(value, key)? as f32,
                 "candidates" => {
                     for (best, pair) in record.signals.best.iter_mut().zip(value.elements(key, MOST)?) {
-                        if let [token, logprob] = &pair.elements(key, MOST)?[..] {
+                        if let [token, logprob, ..] = &pair.elements(key, MOST)?[..] {
                             let logprob = number(logprob, key)? as f32;
                             *best = Candidate { token: number(token, key)? as u32, logprob };
                         }
