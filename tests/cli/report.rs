@@ -4,7 +4,9 @@ use crate::program::Place;
 use serde_json::Value;
 
 fn prompts() -> String {
-    (0..3).map(|i| format!("{{\"id\": \"r{i}\", \"prompt\": \"Once upon {i}\", \"max_tokens\": 8}}\n")).collect()
+    (0..3)
+        .map(|i| format!("{{\"id\": \"r{i}\", \"prompt\": \"Once upon {i}\", \"max_tokens\": 8}}\n"))
+        .collect()
 }
 
 fn element(page: &str, id: &str) -> Value {
@@ -21,7 +23,10 @@ fn jobs_are_drawn() {
         let page = std::fs::read_to_string(place.path("page.html")).unwrap();
         let meta = element(&page, "meta");
         assert_eq!((&meta["kind"], &meta["policy"]["name"]), (&Value::from(kind), &Value::from("sample")));
-        assert_eq!((&meta["model"]["name"], &meta["seed"]), (&Value::from("llama-tied.Q4_1"), &Value::from(0)));
+        assert_eq!(
+            (&meta["model"]["name"], &meta["seed"]),
+            (&Value::from("llama-tied.Q4_1"), &Value::from(0))
+        );
         assert_eq!(element(&page, "index").as_array().unwrap().len(), 3);
     }
     place.batch(prompts(), &["--overwrite", "--signals", "off"]).expect(0, "");

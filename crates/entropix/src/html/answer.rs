@@ -106,7 +106,6 @@ pub(super) fn show(
     let mut kinds = [0; DecisionKind::ALL.len()];
     let mut n_discarded = 0;
     let mut heights = Vec::new();
-    let mut summed = Vec::new();
     for answer in answers {
         for token in answer.said() {
             n += 1;
@@ -137,7 +136,6 @@ pub(super) fn show(
             n += answer.completion_tokens.unwrap_or(0) as usize;
         }
         n_discarded += answer.discarded_tokens.unwrap_or(0);
-        summed.push(answer);
     }
     report.n_tokens += n as u64;
     report.n_discarded += n_discarded;
@@ -182,12 +180,9 @@ fn summarise(summary: &Map<String, Value>, entry: &mut Value, kinds: &mut [u64],
         report.entropy_sum += h * n as f64;
         report.varentropy_sum += v * n as f64;
     }
-    for (decision, count) in DecisionKind::ALL.iter().zip(kinds).enumerate().map(|(i, (kind, count))| {
-        let told = summary.get(&format!("n_{}", kind.name())).and_then(Value::as_u64).unwrap_or(0);
-        *count += told;
-        (i, told)
-    }) {
-        report.costs[decision].tokens += count;
+    for ((kind, count), cost) in DecisionKind::ALL.iter().zip(kinds).zip(&mut report.costs) {
+        *count = summary.get(&format!("n_{}", kind.name())).and_then(Value::as_u64).unwrap_or(0);
+        cost.tokens += *count;
     }
 }
 

@@ -112,6 +112,11 @@ impl Story {
         let Some(kind) = kind(decision) else {
             return Err(Wrong::new(format!("{decision:?} is no decision")));
         };
+        if let (true, Some(&(_, position))) = (self.tokens.is_empty(), children.first()) {
+            // The very first token of an answer may be a choice of several.
+            self.first.get_or_insert(position);
+            self.lines.entry(parent).or_default();
+        }
         let line = self.line(parent)?;
         let mut made = Vec::new();
         for &(child, position) in children {

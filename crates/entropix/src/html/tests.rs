@@ -121,6 +121,25 @@ fn nothing_becomes_markup() {
     }
 }
 
+/// An answer may fork before its first token.
+#[test]
+fn the_first_token_may_be_a_choice() {
+    let text = [
+        HEAD.to_owned(),
+        r#"{"event":"fork","id":"a","choice":0,"branch":0,"children":[{"branch":1,"position":5}],"decision":"branch","region":"r"}
+"#.into(),
+        token(0, 5, "B", "branch"),
+        token(1, 5, "C", "branch"),
+        r#"{"event":"join","id":"a","choice":0,"branch":1,"scores":[{"branch":0,"score":null},{"branch":1,"score":-1.0}],"discarded_tokens":1}
+"#.into(),
+        token(1, 6, "D", "draw"),
+        done(1),
+    ]
+    .concat();
+    let choice = page(&text).answers[0]["c"][0].clone();
+    assert_eq!((&choice["w"], &choice["e"][0]["at"]), (&json!([1, 2]), &json!(0)));
+}
+
 #[test]
 fn outputs_of_every_form() {
     let signals = json!({"entropy": [0.5, 1.5], "varentropy": [0.1, null], "logprob": [-0.1, -1.0], "region": ["a", "b"], "decision": ["argmax", "draw"], "text_offset": [0, 1]});
