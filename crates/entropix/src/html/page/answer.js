@@ -21,18 +21,23 @@ function draw() {
   view.spans = [];
   view.line = null;
   const choice = (view.choice = data.c[view.c] ?? null);
-  const place = list.order.indexOf(view.row);
   const turn = (text, by, name) => {
     const button = el("button", "", text);
     button.type = "button";
     button.setAttribute("aria-label", name);
-    button.disabled = place < 0 || place + by < 0 || place + by >= list.order.length;
     button.addEventListener("click", () => step(by));
     return button;
   };
+  const turns = [turn("‹", -1, "Answer before"), turn("›", 1, "Next answer")];
+  view.turn = () => {
+    const place = list.order.indexOf(view.row);
+    turns[0].disabled = place <= 0;
+    turns[1].disabled = place + 1 >= list.order.length;
+  };
+  view.turn();
   const title = el("h3", "", entry.id);
   detail.setAttribute("aria-label", entry.id);
-  detail.replaceChildren(el("div", "head", el("div", "", title, el("p", "sub", `${count(view.row + 1)} of ${count(INDEX.length)} by doubt`)), el("div", "nav", turn("‹", -1, "Answer before"), turn("›", 1, "Next answer"))));
+  detail.replaceChildren(el("div", "head", el("div", "", title, el("p", "sub", `${count(view.row + 1)} of ${count(INDEX.length)} by doubt`)), el("div", "nav", ...turns)));
   if (data.q?.length) detail.append(el("div", "prompt", ...data.q.map(([role, text]) => el("div", "", el("b", "", role), el("span", "", text)))));
   if (data.err) detail.append(el("p", "note", `${data.err[0]}: ${data.err[1]}`));
   if (data.c.length > 1) {

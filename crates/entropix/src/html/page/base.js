@@ -44,14 +44,14 @@ const number = (x, digits = 3) => (x == null ? "–" : x.toFixed(digits));
 const plural = (n, one, many = one + "s") => `${count(n)} ${n === 1 ? one : many}`;
 const percent = (p) => (p >= 0.9995 ? "100 %" : p >= 0.1 ? (100 * p).toFixed(1) + " %" : p >= 0.0001 ? (100 * p).toFixed(2) + " %" : "< 0.01 %");
 
-// The tint of an entropy in nats: none below 0.05, full from 5 on; steps of the eye, so the root of it.
+// The tint of an entropy in nats: from none over amber to rose at 6, in steps of the eye.
 const SCALE = [0, 0.1, 0.5, 1, 2, 3, 5];
 function heat(h) {
-  const t = Math.min(1, Math.sqrt(Math.max(0, (h ?? 0) - 0.05) / 4.95));
-  const hue = 46 - 72 * t;
+  const t = Math.min(1, (Math.max(0, h ?? 0) / 6) ** 0.62);
+  const hue = (48 - 70 * t * t + 360) % 360;
   const dark = document.documentElement.dataset.theme === "dark";
-  const alpha = t === 0 ? 0 : (dark ? 0.1 : 0.12) + (dark ? 0.5 : 0.46) * t;
-  return `hsl(${(hue + 360) % 360} ${dark ? 78 : 88}% ${dark ? 58 : 60}% / ${alpha.toFixed(3)})`;
+  const alpha = h < 0.02 ? 0 : (dark ? 0.06 : 0.08) + (dark ? 0.5 : 0.52) * t;
+  return `hsl(${hue.toFixed(0)} ${dark ? 74 : 90}% ${dark ? 58 : 62}% / ${alpha.toFixed(3)})`;
 }
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const colour = (kind) => css("--" + kind);

@@ -1,6 +1,6 @@
 // The answers as a list: only the rows that can be seen are built.
 
-const ROW = 72;
+const ROW = 84;
 const list = { box: $("list"), inner: $("rows"), order: [], built: new Map(), selected: -1, kind: null };
 
 function orderList() {
@@ -16,6 +16,7 @@ function orderList() {
   const n = list.order.length;
   $("count").textContent = n === INDEX.length ? plural(n, "answer") : `${count(n)} of ${plural(INDEX.length, "answer")}`;
   buildRows();
+  view.turn?.();
 }
 
 function buildRows() {

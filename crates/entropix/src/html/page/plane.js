@@ -155,18 +155,23 @@ function drawPlane() {
     pen.fill();
   }
   drawNames(pen, scale, width, height);
-  plane.image = pen.getImageData(0, 0, plane.canvas.width, plane.canvas.height);
+  plane.image ??= document.createElement("canvas");
+  plane.image.width = plane.canvas.width;
+  plane.image.height = plane.canvas.height;
+  plane.image.getContext("2d").drawImage(plane.canvas, 0, 0);
   ring();
 }
 
 // The token that is looked at, here or in its answer.
 function ring(h, v) {
   const pen = plane.canvas.getContext("2d");
-  if (plane.image) pen.putImageData(plane.image, 0, 0);
-  if (h == null) return;
   const { width, height } = plane.canvas.getBoundingClientRect();
-  const scale = axes(width, height);
+  if (!plane.image || !width) return;
   pen.globalAlpha = 1;
+  pen.clearRect(0, 0, width, height);
+  pen.drawImage(plane.image, 0, 0, width, height);
+  if (h == null) return;
+  const scale = axes(width, height);
   pen.lineWidth = 2;
   pen.strokeStyle = css("--ink");
   pen.beginPath();

@@ -4,18 +4,18 @@ function intro() {
   document.title = `${META.name} · entropix report`;
   $("name").textContent = META.name;
   const about = $("facts"), parts = [];
-  if (META.model) parts.push([META.model.name, META.model.precision ? ` (${META.model.precision})` : ""]);
-  if (META.policy) parts.push([META.policy.name, " policy"]);
-  if (META.seed != null) parts.push([String(META.seed), " seed"]);
-  parts.push([META.version, " entropix"]);
-  parts.forEach(([bold, rest], i) => about.append(i ? " · " : "", el("b", "", bold), rest));
+  if (META.model) parts.push(["model", META.model.name, META.model.precision ? ` (${META.model.precision})` : ""]);
+  if (META.policy) parts.push(["policy", META.policy.name]);
+  if (META.seed != null) parts.push(["seed", String(META.seed)]);
+  parts.push(["entropix", META.version]);
+  parts.forEach(([what, bold, rest], i) => about.append(i ? " · " : "", `${what} `, el("b", "", bold), rest ?? ""));
   const t = META.totals;
   const total = (name, value, unit) => $("totals").append(el("div", "", el("dt", "", name), el("dd", "", value, unit ? el("small", "", ` ${unit}`) : null)));
   total("requests", count(t.requests), t.failed ? `${count(t.failed)} failed` : "");
   total("tokens of the answers", count(t.tokens));
   if (t.entropy != null) total("mean entropy", number(t.entropy, 2), "nats");
   if (t.varentropy != null) total("mean varentropy", number(t.varentropy, 2), "nats²");
-  total("extra tokens, thrown away", count(t.discarded), t.tokens ? `+${((100 * t.discarded) / t.tokens).toFixed(t.discarded * 20 < t.tokens ? 1 : 0)} %` : "");
+  total("extra tokens", count(t.discarded), t.tokens ? `+${((100 * t.discarded) / t.tokens).toFixed(t.discarded * 20 < t.tokens ? 1 : 0)} %` : "");
   for (const note of META.notes) $("notes").append(el("p", "note", note));
 }
 

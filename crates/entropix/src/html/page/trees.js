@@ -27,7 +27,7 @@ function tree(choice, event, e) {
 function drawLimb(choice, event, limb) {
   const verdict = el("div", "verdict");
   if (event.l) {
-    verdict.append(el("b", "", limb.w ? "goes on" : event.open ? "not decided" : "ends"), el("span", "", limb.b === event.p ? `line ${limb.b}, the one before` : `line ${limb.b}`));
+    verdict.append(el("b", "", limb.w ? "goes on" : event.open ? "not decided" : "ends"), el("span", "", limb.b === event.p ? `line ${limb.b}, the parent` : `line ${limb.b}`));
     if (limb.s != null) {
       const scores = event.l.map((other) => other.s).filter((s) => s != null);
       const least = Math.min(...scores), most = Math.max(...scores);
