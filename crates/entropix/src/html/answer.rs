@@ -101,7 +101,7 @@ pub(super) fn show(
     report: &mut Report,
 ) {
     report.n_failed += usize::from(error.is_some());
-    let (mut h, mut v, mut n) = (0.0, 0.0, 0usize);
+    let (mut h, mut v, mut n, mut n_signals) = (0.0, 0.0, 0usize, 0u64);
     let mut most: Option<f32> = None;
     let mut kinds = [0; DecisionKind::ALL.len()];
     let mut n_discarded = 0;
@@ -116,7 +116,7 @@ pub(super) fn show(
             if token.entropy.is_finite() && token.varentropy.is_finite() {
                 h += f64::from(token.entropy);
                 v += f64::from(token.varentropy);
-                report.n_signals += 1;
+                n_signals += 1;
                 most = Some(most.unwrap_or(0.0).max(token.entropy));
                 report.most = [report.most[0].max(token.entropy), report.most[1].max(token.varentropy)];
             }
@@ -139,10 +139,10 @@ pub(super) fn show(
     }
     report.n_tokens += n as u64;
     report.n_discarded += n_discarded;
+    report.n_signals += n_signals;
     report.entropy_sum += h;
     report.varentropy_sum += v;
     let mut entry = json!({"id": id, "n": n, "x": n_discarded, "s": snippet(answers)});
-    let n_signals = heights.iter().filter(|height| height.is_finite()).count();
     if n_signals > 0 {
         entry["h"] = json!(round(h / n_signals as f64, 4));
         entry["v"] = json!(round(v / n_signals as f64, 4));

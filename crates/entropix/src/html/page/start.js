@@ -74,8 +74,13 @@ function redraw() {
   if (view.row >= 0) draw();
 }
 addEventListener("themechange", redraw);
+// The window, or a neighbour that was opened, changes what room there is.
 let resizing;
-addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout(() => { if (META.kind !== "none") drawPlane(); view.line?.draw(); buildRows(); }, 120); });
+const resize = new ResizeObserver(() => {
+  clearTimeout(resizing);
+  resizing = setTimeout(() => { if (META.kind !== "none") drawPlane(); view.line?.draw(); buildRows(); }, 60);
+});
+[plane.canvas.parentElement, list.box, $("detail")].forEach((box) => resize.observe(box));
 addEventListener("scroll", () => hideTip(), { passive: true });
 
 intro();
