@@ -31,8 +31,8 @@ pub use event::{Done, Event, FinishReason, Raw, Scored, Token, Usage};
 pub use parameters::Parameters;
 pub use policy::{
     Allowance, AnswerRule, Branch, Budget, Calibration, Decision, DecisionKind, Encode, Explained, History,
-    Injections, Judge, Needs, Part, Peak, Phrase, Policy, PolicyFile, PolicyState, Preset, ReadAnswer,
-    Refork, RegionId, Resume, Rewind, Score, Signal, Span, Stat, Verdict,
+    Injections, Judge, Lots, Needs, Part, Peak, PeakBy, Phrase, Pick, Policy, PolicyFile, PolicyState,
+    Preset, ReadAnswer, Refork, RegionId, Resume, Rewind, Score, Signal, Span, Stat, Verdict,
 };
 pub use request::{Generate, Request, RequestId, RequestKey, Watch, Watcher, Work};
 pub use stats::{Stats, StepReport};

@@ -5,6 +5,7 @@ mod decide;
 mod judge;
 mod lines;
 mod options;
+mod pick;
 mod settle;
 mod submit;
 

@@ -26,7 +26,7 @@ macro_rules! preset {
     };
 }
 
-const PRESETS: [Preset; 16] = [
+const PRESETS: [Preset; 18] = [
     preset!("greedy"),
     preset!("sample"),
     preset!("min-p"),
@@ -41,8 +41,10 @@ const PRESETS: [Preset; 16] = [
     preset!("smollm-1.7b"),
     preset!("mlx"),
     preset!("server"),
+    preset!("dslider"),
     preset!("quadrants"),
     preset!("entropix"),
+    preset!("random-gate"),
 ];
 
 /// Turns a phrase into tokens, plainly: no special tokens, nothing put before.
