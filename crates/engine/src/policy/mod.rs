@@ -4,6 +4,7 @@ mod answer;
 mod calibration;
 mod decision;
 mod document;
+pub mod doubt;
 mod dslider;
 mod explain;
 mod file;

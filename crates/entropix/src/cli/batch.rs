@@ -15,7 +15,7 @@ use entropix::jobs::{
     Tracer, longest_first,
 };
 use entropix::text::ChatTemplate;
-use entropix_engine::{Parameters, Stats};
+use entropix_engine::{Calibration, Parameters, Stats};
 use entropix_model::Error;
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -34,8 +34,9 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     {
         return Err(ChatTemplate::missing(&session.model().path).into());
     }
+    let policy_file = load::calibrated(&policy_file, &args.sampling, &session, output)?;
     let batch = BatchJob {
-        policy: session.bind(&load::calibrated(&policy_file, &args.sampling, &session)?)?,
+        policy: session.bind(&policy_file)?,
         preparation: load::preparation(&chat),
         defaults: sources.defaults(),
         signals: args.signals.into(),
@@ -65,6 +66,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         sha256: policy_file.hash().into(),
         source: policy_file.source().into(),
         changes: args.sampling.set.clone(),
+        calibration: policy_file.calibration().map(Calibration::to_toml),
     });
     manifest.set_parameter("seed", json!(Parameters::default().seed), "default");
     sources

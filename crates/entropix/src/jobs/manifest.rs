@@ -82,12 +82,15 @@ pub struct ModelRecord {
 pub struct PolicyRecord {
     /// Its name.
     pub name: String,
-    /// Of what it says, changes included.
+    /// Of what it says, changes and calibration included.
     pub sha256: String,
     /// Its text, without the changes.
     pub source: String,
     /// The changes, `key=value`.
     pub changes: Vec<String>,
+    /// The text of the calibration its quantiles were taken from, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<String>,
 }
 
 /// How text became prompts.
@@ -260,6 +263,7 @@ mod tests {
             sha256: "1".repeat(64),
             source: text("x"),
             changes: vec![],
+            calibration: None,
         });
         manifest
     }
