@@ -117,6 +117,16 @@ fn policies_that_go_back() {
             "{policy}: nothing was taken back"
         );
         assert_eq!(alone, run(&["-b", "16", "--kv-blocks", "12", "-c", "128"]), "{policy}: few blocks");
+        // Cut off in the fourth line, then the same command again.
+        let text = std::fs::read_to_string(place.path("out")).unwrap();
+        let third = text.match_indices('\n').nth(2).unwrap().0;
+        place.put("out", &text[..third + 20]);
+        let more = args.iter().filter(|arg| **arg != "--overwrite").copied();
+        let resumed: Vec<&str> = more.chain(["-b", "16", "--kv-blocks", "12", "-c", "128"]).collect();
+        place.batch(prompts(), &resumed).expect(0, "");
+        assert_eq!(alone, rows(&place), "{policy}: resumed");
+        let model = tiny("llama-tied.Q4_1.gguf");
+        place.run(["verify", "out", "--sample", "100%", "-m", model.to_str().unwrap()]).expect(0, "");
     }
 }
 

@@ -198,6 +198,7 @@ impl Engine {
 
     /// Runs the batch and reads its signals.
     fn forward(&mut self, room: &mut StepRoom) -> Result<StepId> {
+        self.stats.copied_blocks += room.plan.copies.len() as u64;
         for copies in independent(&room.plan.copies) {
             self.backend.copy_blocks(copies)?;
         }

@@ -83,20 +83,22 @@ pub fn replace_from(bins: &[Bin]) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn judged(doubts: std::ops::Range<usize>, right: bool, other: bool) -> impl Iterator<Item = Judged> {
-        doubts.map(move |doubt| Judged { doubt: doubt as f64, right, other_right: Some(other) })
+    fn judged(doubts: std::ops::Range<usize>, right: bool, other: bool) -> Vec<Judged> {
+        doubts.map(|doubt| Judged { doubt: doubt as f64, right, other_right: Some(other) }).collect()
     }
 
     #[test]
     fn other_lines_replace_where_they_gain() {
         // Right below 60; another line breaks every other answer there, and mends half of those from 80 on.
-        let all: Vec<Judged> = judged(0..30, true, true)
-            .chain(judged(30..60, true, false))
-            .chain(judged(60..90, false, false))
-            .chain(judged(90..100, false, true))
-            .rev()
-            .collect();
-        let bins = bins(&all);
+        let mut all = [
+            judged(0..30, true, true),
+            judged(30..60, true, false),
+            judged(60..90, false, false),
+            judged(90..100, false, true),
+        ]
+        .concat();
+        all.reverse();
+        let bins = super::bins(&all);
         assert_eq!(bins.iter().map(|bin| bin.from).collect::<Vec<_>>(), [0.0, 20.0, 40.0, 60.0, 80.0]);
         assert_eq!(bins[1], Bin { from: 20.0, requests: 20, right: 20, fixed: 0, broken: 10 });
         assert_eq!(bins[4], Bin { from: 80.0, requests: 20, right: 0, fixed: 10, broken: 0 });

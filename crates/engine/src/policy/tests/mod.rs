@@ -190,7 +190,7 @@ fn calibration() -> Calibration {
         prefill: Default::default(),
         request: spans.map(|span| (span.to_owned(), steps(2.0))).into(),
         replace: [("max.entropy.all.window32".to_owned(), 1.5)].into(),
-        accuracy: BTreeMap::new(),
+        accuracy: Default::default(),
     };
     Calibration::parse("made-up.toml", text.to_toml().as_bytes()).expect("what is written is read")
 }
