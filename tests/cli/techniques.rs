@@ -130,6 +130,33 @@ fn policies_that_go_back() {
     }
 }
 
+/// What a job may throw away is bounded for all its answers together; policies then go on without, and the job says so.
+#[test]
+fn a_job_has_a_budget() {
+    let place = calibrated();
+    let run = |more: &[&str]| {
+        let args = [
+            "--policy",
+            "quadrants",
+            "--calibration",
+            "calib.toml",
+            "--ignore-eos",
+            "--overwrite",
+            "-b",
+            "4",
+        ];
+        let all: Vec<&str> = args.iter().chain(more).copied().collect();
+        let ended = place.batch(prompts(), &all);
+        ended.expect(0, "");
+        let discarded = |row: &Value| row["usage"]["discarded_tokens"].as_u64().unwrap();
+        (place.rows("out").iter().map(discarded).sum::<u64>(), ended.stderr)
+    };
+    let ((free, _), (bound, said)) = (run(&[]), run(&["--extra-tokens", "0.02"]));
+    assert!(bound > 0 && bound * 2 < free, "{bound} of {free} thrown away");
+    assert!(said.contains("their policy went on without extra tokens"), "{said}");
+    place.batch(prompts(), &["--extra-tokens", "-1"]).expect(64, "at least 0");
+}
+
 /// A calibration is of one model; a policy of quantiles needs one.
 #[test]
 fn calibrations_are_of_one_model() {

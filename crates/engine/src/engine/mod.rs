@@ -148,6 +148,11 @@ impl Engine {
         self.scheduler.remove_request(request) || self.done_at_once.len() < n_done
     }
 
+    /// Sets [`EngineOptions::extra_tokens`].
+    pub fn limit_extra_tokens(&mut self, share: Option<f64>) {
+        self.options.extra_tokens = share;
+    }
+
     /// What was done so far.
     pub fn stats(&self) -> Stats {
         let pool = &self.scheduler.pool;

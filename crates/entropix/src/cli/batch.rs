@@ -35,6 +35,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         return Err(ChatTemplate::missing(&session.model().path).into());
     }
     let policy_file = load::calibrated(&policy_file, &args.sampling, &session, output)?;
+    session.engine().limit_extra_tokens(args.extra_tokens);
     let batch = BatchJob {
         policy: session.bind(&policy_file)?,
         preparation: load::preparation(&chat),
@@ -67,6 +68,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         source: policy_file.source().into(),
         changes: args.sampling.set.clone(),
         calibration: policy_file.calibration().map(Calibration::to_toml),
+        extra_tokens: args.extra_tokens,
     });
     manifest.set_parameter("seed", json!(Parameters::default().seed), "default");
     sources
@@ -169,6 +171,7 @@ impl Report {
                 "recomputed": stats.recomputed_tokens,
             },
             "tokens_per_second": {"prompt": rate(stats.tokens_in), "answer": rate(stats.tokens_out)},
+            "over_budget": stats.over_budget,
             "preemptions": stats.preemptions,
             "signals": {
                 "mean_entropy_nats": mean(tally.mean_entropy()),

@@ -155,6 +155,11 @@ fn compute(
         job.run(session, sampled::<ScoreRequest>(input, lines)?, &mut sink, &mut watch)?
     } else {
         let record = manifest.policy.as_ref().ok_or_else(|| config("it names no policy".into()))?;
+        if record.extra_tokens.is_some() {
+            let message =
+                "it was made with --extra-tokens, and which answers that hit depends on their order";
+            return Err(config(message.into()).into());
+        }
         let mut policy = PolicyFile::parse(&record.name, record.source.as_bytes(), &record.changes)?;
         if let Some(calibration) = &record.calibration {
             policy = policy
