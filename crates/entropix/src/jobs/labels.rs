@@ -102,8 +102,8 @@ mod tests {
         );
         for (text, place) in [
             ("{\"id\":\"a\"}", ":1:1:"),
-            ("{\"id\":\"a\",\"answer\":[]}", ":1:19:"),
-            ("{\"id\":\"a\",\"answer\":1,\"x\":1}", ":1:25:"),
+            ("{\"id\":\"a\",\"answer\":[]}", ":1:20:"),
+            ("{\"id\":\"a\",\"answer\":1,\"x\":1}", ":1:26:"),
             ("{\"id\":\"a\",\"answer\":1}\n{\"id\":\"a\",\"answer\":1}", ":2:1:"),
         ] {
             let error = read(text).expect_err(text);
