@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod calibrations;
+pub mod html;
 pub mod hub;
 pub mod jobs;
 mod session;

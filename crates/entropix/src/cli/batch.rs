@@ -45,7 +45,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         fail_fast: args.job.fail_fast,
         is_traced: args.trace.is_some(),
     };
-    let mut tracer = match &args.trace {
+    let trace = match &args.trace {
         None => None,
         Some(path) => {
             let existing = match job.is_resumed() {
@@ -53,8 +53,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
                 false if args.job.overwrite => Existing::Overwrite,
                 false => Existing::Refuse,
             };
-            let lines = LineWriter::open_beside(path, job.input.file(), existing)?;
-            Some(Tracer::new(lines, batch.policy.regions()))
+            Some(LineWriter::open_beside(path, job.input.file(), existing)?)
         }
     };
     let template_file = chat.chat_template.as_deref();
@@ -75,6 +74,8 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         .entries()
         .into_iter()
         .for_each(|(name, value, source)| manifest.set_parameter(name, value, source));
+    let tracer = |lines| Tracer::begin(lines, &manifest, &policy_file, session.tokenizer().clone());
+    let mut tracer = trace.map(tracer).transpose()?;
     let mut begun = job.begin(&args.job, manifest, output)?;
     load::tell(&session, &policy_file, &sources, output);
     if !output.quiet && output.verbose == 0 {

@@ -31,10 +31,12 @@ pub(crate) struct BatchArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
-    /// Signals in each result: off, summary (a few numbers), or token (five numbers a token).
+    /// Signals in each result: off, summary (a few numbers), or token (entropy, varentropy, ln p, region,
+    /// decision and place in the text of every token).
     #[arg(long, value_name = "HOW MUCH", default_value = "summary", help_heading = "Output")]
     pub signals: SignalsArg,
-    /// Write everything that happens, tokens that are taken back too, one JSON object a line.
+    /// Write everything that happens, tokens that are taken back too, one JSON object a line; `entropix report` draws
+    /// it.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub trace: Option<FileArg>,
 }
