@@ -117,7 +117,44 @@ fn policies_that_go_back() {
             "{policy}: nothing was taken back"
         );
         assert_eq!(alone, run(&["-b", "16", "--kv-blocks", "12", "-c", "128"]), "{policy}: few blocks");
+        // Cut off in the fourth line, then the same command again.
+        let text = std::fs::read_to_string(place.path("out")).unwrap();
+        let third = text.match_indices('\n').nth(2).unwrap().0;
+        place.put("out", &text[..third + 20]);
+        let more = args.iter().filter(|arg| **arg != "--overwrite").copied();
+        let resumed: Vec<&str> = more.chain(["-b", "16", "--kv-blocks", "12", "-c", "128"]).collect();
+        place.batch(prompts(), &resumed).expect(0, "");
+        assert_eq!(alone, rows(&place), "{policy}: resumed");
+        let model = tiny("llama-tied.Q4_1.gguf");
+        place.run(["verify", "out", "--sample", "100%", "-m", model.to_str().unwrap()]).expect(0, "");
     }
+}
+
+/// What a job may throw away is bounded for all its answers together; policies then go on without, and the job says so.
+#[test]
+fn a_job_has_a_budget() {
+    let place = calibrated();
+    let run = |more: &[&str]| {
+        let args = [
+            "--policy",
+            "quadrants",
+            "--calibration",
+            "calib.toml",
+            "--ignore-eos",
+            "--overwrite",
+            "-b",
+            "4",
+        ];
+        let all: Vec<&str> = args.iter().chain(more).copied().collect();
+        let ended = place.batch(prompts(), &all);
+        ended.expect(0, "");
+        let discarded = |row: &Value| row["usage"]["discarded_tokens"].as_u64().unwrap();
+        (place.rows("out").iter().map(discarded).sum::<u64>(), ended.stderr)
+    };
+    let ((free, _), (bound, said)) = (run(&[]), run(&["--extra-tokens", "0.02"]));
+    assert!(bound > 0 && bound * 2 < free, "{bound} of {free} thrown away");
+    assert!(said.contains("their policy went on without extra tokens"), "{said}");
+    place.batch(prompts(), &["--extra-tokens", "-1"]).expect(64, "at least 0");
 }
 
 /// A trace says what it is of, what was asked, the text and the origin of each token, and what each decision cost.

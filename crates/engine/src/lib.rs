@@ -31,8 +31,9 @@ pub use event::{Done, Event, FinishReason, Raw, Scored, Token, Usage};
 pub use parameters::Parameters;
 pub use policy::{
     Allowance, AnswerRule, Bound, Branch, Budget, Calibration, Decision, DecisionKind, Encode, Explained,
-    History, Injections, Judge, Needs, Outline, Part, Peak, Phrase, Policy, PolicyFile, PolicyState, Preset,
-    ReadAnswer, Refork, RegionId, Resume, Rewind, Score, Signal, Span, Stat, Verdict,
+    History, Injections, Judge, Lots, Needs, Outline, Part, Peak, PeakBy, Phrase, Pick, Policy, PolicyFile,
+    PolicyState, Preset, ReadAnswer, Refork, RegionId, Resume, Rewind, Score, Signal, Span, Stat, Verdict,
+    doubt,
 };
 pub use request::{Generate, Request, RequestId, RequestKey, Watch, Watcher, Work};
 pub use stats::{Stats, StepReport};

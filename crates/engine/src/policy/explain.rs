@@ -44,6 +44,10 @@ impl PolicyFile {
                         reasons.push("asks for the token before".to_owned());
                         is_known = false;
                     }
+                    Condition::Lot { .. } => {
+                        reasons.push("asks for a lot".to_owned());
+                        is_known = false;
+                    }
                     Condition::Span { .. } | Condition::Output { .. } | Condition::Repeats { .. } => {
                         reasons.push("asks for the output so far".to_owned());
                     }

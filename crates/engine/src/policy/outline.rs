@@ -1,6 +1,6 @@
 //! What a policy file asks and decides, region by region, for whoever draws it.
 
-use super::rule::{Condition, When};
+use super::rule::{Condition, LotOf, When};
 use super::span::{Part, Span, Stat};
 use super::{PolicyFile, Signal};
 use crate::TokenClass;
@@ -83,6 +83,13 @@ fn words(condition: &Condition, texts: &[String]) -> Option<String> {
             format!("the token before is {}of the class {name}", not(wanted))
         }
         Condition::Span { ref span, above, below } => format!("{} {}", of(span), between(above, below)),
+        Condition::Lot { of, above, below } => {
+            let of = match of {
+                LotOf::Answer => "answer",
+                LotOf::Token => "token",
+            };
+            format!("the lot of the {of} {}", between(above, below))
+        }
         Condition::Output { above, below } => {
             let above = above.map_or(f64::NEG_INFINITY, |n| n as f64);
             let words = between(above, below.map_or(f64::INFINITY, |n| n as f64));

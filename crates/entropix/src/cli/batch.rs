@@ -15,7 +15,7 @@ use entropix::jobs::{
     Tracer, longest_first,
 };
 use entropix::text::ChatTemplate;
-use entropix_engine::{Parameters, Stats};
+use entropix_engine::{Calibration, Parameters, Stats};
 use entropix_model::Error;
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -34,9 +34,10 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     {
         return Err(ChatTemplate::missing(&session.model().path).into());
     }
-    let calibrated = load::calibrated(&policy_file, &args.sampling, &session)?;
+    let policy_file = load::calibrated(&policy_file, &args.sampling, &session, output)?;
+    session.engine().limit_extra_tokens(args.extra_tokens);
     let batch = BatchJob {
-        policy: session.bind(&calibrated)?,
+        policy: session.bind(&policy_file)?,
         preparation: load::preparation(&chat),
         defaults: sources.defaults(),
         signals: args.signals.into(),
@@ -65,13 +66,15 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         sha256: policy_file.hash().into(),
         source: policy_file.source().into(),
         changes: args.sampling.set.clone(),
+        calibration: policy_file.calibration().map(Calibration::to_toml),
+        extra_tokens: args.extra_tokens,
     });
     manifest.set_parameter("seed", json!(Parameters::default().seed), "default");
     sources
         .entries()
         .into_iter()
         .for_each(|(name, value, source)| manifest.set_parameter(name, value, source));
-    let tracer = |lines| Tracer::begin(lines, &manifest, &calibrated, session.tokenizer().clone());
+    let tracer = |lines| Tracer::begin(lines, &manifest, &policy_file, session.tokenizer().clone());
     let mut tracer = trace.map(tracer).transpose()?;
     let mut begun = job.begin(&args.job, manifest, output)?;
     load::tell(&session, &policy_file, &sources, output);
@@ -169,6 +172,7 @@ impl Report {
                 "recomputed": stats.recomputed_tokens,
             },
             "tokens_per_second": {"prompt": rate(stats.tokens_in), "answer": rate(stats.tokens_out)},
+            "over_budget": stats.over_budget,
             "preemptions": stats.preemptions,
             "signals": {
                 "mean_entropy_nats": mean(tally.mean_entropy()),

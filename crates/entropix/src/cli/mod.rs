@@ -7,6 +7,7 @@ mod calibrate;
 mod docs;
 mod doctor;
 mod exit;
+mod explain;
 mod interrupt;
 mod job;
 mod limits;

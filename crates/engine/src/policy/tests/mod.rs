@@ -41,7 +41,7 @@ fn every_preset_is_sound_and_bears_its_name() {
         assert_eq!(file.source(), preset.source);
         assert!(!file.description().is_empty());
         assert_eq!(file.hash().len(), 64);
-        let is_calibrated = ["quadrants", "entropix"].contains(&preset.name);
+        let is_calibrated = ["quadrants", "entropix", "random-gate"].contains(&preset.name);
         assert_eq!(file.unresolved().is_empty(), !is_calibrated);
         assert_eq!(file.bind(&bytes).err().map(|error| error.code), is_calibrated.then_some("NotCalibrated"));
         let file = file.calibrated(&calibration()).expect("it has every quantile");
@@ -49,7 +49,7 @@ fn every_preset_is_sound_and_bears_its_name() {
         assert_eq!(policy.regions(), file.regions());
         assert_eq!(policy.needs().attention, HISTORY.contains(&preset.name));
         assert_eq!(policy.needs().trace, is_calibrated);
-        assert_eq!(policy.needs().logits, !["greedy", "entropix"].contains(&preset.name));
+        assert_eq!(policy.needs().logits, !["greedy", "entropix", "random-gate"].contains(&preset.name));
     }
 }
 
@@ -190,6 +190,7 @@ fn calibration() -> Calibration {
         prefill: Default::default(),
         request: spans.map(|span| (span.to_owned(), steps(2.0))).into(),
         replace: [("max.entropy.all.window32".to_owned(), 1.5)].into(),
+        accuracy: Default::default(),
     };
     Calibration::parse("made-up.toml", text.to_toml().as_bytes()).expect("what is written is read")
 }

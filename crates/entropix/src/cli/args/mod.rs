@@ -17,7 +17,7 @@ pub(crate) mod values;
 
 pub(crate) use batch::BatchArgs;
 pub(crate) use bench::{BenchArgs, BenchFormat};
-pub(crate) use calibrate::CalibrateArgs;
+pub(crate) use calibrate::{AnswerArg, CalibrateArgs};
 pub(crate) use job::JobArgs;
 pub(crate) use model::{Dtype, ModelArgs, PrecisionArg};
 pub(crate) use output::{Color, OutputArgs, ProgressArg, SignalsArg, SpecialArg};
