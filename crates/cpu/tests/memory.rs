@@ -87,9 +87,14 @@ fn steps_allocate_nothing() {
         drawn: vec![Drawn { token: None, logprob: 0.0, temperature: 0.0 }; 2],
     };
     (0..4).for_each(|start| round.run(&mut backend, start));
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
-    (4..40).for_each(|start| round.run(&mut backend, start));
-    let made = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    let mut before = 0;
+    let mut measure = || {
+        before = ALLOCATIONS.load(Ordering::Relaxed);
+        (4..40).for_each(|start| round.run(&mut backend, start));
+        ALLOCATIONS.load(Ordering::Relaxed) - before
+    };
+    // The thread that waits for this test allocates when it begins to wait, which may be late on a busy machine.
+    let made = (0..3).map(|_| measure()).min().unwrap_or(0);
     // The counter counts.
     drop(std::hint::black_box(vec![1u8; 100]));
     assert!(ALLOCATIONS.load(Ordering::Relaxed) > before + made);
