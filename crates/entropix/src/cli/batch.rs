@@ -10,6 +10,7 @@ use crate::report::say::{say, sayln};
 use crate::report::tally::{Tally, facts, rate, speed};
 use anyhow::Result;
 use entropix::jobs::manifest::PolicyRecord;
+use entropix::jobs::parquet::{Destination, Shape};
 use entropix::jobs::{
     BatchJob, Choice, Ended, Existing, Flow, InputFormat, JobRequest, LineWriter, Observer, PlainText,
     Tracer, longest_first,
@@ -45,15 +46,20 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         fail_fast: args.job.fail_fast,
         is_traced: args.trace.is_some(),
     };
-    let trace = match &args.trace {
+    let trace_to = args.trace.as_deref().map(|path| {
+        let is_ours = args.job.overwrite || job.is_resumed();
+        Destination::new(path, job.input.file(), is_ours)
+    });
+    let trace_to = trace_to.transpose()?;
+    let trace = match &trace_to {
         None => None,
-        Some(path) => {
+        Some(trace_to) => {
             let existing = match job.is_resumed() {
                 true => Existing::Append,
                 false if args.job.overwrite => Existing::Overwrite,
                 false => Existing::Refuse,
             };
-            Some(LineWriter::open_beside(path, job.input.file(), existing)?)
+            Some(LineWriter::open_beside(trace_to.lines(), job.input.file(), existing)?)
         }
     };
     let template_file = chat.chat_template.as_deref();
@@ -76,6 +82,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         .for_each(|(name, value, source)| manifest.set_parameter(name, value, source));
     let tracer = |lines| Tracer::begin(lines, &manifest, &policy_file, session.tokenizer().clone());
     let mut tracer = trace.map(tracer).transpose()?;
+    let destination = job.destination.clone();
     let mut begun = job.begin(&args.job, manifest, output)?;
     load::tell(&session, &policy_file, &sources, output);
     if !output.quiet && output.verbose == 0 {
@@ -97,6 +104,9 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     let n_left = n_pending.map(|n| n.saturating_sub(begun.sink.n_written()));
     begun.sink.finish()?;
     tracer.map(Tracer::finish).transpose()?;
+    let traced = trace_to.iter().map(|trace_to| (trace_to, Shape::Trace));
+    let files: Vec<_> = [(&destination, Shape::Answers)].into_iter().chain(traced).collect();
+    job::complete(ended.flow, &files)?;
     let time = started.elapsed();
     let report = Report { ended, n_earlier, n_left, tally, stats, time };
     if !output.quiet {

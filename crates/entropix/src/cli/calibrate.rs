@@ -1,6 +1,7 @@
 //! `calibrate`: what a model's signals usually are.
 
 use super::args::{AnswerArg, CalibrateArgs, OutputArgs};
+use super::job::input_options;
 use super::load::{self, Loaded};
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::sayln;
@@ -14,7 +15,7 @@ use entropix_engine::AnswerRule;
 /// Calibrates.
 pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
     let plain = if args.chat.no_chat_template { PlainText::Raw } else { PlainText::Question };
-    let input = JobInput::open(&args.input, args.input_format.map(Into::into), plain)?;
+    let input = JobInput::open(&args.input, input_options(args.input_format.map(Into::into), plain))?;
     let n_requests = input.check::<JobRequest>(BadLine::Fail, Shard::WHOLE, &mut Done::default())?.n_requests;
     let labels = args.labels.as_deref().map(Labels::read).transpose()?.unwrap_or_default();
     let existing = if args.overwrite { Existing::Overwrite } else { Existing::Refuse };

@@ -5,9 +5,10 @@ use super::load;
 use crate::report::say::sayln;
 use anyhow::{Context, Result};
 use entropix::jobs::manifest::{EngineRecord, InputRecord, ModelRecord, PromptRecord};
+use entropix::jobs::parquet::{Destination, Shape};
 use entropix::jobs::{
-    Checked, Done, InputFormat, Item, Items, JobInput, JobLine, Ledger, Manifest, PlainText, Shard, Sink,
-    pending,
+    Checked, Done, Flow, InputFormat, InputOptions, Item, Items, JobInput, JobLine, Ledger, Manifest,
+    PlainText, Shard, Sink, pending,
 };
 use entropix::text::{Date, Special};
 use entropix::{Session, jobs};
@@ -17,6 +18,7 @@ use std::path::Path;
 /// A job before its model is there.
 pub(super) struct Job {
     pub(super) input: JobInput,
+    pub(super) destination: Destination,
     ledger: Ledger,
     checked: Option<Checked>,
     shard: Shard,
@@ -45,15 +47,16 @@ impl Job {
             let message = format!("{name}: results are plain lines; compress them when the job is done");
             return Err(entropix::Error::new(entropix::Class::Usage, "Output", message).into());
         }
-        let input = JobInput::open(&args.input, args.input_format.map(Into::into), plain)?;
-        let mut ledger = Ledger::open(&args.output, input.file(), args.resume(), args.sync_every)?;
+        let input = JobInput::open(&args.input, input_options(args.input_format.map(Into::into), plain))?;
+        let destination = Destination::new(&args.output, input.file(), args.overwrite)?;
+        let mut ledger = Ledger::open(destination.lines(), input.file(), args.resume(), args.sync_every)?;
         let shard = args.shard.map_or(Shard::WHOLE, |shard| shard.0);
         let checked = if args.no_validate {
             None
         } else {
             Some(input.check::<L>(args.on_bad_line.into(), shard, ledger.done())?)
         };
-        Ok(Self { input, ledger, checked, shard })
+        Ok(Self { input, destination, ledger, checked, shard })
     }
 
     /// Whether an earlier run began it.
@@ -76,7 +79,9 @@ impl Job {
         template_file: Option<&Path>,
         output: &OutputArgs,
     ) -> Result<Manifest> {
-        jobs::refuse_model(&args.output, &session.model().path)?;
+        for path in [&args.output, self.destination.lines()] {
+            jobs::refuse_model(path, &session.model().path)?;
+        }
         let engine =
             EngineRecord { version: env!("CARGO_PKG_VERSION").into(), commit: super::BUILD_COMMIT.into() };
         let format = match self.input.format() {
@@ -121,7 +126,7 @@ impl Job {
 
     /// Writes the manifest and opens the output for lines.
     pub(super) fn begin(self, args: &JobArgs, manifest: Manifest, output: &OutputArgs) -> Result<Begun> {
-        let Self { input, ledger, checked, shard } = self;
+        let Self { input, ledger, checked, shard, .. } = self;
         let resumed = ledger.earlier().is_some();
         let (lines, done) = ledger.begin(manifest, checked.as_ref())?;
         let resumable = lines.is_file();
@@ -152,6 +157,21 @@ impl Begun {
     pub(super) fn n_pending(&self) -> Option<usize> {
         self.n_requests.map(|n| n.saturating_sub(self.done.len()))
     }
+}
+
+/// How the program reads an input.
+pub(super) fn input_options(format: Option<InputFormat>, plain: PlainText) -> InputOptions {
+    InputOptions { format, plain, parquet_command: super::child::parquet_command() }
+}
+
+/// Makes the Parquet files of a job that is complete.
+pub(super) fn complete(flow: Flow, files: &[(&Destination, Shape)]) -> Result<()> {
+    if flow == Flow::Continue {
+        for (destination, shape) in files {
+            destination.complete(*shape)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes the summary of a job where --summary wants it.

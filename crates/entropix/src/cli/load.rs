@@ -100,7 +100,7 @@ pub(crate) fn options(model: &ModelArgs, rows: usize) -> Result<SessionOptions> 
         kv_blocks: model.kv_blocks,
         chat_template: None,
         date: None,
-        template_command: super::renderer::command(),
+        template_command: super::child::template_command(),
     })
 }
 

@@ -3,8 +3,10 @@
 use super::args::{MergeArgs, OutputArgs};
 use crate::report::say::sayln;
 use anyhow::Result;
-use entropix::jobs::merge;
+use entropix::jobs::parquet::{self, Destination, Shape};
+use entropix::jobs::{manifest_path, merge, read_manifest};
 use entropix_model::{Class, Error};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
 /// Merges.
@@ -23,7 +25,14 @@ pub(super) fn run(args: &MergeArgs, output: &OutputArgs) -> Result<()> {
             return Err(Error::new(Class::Usage, "OutputExists", message).into());
         }
     }
-    let merged = merge(&args.output, &args.parts, args.force)?;
+    args.parts.iter().try_for_each(|part| parquet::refuse(part))?;
+    let first = args.parts.first().expect("clap asks for one");
+    let first = File::open(first).map_err(|error| Error::io(first, "open", &error))?;
+    let destination = Destination::new(&args.output, &first, args.overwrite)?;
+    let merged = merge(destination.lines(), &args.parts, args.force)?;
+    let manifest = read_manifest(&manifest_path(destination.lines()))?;
+    let is_score = manifest.is_some_and(|manifest| manifest.verb == "score");
+    destination.complete(if is_score { Shape::Scores } else { Shape::Answers })?;
     if !output.quiet {
         sayln!("{}: {} lines, {} of them failed", args.output.display(), merged.n_lines, merged.n_failed);
     }

@@ -4,6 +4,7 @@ pub(crate) mod args;
 mod batch;
 mod bench;
 mod calibrate;
+mod child;
 mod docs;
 mod doctor;
 mod exit;
@@ -14,7 +15,6 @@ mod limits;
 mod load;
 mod merge;
 mod policy;
-mod renderer;
 mod replay;
 mod report;
 mod run;
@@ -35,8 +35,8 @@ const BUILD_COMMIT: &str = env!("ENTROPIX_BUILD_COMMIT");
 
 /// Runs the program on its own arguments.
 pub(crate) fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == renderer::ARGUMENT) {
-        return renderer::run().map_or_else(|error| exit::failure(&error), |()| ExitCode::SUCCESS);
+    if let Some(work) = std::env::args_os().nth(1).and_then(|argument| child::work(&argument)) {
+        return work().map_or_else(|error| exit::failure(&error), |()| ExitCode::SUCCESS);
     }
     interrupt::survive_file_size_limits();
     let cli = match Cli::try_parse() {

@@ -5,7 +5,7 @@ use super::load;
 use crate::report::say::{say, sayln};
 use crate::report::table::{Align, Table};
 use anyhow::Result;
-use entropix::jobs::{Existing, LineWriter, Lines, Replay, Replayed};
+use entropix::jobs::{Existing, LineWriter, Lines, Replay, Replayed, parquet};
 use entropix_engine::PolicyFile;
 use entropix_model::Error;
 use std::fs::File;
@@ -14,6 +14,7 @@ use std::path::Path;
 
 /// Replays.
 pub(crate) fn run(args: &ReplayArgs, output: &OutputArgs) -> Result<()> {
+    parquet::refuse(&args.trace)?;
     let mut policy = PolicyFile::load(&args.policy, &args.set)?;
     if let Some(path) = &args.calibration {
         policy = policy.calibrated(&load::calibration(path)?)?;

@@ -5,7 +5,7 @@ use super::load;
 use crate::report::say::sayln;
 use anyhow::Result;
 use entropix::html;
-use entropix::jobs::{manifest_path, read_manifest};
+use entropix::jobs::{manifest_path, parquet, read_manifest};
 use entropix_model::{Class, Error};
 use std::fs::File;
 use std::io::BufReader;
@@ -14,6 +14,7 @@ use std::path::Path;
 
 /// Draws.
 pub(super) fn run(args: &ReportArgs, output: &OutputArgs) -> Result<()> {
+    parquet::refuse(&args.input)?;
     let input = if args.input == Path::new("-") { Path::new("/dev/stdin") } else { &args.input };
     let file = File::open(input).map_err(|error| Error::io(&args.input, "open", &error))?;
     let metadata = file.metadata().map_err(|error| Error::io(&args.input, "look at", &error))?;

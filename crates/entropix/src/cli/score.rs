@@ -10,6 +10,7 @@ use crate::report::say::{say, sayln};
 use crate::report::tally::{facts, rate, speed};
 use anyhow::Result;
 use entropix::jobs::params::Params;
+use entropix::jobs::parquet::Shape;
 use entropix::jobs::{Flow, PlainText, ScoreJob, ScoreObserver, ScoreRequest};
 use entropix_engine::Stats;
 use entropix_model::Error;
@@ -28,6 +29,7 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
         fail_fast: args.job.fail_fast,
     };
     let manifest = job.manifest(&args.job, "score", &session, score.special, None, output)?;
+    let destination = job.destination.clone();
     let mut begun = job.begin(&args.job, manifest, output)?;
     let (n_pending, n_earlier, resumable) = (begun.n_pending(), begun.done.len(), begun.resumable);
     if !output.quiet {
@@ -51,6 +53,7 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
     let ended = outcome?;
     let n_left = n_pending.map(|n| n.saturating_sub(begun.sink.n_written()));
     begun.sink.finish()?;
+    job::complete(ended.flow, &[(&destination, Shape::Scores)])?;
     let (mean, time) = (surprise / n_scored.max(1) as f64, started.elapsed());
     if !output.quiet {
         sayln!("{} -> {}", args.job.input.display(), args.job.output.display());

@@ -2,6 +2,7 @@
 
 use super::args::{OutputArgs, VerifyArgs};
 use super::interrupt::Interrupts;
+use super::job::input_options;
 use super::load;
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::sayln;
@@ -10,7 +11,7 @@ use entropix::jobs::verify::Lines;
 use entropix::jobs::{
     BadLine, BatchJob, Choice, Flow, InputFormat, Item, JobInput, JobLine, JobRequest, LineWriter, Manifest,
     Observer, PlainText, Preparation, ScoreJob, ScoreObserver, ScoreRequest, SignalsLevel, Sink, SyncEvery,
-    manifest_path, read_manifest,
+    manifest_path, parquet, read_manifest,
 };
 use entropix::text::{Date, Special};
 use entropix::{Device, Precision, Session, SessionOptions, hub};
@@ -25,6 +26,7 @@ const TOLD: usize = 10;
 /// Verifies.
 pub(super) fn run(args: &VerifyArgs, output: &OutputArgs) -> Result<()> {
     let path = &args.results;
+    parquet::refuse(path)?;
     let manifest = read_manifest(&manifest_path(path))?.ok_or_else(|| {
         let message = format!("{}: has no manifest beside it that says how it was made", path.display());
         Error::new(Class::NoInput, "NoManifest", message)
@@ -79,7 +81,7 @@ fn open_input(args: &VerifyArgs, manifest: &Manifest) -> Result<JobInput> {
     let path = args.input.clone().unwrap_or_else(|| PathBuf::from(&manifest.input.path));
     let format = if manifest.input.format == "text" { InputFormat::Text } else { InputFormat::Jsonl };
     let plain = if manifest.prompt.plain == "raw" { PlainText::Raw } else { PlainText::Question };
-    Ok(JobInput::open(&path, Some(format), plain)?)
+    Ok(JobInput::open(&path, input_options(Some(format), plain))?)
 }
 
 fn open_session(args: &VerifyArgs, manifest: &Manifest, output: &OutputArgs) -> Result<Session> {
@@ -108,7 +110,7 @@ fn open_session(args: &VerifyArgs, manifest: &Manifest, output: &OutputArgs) -> 
         kv_blocks: None,
         chat_template: manifest.prompt.template_file.as_ref().map(PathBuf::from),
         date: Some(Date::parse(&manifest.prompt.date)?),
-        template_command: super::renderer::command(),
+        template_command: super::child::template_command(),
     };
     let session = load::open(&path, &options, output)?;
     let kernels = session.model().processor.kernels();

@@ -17,6 +17,8 @@ pub(super) enum Packing {
     Gzip,
     /// `.zst`, `.zstd`
     Zstd,
+    /// `.parquet`: no packed text, but rows; see [`super::parquet`].
+    Parquet,
 }
 
 impl Packing {
@@ -25,6 +27,7 @@ impl Packing {
         match path.extension().and_then(|ending| ending.to_str()) {
             Some("gz") => Packing::Gzip,
             Some("zst" | "zstd") => Packing::Zstd,
+            _ if super::parquet::is_parquet(path) => Packing::Parquet,
             _ => Packing::Plain,
         }
     }
@@ -33,7 +36,7 @@ impl Packing {
     pub(super) fn reader(self, file: File) -> Box<dyn BufRead> {
         let file = BufReader::with_capacity(BUFFER_BYTES, file);
         match self {
-            Packing::Plain => Box::new(file),
+            Packing::Plain | Packing::Parquet => Box::new(file),
             Packing::Gzip => {
                 let unpacked = flate2::bufread::MultiGzDecoder::new(file);
                 Box::new(BufReader::with_capacity(BUFFER_BYTES, unpacked))

@@ -8,6 +8,7 @@ use super::limits::LINE_BYTES;
 use super::lines::{Line, Lines};
 use super::request::{JobRequest, PlainText};
 use entropix_model::{Class, Error, Result};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, Read, Seek, Write};
 use std::marker::PhantomData;
@@ -72,6 +73,18 @@ pub struct Item<L> {
     pub request: Result<L>,
 }
 
+/// How an input is to be read.
+#[derive(Debug, Clone)]
+pub struct InputOptions {
+    /// What its lines are; without it the first byte that is not blank decides: `{` is JSONL.
+    pub format: Option<InputFormat>,
+    /// What plain lines are.
+    pub plain: PlainText,
+    /// The program, and its arguments, that decodes Parquet for it and does nothing but call [`super::parquet::serve`]
+    /// under limits; without it the calling process decodes, as right for files of its own.
+    pub parquet_command: Option<Vec<OsString>>,
+}
+
 /// An open input.
 pub struct JobInput {
     file: File,
@@ -79,16 +92,18 @@ pub struct JobInput {
     packing: Packing,
     format: InputFormat,
     plain: PlainText,
+    parquet_command: Option<Vec<OsString>>,
 }
 
 impl JobInput {
     /// Opens `path`, or standard input for `-`. What cannot be read twice (pipes, terminals) is copied to a
-    /// temporary file first; `.gz` and `.zst` are unpacked while they are read. Without `format` the first byte
-    /// that is not blank decides: `{` is JSONL.
+    /// temporary file first; `.gz` and `.zst` are unpacked while they are read, the rows of `.parquet` are JSONL.
     ///
     /// # Errors
-    /// `NoInput` for what is not there or no file, `Data` and `Io` for what cannot be read.
-    pub fn open(path: &Path, format: Option<InputFormat>, plain: PlainText) -> Result<Self> {
+    /// `NoInput` for what is not there or no file, `Data` and `Io` for what cannot be read, `Usage` for Parquet that is
+    /// to be text, `Unsupported` for Parquet in a program built without.
+    pub fn open(path: &Path, options: InputOptions) -> Result<Self> {
+        let InputOptions { format, plain, parquet_command } = options;
         let packing = Packing::of(path);
         let (file, path) = if path == Path::new("-") {
             (stage(&mut std::io::stdin().lock(), Path::new("standard input"))?, PathBuf::from("<stdin>"))
@@ -107,8 +122,15 @@ impl JobInput {
             }
             (file, path.to_owned())
         };
-        let mut input = Self { file, path, packing, format: InputFormat::Jsonl, plain };
+        let mut input = Self { file, path, packing, format: InputFormat::Jsonl, plain, parquet_command };
         input.format = match format {
+            Some(InputFormat::Text) if packing == Packing::Parquet => {
+                let message = format!(
+                    "{}: rows of Parquet are no plain text; leave --input-format out, and name the column prompt",
+                    input.path.display()
+                );
+                return Err(Error::new(Class::Usage, "Parquet", message));
+            }
             Some(format) => format,
             None => input.guess_format()?,
         };
@@ -145,6 +167,9 @@ impl JobInput {
 
     /// What it holds, unpacked.
     pub(super) fn text(&self) -> Result<Box<dyn BufRead>> {
+        if self.packing == Packing::Parquet {
+            return super::parquet::rows(&self.file, &self.path, self.parquet_command.as_deref());
+        }
         let rewound = self.file.try_clone().and_then(|mut file| file.rewind().map(|()| file));
         Ok(self.packing.reader(rewound.map_err(|e| Error::io(&self.path, "read", &e))?))
     }
@@ -197,7 +222,11 @@ impl<R: BufRead, L: JobLine> ItemReader<'_, R, L> {
             Err(flaw) => {
                 let content = ids::short_hash(bytes);
                 let id = ids.name(&format!("bad-{content}"), number);
-                let place = format!("{}:{number}:{}", input.path.display(), flaw.column(bytes));
+                let path = input.path.display();
+                let place = match input.packing {
+                    Packing::Parquet => format!("{path}: row {number}"),
+                    _ => format!("{path}:{number}:{}", flaw.column(bytes)),
+                };
                 let error = Error::data(flaw.code, format!("{place}: {}", flaw.message));
                 Item { hash: ids::identity(&id, &content), id, request: Err(error) }
             }
@@ -267,7 +296,7 @@ pub(super) fn of_text(text: &str) -> JobInput {
     let path = PathBuf::from("in.jsonl");
     let file = stage(&mut text.as_bytes(), &path).unwrap();
     let (packing, format, plain) = (Packing::Plain, InputFormat::Jsonl, PlainText::Question);
-    let mut input = JobInput { file, path, packing, format, plain };
+    let mut input = JobInput { file, path, packing, format, plain, parquet_command: None };
     input.format = input.guess_format().unwrap();
     input
 }

@@ -34,6 +34,10 @@ entropix_model::limits! {
     pub const STORY_BYTES: usize = 512 << 20;
     /// Steps back along lines, over all forks of an answer in a trace.
     pub const STORY_STEPS: usize = 1 << 28;
+    /// Bytes of memory (addresses) of the process that decodes Parquet.
+    pub const PARQUET_PROCESS_BYTES: u64 = 1 << 30;
+    /// Seconds of a processor that it gets for every 128 rows.
+    pub const PARQUET_CPU_SECONDS: u64 = 10;
     /// Lines that may be held back to keep the order of the input.
     pub const HELD_BACK: usize = 1024;
 }

@@ -3,11 +3,11 @@
 use super::done::{Done, RowHead, for_each_line};
 use super::ledger::{manifest_path, read_manifest};
 use super::manifest::Manifest;
-use super::output::{beside, put_whole, sync_folder};
+use super::output::{put_whole, replace};
 use super::shard::Shard;
 use entropix_model::{Class, Error, Result};
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -158,16 +158,15 @@ fn read(part: &Part, place: &Place) -> Result<Vec<u8>> {
 }
 
 fn write(output: &Path, parts: &[Part], places: &[Place]) -> Result<()> {
-    let partial = beside(output, ".partial");
-    let failed =
-        |e: std::io::Error| Error::new(Class::Io, "Os", format!("{}: cannot write: {e}", output.display()));
-    let file = File::create(&partial).map_err(failed)?;
-    let mut out = BufWriter::with_capacity(1 << 16, file);
-    for place in places {
-        out.write_all(&read(&parts[place.part], place)?).map_err(failed)?;
-    }
-    out.flush().and_then(|()| out.get_ref().sync_all()).map_err(failed)?;
-    std::fs::rename(&partial, output).map_err(failed)?;
-    sync_folder(output);
-    Ok(())
+    let mut unread = None;
+    let written = replace(output, &mut |out| {
+        places.iter().try_for_each(|place| match read(&parts[place.part], place) {
+            Ok(line) => out.write_all(&line),
+            Err(error) => {
+                unread = Some(error);
+                Err(std::io::ErrorKind::Other.into())
+            }
+        })
+    });
+    unread.map_or(written, Err)
 }

@@ -304,14 +304,27 @@ impl Drop for LineWriter {
 
 /// Makes a file of `bytes` at `path` that is there whole or not at all, whatever happens meanwhile.
 pub(crate) fn put_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, &mut |file| file.write_all(bytes))
+}
+
+/// As [`put_whole`], of what `write` writes. When that fails, what stood there stays.
+pub(super) fn replace(
+    path: &Path,
+    write: &mut dyn FnMut(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> Result<()> {
     let partial = beside(path, ".partial");
-    let write = || {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
+    let mut attempt = || {
+        let mut out = BufWriter::with_capacity(1 << 16, File::create(&partial)?);
+        write(&mut out)?;
+        out.flush()?;
+        out.get_ref().sync_all()?;
         std::fs::rename(&partial, path)
     };
-    write().map_err(|e| failed(path, "write", &e))?;
+    attempt().map_err(|e| {
+        // It may not be there, and is in nobody's way if it will not go.
+        let _ = std::fs::remove_file(&partial);
+        failed(path, "write", &e)
+    })?;
     sync_folder(path);
     Ok(())
 }
@@ -338,7 +351,7 @@ fn lock(file: &File, path: &Path) -> Result<()> {
 }
 
 /// Forces the names in the folder of `path` to the disk.
-pub(super) fn sync_folder(path: &Path) {
+fn sync_folder(path: &Path) {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
@@ -375,7 +388,7 @@ pub fn refuse_model(output: &Path, model: &Path) -> Result<()> {
     }
 }
 
-fn same_file(a: &Metadata, b: &Metadata) -> bool {
+pub(super) fn same_file(a: &Metadata, b: &Metadata) -> bool {
     (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 

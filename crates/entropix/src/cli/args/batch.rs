@@ -36,7 +36,7 @@ pub(crate) struct BatchArgs {
     #[arg(long, value_name = "HOW MUCH", default_value = "summary", help_heading = "Output")]
     pub signals: SignalsArg,
     /// Write everything that happens, tokens that are taken back too, one JSON object a line; `entropix report` draws
-    /// it.
+    /// it. FILE.parquet is made at the end of FILE.parquet.jsonl.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub trace: Option<FileArg>,
 }

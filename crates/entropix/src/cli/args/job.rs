@@ -5,10 +5,11 @@ use entropix::jobs::{BadLine, InputFormat, Resume, SyncEvery};
 /// What a job reads and writes.
 #[derive(Debug, Args)]
 pub(crate) struct JobArgs {
-    /// What to answer, a request a line; .gz and .zst are unpacked, - is standard input.
+    /// What to answer, a request a line; .gz and .zst are unpacked, .parquet is read by rows, - is standard input.
     #[arg(short, long, value_name = "FILE")]
     pub input: FileArg,
-    /// The results, JSON lines; - is standard output. The same command again goes on where it ended.
+    /// The results, JSON lines; - is standard output. The same command again goes on where it ended. FILE.parquet is
+    /// made at the end of FILE.parquet.jsonl.
     #[arg(short, long, value_name = "FILE")]
     pub output: FileArg,
     /// What the input is [default: JSONL when its first character is {, else text].
