@@ -114,6 +114,7 @@ fn calibrations() {
         prefill: Default::default(),
         request: Default::default(),
         replace: Default::default(),
+        accuracy: Default::default(),
     };
     mutate("a calibration", good.to_toml().as_bytes(), Cut::MayBeGood, |bytes| {
         match Calibration::parse("c.toml", bytes) {

@@ -114,7 +114,7 @@ fn the_short_form_has_every_field() {
     assert_eq!(rows[0]["finish_reason"], "length");
     let signals = rows[0]["signals"].as_object().unwrap();
     let keys: Vec<&String> = signals.keys().collect();
-    assert_eq!(keys, ["entropy", "varentropy", "logprob", "region", "decision"]);
+    assert_eq!(keys, ["entropy", "varentropy", "logprob", "region", "decision", "text_offset"]);
     assert!(signals.values().all(|column| column.as_array().unwrap().len() == 8));
     assert!(signals["decision"].as_array().unwrap().iter().all(|decision| decision == "argmax"));
 

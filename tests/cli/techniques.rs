@@ -28,10 +28,10 @@ fn rows(place: &Place) -> BTreeMap<String, String> {
     rows.into_iter().map(|row| (row["id"].as_str().unwrap().to_owned(), row.to_string())).collect()
 }
 
-/// Splits a trace by request.
+/// Splits a trace by request, its first record left out.
 fn by_request(place: &Place) -> BTreeMap<String, Vec<Value>> {
     let mut all: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for event in place.rows("trace") {
+    for event in place.rows("trace").into_iter().skip(1) {
         all.entry(event["id"].as_str().unwrap().to_owned()).or_default().push(event);
     }
     all
@@ -44,7 +44,7 @@ fn follow(events: &[Value]) -> Vec<u64> {
         events.iter().find(|event| event["event"] == "token").map_or(0, |event| number(event, "position"));
     let mut lines: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     for event in events {
-        let branch = number(event, "branch");
+        let branch = event["branch"].as_u64().unwrap_or(0);
         match event["event"].as_str().unwrap() {
             "token" => lines.entry(branch).or_default().push(number(event, "token")),
             "retract" => {
@@ -117,7 +117,116 @@ fn policies_that_go_back() {
             "{policy}: nothing was taken back"
         );
         assert_eq!(alone, run(&["-b", "16", "--kv-blocks", "12", "-c", "128"]), "{policy}: few blocks");
+        // Cut off in the fourth line, then the same command again.
+        let text = std::fs::read_to_string(place.path("out")).unwrap();
+        let third = text.match_indices('\n').nth(2).unwrap().0;
+        place.put("out", &text[..third + 20]);
+        let more = args.iter().filter(|arg| **arg != "--overwrite").copied();
+        let resumed: Vec<&str> = more.chain(["-b", "16", "--kv-blocks", "12", "-c", "128"]).collect();
+        place.batch(prompts(), &resumed).expect(0, "");
+        assert_eq!(alone, rows(&place), "{policy}: resumed");
+        let model = tiny("llama-tied.Q4_1.gguf");
+        place.run(["verify", "out", "--sample", "100%", "-m", model.to_str().unwrap()]).expect(0, "");
     }
+}
+
+/// What a job may throw away is bounded for all its answers together; policies then go on without, and the job says so.
+#[test]
+fn a_job_has_a_budget() {
+    let place = calibrated();
+    let run = |more: &[&str]| {
+        let args = [
+            "--policy",
+            "quadrants",
+            "--calibration",
+            "calib.toml",
+            "--ignore-eos",
+            "--overwrite",
+            "-b",
+            "4",
+        ];
+        let all: Vec<&str> = args.iter().chain(more).copied().collect();
+        let ended = place.batch(prompts(), &all);
+        ended.expect(0, "");
+        let discarded = |row: &Value| row["usage"]["discarded_tokens"].as_u64().unwrap();
+        (place.rows("out").iter().map(discarded).sum::<u64>(), ended.stderr)
+    };
+    let ((free, _), (bound, said)) = (run(&[]), run(&["--extra-tokens", "0.02"]));
+    assert!(bound > 0 && bound * 2 < free, "{bound} of {free} thrown away");
+    assert!(said.contains("their policy went on without extra tokens"), "{said}");
+    place.batch(prompts(), &["--extra-tokens", "-1"]).expect(64, "at least 0");
+}
+
+/// A trace says what it is of, what was asked, the text and the origin of each token, and what each decision cost.
+#[test]
+fn traces_tell_what_is_needed_to_draw_them() {
+    let place = calibrated();
+    let args = [
+        "--policy",
+        "quadrants",
+        "--calibration",
+        "calib.toml",
+        "--ignore-eos",
+        "--trace",
+        "trace",
+        "--seed",
+        "5",
+    ];
+    place.batch(prompts(), &args).expect(0, "");
+    let head = place.rows("trace").swap_remove(0);
+    assert_eq!((&head["event"], &head["format"], &head["seed"]), (&json!("trace"), &json!(2), &json!(5)));
+    assert_eq!(head["model"]["name"], "llama-tied.Q4_1");
+    let regions = head["policy"]["regions"].as_array().unwrap();
+    let names: Vec<_> = regions.iter().map(|region| region["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["lelv", "helv", "lehv", "hehv", "between"]);
+    assert!(regions[0]["bounds"]["entropy"]["below"].as_f64() > Some(0.0), "{head}");
+    assert!(regions[0]["bounds"]["entropy"].get("above").is_none(), "{head}");
+    assert_eq!(regions[1]["conditions"], json!(["the token before is of the class sentence_end"]));
+    let rows: BTreeMap<String, Value> =
+        place.rows("out").into_iter().map(|row| (row["id"].as_str().unwrap().to_owned(), row)).collect();
+    let mut n_forked = 0;
+    for (id, events) in by_request(&place) {
+        assert!(events[0]["event"] == "request" && events[0]["prompt"].is_string(), "{}", events[0]);
+        let done = events.last().unwrap();
+        assert_eq!((&done["event"], &done["usage"]), (&json!("done"), &rows[&id]["usage"]), "{id}");
+        let charged: u64 = events.iter().filter_map(|event| event["discarded_tokens"].as_u64()).sum();
+        assert_eq!(
+            charged,
+            rows[&id]["usage"]["discarded_tokens"].as_u64().unwrap(),
+            "{id}: every charge is told"
+        );
+        let mut origins: BTreeMap<u64, (Value, Value)> = BTreeMap::new();
+        let mut said: BTreeMap<(u64, u64), Vec<u8>> = BTreeMap::new();
+        for event in &events {
+            for child in event["children"].as_array().into_iter().flatten() {
+                let origin = (event["branch"].clone(), child["position"].clone());
+                origins.insert(child["branch"].as_u64().unwrap(), origin);
+            }
+            if event["event"] != "token" {
+                continue;
+            }
+            let branch = event["branch"].as_u64().unwrap();
+            let origin = origins.get(&branch).cloned().unwrap_or_default();
+            n_forked += usize::from(!origin.0.is_null());
+            assert_eq!((&event["parent"], &event["fork"]), (&origin.0, &origin.1), "{event}");
+            let is_drawn = ["draw", "best_of"].iter().any(|kind| event["decision"] == *kind);
+            assert!(is_drawn || event["decision"] == "rewind" || event["temperature"].is_null(), "{event}");
+            let text = event["text"].as_str().unwrap();
+            let bytes = match event["bytes"].as_array() {
+                Some(bytes) => bytes.iter().map(|byte| byte.as_u64().unwrap() as u8).collect(),
+                None => text.as_bytes().to_vec(),
+            };
+            assert_eq!(String::from_utf8_lossy(&bytes), text);
+            assert!(event["candidates"].as_array().unwrap().iter().all(|c| c[2].is_string()), "{event}");
+            said.insert((branch, event["position"].as_u64().unwrap()), bytes);
+        }
+        // Where nothing was forked or taken back, the bytes of the tokens are the text.
+        if origins.is_empty() && !events.iter().any(|event| event["event"] == "retract") {
+            let all: Vec<u8> = said.into_values().flatten().collect();
+            assert_eq!(String::from_utf8_lossy(&all), rows[&id]["text"].as_str().unwrap(), "{id}");
+        }
+    }
+    assert!(n_forked > 0, "no line was forked");
 }
 
 /// A calibration is of one model; a policy of quantiles needs one.
@@ -182,6 +291,26 @@ fn traces_are_decided_again() {
         "{}",
         ended.stderr
     );
+    // Traces of the first format had no record of what they are of, no texts and no ends.
+    let old = place
+        .rows("trace")
+        .into_iter()
+        .filter(|event| !["trace", "request", "done"].iter().any(|kind| event["event"] == *kind));
+    let old: String = old
+        .map(|mut event| {
+            event["candidates"]
+                .as_array_mut()
+                .into_iter()
+                .flatten()
+                .for_each(|c| c.as_array_mut().unwrap().truncate(2));
+            ["text", "bytes", "name", "parent", "fork"]
+                .iter()
+                .for_each(|key| drop(event.as_object_mut().unwrap().remove(*key)));
+            format!("{event}\n")
+        })
+        .collect();
+    place.put("old", old);
+    assert_eq!(place.run(["replay", "old", "--policy", "greedy"]).stderr, ended.stderr);
     place.put("bare", "{\"entropy\": 0.01, \"varentropy\": 0.01}\n{\"entropy\": 1.0, \"varentropy\": 1.0}\n");
     let ended = place.run(["replay", "bare", "--policy", "attic"]);
     let lines: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

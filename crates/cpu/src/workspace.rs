@@ -15,7 +15,7 @@ use entropix_model::{AttentionSignals, Candidates, Result, Signals};
 pub(crate) struct ThreadRoom {
     pub(crate) attention: Scratch,
     /// (2, TASK_TOKENS, TASK_ROWS) products on their way, or (HEAD_ASKS, TILE) logits that nobody keeps.
-    pub(crate) products: Vec<f32>,
+    pub(crate) products: Zeroed<f32>,
     /// (hidden) one token's normalised activations.
     pub(crate) row: Vec<f32>,
     pub(crate) draw: DrawScratch,
@@ -75,13 +75,15 @@ impl Workspace {
         let qkv_rows = model.layers.iter().map(|layer| layer.qkv.n_rows()).max().unwrap_or(0);
         let [normed, attended, gated, head] = model.forms();
         let context = max_context(c, options);
-        let thread = || ThreadRoom {
-            attention: Scratch::new(c.n_heads, c.n_kv_heads, c.head_dim, context),
-            products: vec![0.0; (2 * TASK_TOKENS * TASK_ROWS).max(HEAD_ASKS * TILE)],
-            row: vec![0.0; c.hidden_size],
-            draw: DrawScratch::for_vocabulary(c.vocab_size),
-            floors: vec![Floor::NONE; HEAD_ASKS],
-            signals_ns: 0,
+        let thread = || {
+            Result::Ok(ThreadRoom {
+                attention: Scratch::new(c.n_heads, c.n_kv_heads, c.head_dim, context)?,
+                products: Zeroed::new((2 * TASK_TOKENS * TASK_ROWS).max(HEAD_ASKS * TILE), "products")?,
+                row: vec![0.0; c.hidden_size],
+                draw: DrawScratch::for_vocabulary(c.vocab_size),
+                floors: vec![Floor::NONE; HEAD_ASKS],
+                signals_ns: 0,
+            })
         };
         let n_tiles = c.vocab_size.div_ceil(TILE);
         Ok(Self {
@@ -103,8 +105,8 @@ impl Workspace {
             signal_sums: Vec::new(),
             heads: Vec::new(),
             disagreements: Vec::new(),
-            parts: Parts::new(n_slots(c, options), c.group_size(), c.head_dim),
-            threads: (0..n_threads).map(|_| thread()).collect(),
+            parts: Parts::new(n_slots(c, options), c.group_size(), c.head_dim)?,
+            threads: (0..n_threads).map(|_| thread()).collect::<Result<_>>()?,
             lists: Vec::new(),
         })
     }

@@ -4,8 +4,8 @@
 use crate::edits::Edits;
 use crate::philox::Coins;
 use crate::{
-    Allowance, Budget, DecisionKind, Generate, History, Injections, Needs, Parameters, Policy, PolicyState,
-    RegionId, RequestKey, Resume, Token, TokenClasses, Watch, Watcher,
+    Allowance, Budget, DecisionKind, Generate, History, Injections, Lots, Needs, Parameters, Policy,
+    PolicyState, RegionId, RequestKey, Resume, Token, TokenClasses, Watch, Watcher,
 };
 use entropix_model::{Ask, Edit, TokenId};
 use std::{borrow::Cow, sync::Arc};
@@ -233,6 +233,11 @@ impl Continuation {
         !self.edits.as_slice().is_empty() || self.has_bans(position)
     }
 
+    /// Whether an edit of the token at `position` makes any token likelier.
+    pub(crate) fn raises(&self, position: usize) -> bool {
+        self.edits(position, &[]).iter().any(|edit| edit.bias > 0.0 || edit.penalty < 1.0)
+    }
+
     /// The edits of the request alone.
     pub(crate) fn own_edits(&self) -> &[Edit] {
         self.edits.as_slice()
@@ -286,11 +291,11 @@ impl Continuation {
         allowance: Allowance,
     ) -> History<'a> {
         let trace = if self.job.needs.trace { &self.said[..] } else { &[] };
-        History::new(tokens, n_prompt, &self.injections, classes).with_trace(trace, allowance).with_tried(
-            &self.tried,
-            &self.begun,
-            self.n_decided,
-        )
+        let lots = Lots::new(self.job.parameters.seed, self.job.key, self.path[0]);
+        History::new(tokens, n_prompt, &self.injections, classes)
+            .with_trace(trace, allowance)
+            .with_tried(&self.tried, &self.begun, self.n_decided)
+            .with_lots(lots)
     }
 
     /// Remembers a token that was appended as number `n_output` of the output, `length` of the sequence, and

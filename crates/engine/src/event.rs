@@ -92,6 +92,8 @@ pub enum Raw {
         position: usize,
         /// The region of the policy that took them back.
         region: RegionId,
+        /// Tokens charged for it, a part of [`Usage::discarded_tokens`].
+        discarded: usize,
     },
     /// Lines that share the tokens of another one before a position go on by themselves.
     Fork {
@@ -118,6 +120,8 @@ pub enum Raw {
         winner: u32,
         /// All lines that were compared, with their scores; NaN when a line need not be run to its end.
         scores: Vec<(u32, f64)>,
+        /// Tokens charged for the others, a part of [`Usage::discarded_tokens`].
+        discarded: usize,
     },
 }
 

@@ -32,9 +32,10 @@ pub use event::{Done, Event, FinishReason, Raw, Scored, Token, Usage};
 pub use interrupts::{Heard, Interrupts};
 pub use parameters::Parameters;
 pub use policy::{
-    Allowance, AnswerRule, Branch, Budget, Calibration, Decision, DecisionKind, Encode, Explained, History,
-    Injections, Judge, Needs, Part, Peak, Phrase, Policy, PolicyFile, PolicyState, Preset, ReadAnswer,
-    Refork, RegionId, Resume, Rewind, Score, Signal, Span, Stat, Verdict,
+    Allowance, AnswerRule, Bound, Branch, Budget, Calibration, Decision, DecisionKind, Encode, Explained,
+    History, Injections, Judge, Lots, Needs, Outline, Part, Peak, PeakBy, Phrase, Pick, Policy, PolicyFile,
+    PolicyState, Preset, ReadAnswer, Refork, RegionId, Resume, Rewind, Score, Signal, Span, Stat, Verdict,
+    doubt,
 };
 pub use request::{Generate, Request, RequestId, RequestKey, Watch, Watcher, Work};
 pub use stats::{Stats, StepReport};

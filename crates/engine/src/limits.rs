@@ -16,6 +16,8 @@ entropix_model::limits! {
     /// Steps without a row or an event, while there is work, after which the engine gives up: it is a fault
     /// of its own, and turning in place for ever would hide it.
     pub const EMPTY_STEPS: u32 = 8;
+    /// Tokens a policy picks from ([`crate::Decision::Pick`]).
+    pub const PICK: u16 = 128;
     /// Children of a [`crate::Branch`].
     pub const BRANCH_WIDTH: u8 = 16;
     /// Rewinds of an answer ([`crate::Budget::rewinds`]).

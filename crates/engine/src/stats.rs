@@ -28,6 +28,8 @@ pub struct Stats {
     pub recomputed_tokens: u64,
     /// Tokens that were computed and thrown away by decisions.
     pub discarded_tokens: u64,
+    /// Cache blocks copied because a line wrote into one that another line reads.
+    pub copied_blocks: u64,
     /// Answers whose policy could not go on as it liked because a budget was spent
     /// ([`crate::Budget::extra_tokens`], [`crate::EngineOptions::extra_tokens`]).
     pub over_budget: u64,

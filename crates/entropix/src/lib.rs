@@ -1,6 +1,8 @@
 //! The door of entropix: text, models by name, jobs, and a [`Session`] that ties a checkpoint to an engine.
 #![forbid(unsafe_code)]
 
+pub mod calibrations;
+pub mod html;
 pub mod hub;
 pub mod jobs;
 mod session;

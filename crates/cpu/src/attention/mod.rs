@@ -16,9 +16,10 @@ mod tests;
 pub(crate) use signals::{HeadSignals, SignalSums, attend_with_signals};
 
 use crate::cache::{Element, LayerPages};
+use crate::memory::Zeroed;
 use crate::shared::Shared;
 use crate::simd::{Family, Kernel, LANES, Lanes, dispatch};
-use entropix_model::BlockId;
+use entropix_model::{BlockId, Result};
 use softmax::Softmax;
 use tile::{SplitScratch, Sums, Tile};
 
@@ -71,13 +72,21 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     /// For contexts of at most `max_context` positions.
-    pub(crate) fn new(n_heads: usize, n_kv_heads: usize, head_dim: usize, max_context: usize) -> Self {
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub(crate) fn new(
+        n_heads: usize,
+        n_kv_heads: usize,
+        head_dim: usize,
+        max_context: usize,
+    ) -> Result<Self> {
         let (group, vectors) = (n_heads / n_kv_heads, head_dim.div_ceil(LANES));
-        Self {
-            split: SplitScratch::new(group, vectors),
-            sums: Sums::new(TILE_QUERIES.max(group), vectors),
+        Ok(Self {
+            split: SplitScratch::new(group, vectors)?,
+            sums: Sums::new(TILE_QUERIES.max(group), vectors)?,
             signals: signals::Rows::new(n_heads, max_context),
-        }
+        })
     }
 
     /// Bytes of one thread's room.
@@ -160,7 +169,7 @@ pub(crate) struct Parts {
     /// (slots, group)
     softmax: Vec<Softmax>,
     /// (slots, group, value_vectors * 16)
-    values: Vec<f32>,
+    values: Zeroed<f32>,
     group: usize,
     width: usize,
 }
@@ -173,14 +182,17 @@ pub(crate) struct PartMut<'a> {
 
 impl Parts {
     /// A slot holds one split of one token and one key-value head.
-    pub(crate) fn new(slots: usize, group: usize, head_dim: usize) -> Self {
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub(crate) fn new(slots: usize, group: usize, head_dim: usize) -> Result<Self> {
         let width = head_dim.next_multiple_of(LANES);
-        Self {
+        Ok(Self {
             softmax: vec![Softmax::NONE; slots * group],
-            values: vec![0.0; slots * group * width],
+            values: Zeroed::new(slots * group * width, "parts of attention")?,
             group,
             width,
-        }
+        })
     }
 
     /// Bytes of one slot.

@@ -104,7 +104,7 @@ impl<E: Stored> Case<E> {
 
     fn scratch(&self) -> Scratch {
         let g = self.pages.geometry;
-        Scratch::new(self.n_heads, g.n_kv_heads, g.head_dim, self.n)
+        Scratch::new(self.n_heads, g.n_kv_heads, g.head_dim, self.n).unwrap()
     }
 
     /// Runs `f` for spans of `tokens` that end at the last position, and gives the last token's row.
@@ -136,7 +136,8 @@ impl<E: Stored> Case<E> {
     fn by_splits(&mut self, family: Family) -> Vec<f32> {
         let g = self.pages.geometry;
         let n_splits = n_splits(self.n);
-        let mut parts = Parts::new(2 + g.n_kv_heads * n_splits, self.n_heads / g.n_kv_heads, g.head_dim);
+        let mut parts =
+            Parts::new(2 + g.n_kv_heads * n_splits, self.n_heads / g.n_kv_heads, g.head_dim).unwrap();
         let state = std::cell::RefCell::new((self.scratch(), &mut parts));
         self.last_row(1, |pages, span, queries| {
             let (scratch, parts) = &mut *state.borrow_mut();

@@ -4,15 +4,21 @@ use super::micro::{scores, weigh};
 use super::softmax::Softmax;
 use super::{SPLIT, TILE_QUERIES};
 use crate::cache::{Element, LayerPages, PANEL};
+use crate::memory::Zeroed;
 use crate::simd::{LANES, Lanes, prefetch};
-use entropix_model::BlockId;
+use entropix_model::{BlockId, Result};
 
 /// Panels of a split.
 const PANELS: usize = SPLIT / PANEL;
 /// From so many queries on, panels in half precision are widened once for all of them.
 const MANY_QUERIES: usize = 8;
-/// Panels that are widened at a time: what they take stays in the first-level cache.
-const WIDENED: usize = 2;
+/// Panels that are widened at a time: what they take stays in the first-level cache. The sums of values go to memory
+/// and back once a time.
+const WIDENED_KEYS: usize = 2;
+const WIDENED_VALUES: usize = 4;
+
+/// What the room is for. On cache lines: a vector that lies across two of them costs two accesses.
+const WHAT: &str = "the attention of a thread";
 
 /// Neighbouring tokens of one row and one key-value head.
 pub(super) struct Tile<'a, E> {
@@ -37,12 +43,13 @@ pub(super) struct Sums {
     /// (queries)
     pub(super) softmax: Vec<Softmax>,
     /// (queries, value_vectors * 16) values weighted in the frame of the softmax.
-    pub(super) values: Vec<f32>,
+    pub(super) values: Zeroed<f32>,
 }
 
 impl Sums {
-    pub(super) fn new(queries: usize, value_vectors: usize) -> Self {
-        Self { softmax: vec![Softmax::NONE; queries], values: vec![0.0; queries * value_vectors * LANES] }
+    pub(super) fn new(queries: usize, value_vectors: usize) -> Result<Self> {
+        let values = Zeroed::new(queries * value_vectors * LANES, WHAT)?;
+        Ok(Self { softmax: vec![Softmax::NONE; queries], values })
     }
 
     pub(super) fn clear(&mut self) {
@@ -55,21 +62,21 @@ impl Sums {
 #[derive(Debug)]
 pub(super) struct SplitScratch {
     /// (queries, SPLIT) scores, then weights.
-    scores: Vec<[f32; SPLIT]>,
-    /// (WIDENED, vectors of a panel of keys or values) panels in f32.
-    widened: Vec<[f32; LANES]>,
+    scores: Zeroed<[f32; SPLIT]>,
+    /// (4, vectors of a panel of keys or values) panels in f32.
+    widened: Zeroed<[f32; LANES]>,
     /// Of the split alone.
     pub(super) sums: Sums,
 }
 
 impl SplitScratch {
-    pub(super) fn new(group: usize, value_vectors: usize) -> Self {
+    pub(super) fn new(group: usize, value_vectors: usize) -> Result<Self> {
         let queries = TILE_QUERIES.max(group);
-        Self {
-            scores: vec![[0.0; SPLIT]; queries],
-            widened: vec![[0.0; LANES]; WIDENED * PANEL * value_vectors],
-            sums: Sums::new(queries, value_vectors),
-        }
+        Ok(Self {
+            scores: Zeroed::new(queries, WHAT)?,
+            widened: Zeroed::new(WIDENED_VALUES * PANEL * value_vectors, WHAT)?,
+            sums: Sums::new(queries, value_vectors)?,
+        })
     }
 }
 
@@ -206,12 +213,12 @@ impl<E: Element> Tile<'_, E> {
                 widen::<L, E>(self.keys(split, panel), first);
                 if panel + 1 < n_panels {
                     widen::<L, E>(self.keys(split, panel + 1), second);
-                    self.score_panels::<L, f32, WIDENED>([first, second], panel, out);
+                    self.score_panels::<L, f32, WIDENED_KEYS>([first, second], panel, out);
                 } else {
                     self.score_panels::<L, f32, 1>([first], panel, out);
                 }
             }
-            panel += WIDENED;
+            panel += WIDENED_KEYS;
         }
     }
 
@@ -281,20 +288,18 @@ impl<E: Element> Tile<'_, E> {
         out: &mut [f32],
     ) {
         let n = self.pages.geometry.value_panel();
-        let (first, second) = room[..2 * n].split_at_mut(n);
         let mut panel = 0;
         while panel < n_panels {
-            // SAFETY: promised by the caller.
-            unsafe {
-                widen::<L, E>(self.values(split, panel), first);
-                if panel + 1 < n_panels {
-                    widen::<L, E>(self.values(split, panel + 1), second);
-                    self.weigh_panels::<L, f32>(split, &[first, second], panel, weights, out);
-                } else {
-                    self.weigh_panels::<L, f32>(split, &[first], panel, weights, out);
-                }
+            let some = WIDENED_VALUES.min(n_panels - panel);
+            for (i, to) in room.chunks_exact_mut(n).take(some).enumerate() {
+                // SAFETY: promised by the caller.
+                widen::<L, E>(unsafe { self.values(split, panel + i) }, to);
             }
-            panel += WIDENED;
+            let mut panels: [&[[f32; LANES]]; WIDENED_VALUES] = [&[]; WIDENED_VALUES];
+            panels.iter_mut().zip(room.chunks_exact(n)).for_each(|(panel, from)| *panel = from);
+            // SAFETY: promised by the caller.
+            unsafe { self.weigh_panels::<L, f32>(split, &panels[..some], panel, weights, out) };
+            panel += some;
         }
     }
 
@@ -370,10 +375,22 @@ impl<E: Element> Tile<'_, E> {
         }
         for i in 0..Q {
             let rest = (common.1, here(first + i));
-            for vector in 0..if rest.1 > rest.0 { vectors } else { 0 } {
+            if rest.1 <= rest.0 {
+                continue;
+            }
+            let mut vector = 0;
+            while vector < vectors {
                 let to = [outs[i].wrapping_add(vector * LANES)];
                 // SAFETY: as above.
-                unsafe { weigh::<L, K, 1, 1>([from[i]], values, vectors, vector, rest, to) };
+                unsafe {
+                    if vector + 4 <= vectors {
+                        weigh::<L, K, 1, 4>([from[i]], values, vectors, vector, rest, to);
+                        vector += 4;
+                    } else {
+                        weigh::<L, K, 1, 1>([from[i]], values, vectors, vector, rest, to);
+                        vector += 1;
+                    }
+                }
             }
         }
         Q

@@ -5,10 +5,10 @@ use crate::scheduler::SequenceId;
 use crate::sequence::{Age, Sequence};
 use crate::{
     Allowance, Branch, Decision, DecisionKind, EngineOptions, History, Parameters, Policy, RegionId, Rewind,
-    limits::{BEST_OF, BRANCH_WIDTH},
+    limits::{BEST_OF, BRANCH_WIDTH, PICK},
 };
 use entropix_model::{
-    AttentionSignals, Candidate, Class, Error, Filters, Signals, Slot, Status, Temperature, TokenId,
+    AttentionSignals, Candidate, Class, Coin, Error, Filters, Signals, Slot, Status, Temperature, TokenId,
     TokenMask,
 };
 use std::{ops::Range, sync::Arc};
@@ -33,6 +33,8 @@ pub(super) enum Outcome {
     Take(Candidate),
     /// What draw number so many says.
     Draw(usize),
+    /// What the policy picks.
+    Pick(Picking),
     /// This token, whose ln p draw number so many says.
     Force(TokenId, usize),
     /// No further token.
@@ -43,6 +45,16 @@ pub(super) enum Outcome {
     Rewind(Rewind),
     /// The request cannot go on.
     Fail(Error),
+}
+
+/// A pick to be made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Picking {
+    /// Most candidates the policy sees.
+    pub(super) candidates: u16,
+    /// Their place among the candidate lists.
+    pub(super) list: usize,
+    pub(super) coin: Coin,
 }
 
 /// A draw to be ordered, still without borrowed parts.
@@ -67,6 +79,8 @@ pub(super) enum Order {
         n: u16,
         filters: Filters,
     },
+    /// Pick among so many.
+    Pick(u16),
     Force(TokenId),
     Stop(Arc<str>),
     Branch(Branch),
@@ -130,6 +144,11 @@ pub(super) fn decide(
         Decision::Argmax | Decision::Refork(_) => (kind, argmax),
         Decision::Draw(filters) => draw(kind, 1, filters, &job.parameters, argmax),
         Decision::BestOf { n, filters } => draw(kind, n.clamp(1, BEST_OF), filters, &job.parameters, argmax),
+        Decision::Pick { .. } if job.parameters.temperature.is_some() => {
+            draw(kind, 1, Filters::default(), &job.parameters, argmax)
+        }
+        Decision::Pick { .. } if continuation.raises(last + 1) => (DecisionKind::Argmax, argmax),
+        Decision::Pick { candidates } => (kind, Order::Pick(candidates.clamp(1, PICK))),
         Decision::Inject { phrase } => {
             continuation.begin_phrase(phrase, verdict.region);
             (kind, Order::Force(job.policy.phrases()[phrase].tokens[0]))

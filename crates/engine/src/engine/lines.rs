@@ -175,11 +175,13 @@ impl Engine {
             let continuation = sequence.task.continuation_mut();
             continuation.try_no_more(position, token, region);
             (continuation.resumed, continuation.attempt) = (Some(resumed), attempt);
+            let discarded = length - position + 1;
             if continuation.job.parameters.raw_events {
                 let (request, choice) = key;
-                events.push(Event::Raw(Raw::Retract { request, choice, branch, position, region }));
+                let retract = Raw::Retract { request, choice, branch, position, region, discarded };
+                events.push(Event::Raw(retract));
             }
-            self.spend(key, length - position + 1);
+            self.spend(key, discarded);
             self.scheduler.unpark(id);
             return;
         };
@@ -340,28 +342,29 @@ impl Engine {
         };
         let mut losers: Vec<Member> = contest.lines.clone();
         let winner = losers.remove(winner);
+        let is_child = winner.id != contest.lines[0].id;
+        let is_run_again = !is_child && contest.kind == DecisionKind::Rewind && winner.finish.is_none();
+        let lost = |loser: &Member| {
+            let length = self.line(loser.id).tokens.len();
+            let is_parent = loser.id == contest.lines[0].id && contest.kind != DecisionKind::Branch;
+            // What the parent shares with the winner is not lost.
+            if is_parent { length - winner.base } else { (length - loser.base).min(time) }
+        };
+        // The last token each of the others shares with the parent was run again.
+        let shared =
+            if contest.kind != DecisionKind::Branch && time > 0 { contest.lines.len() - 1 } else { 0 };
+        let discarded = losers.iter().map(lost).sum::<usize>() + shared + usize::from(is_run_again);
         if self.line(winner.id).continuation().job.parameters.raw_events {
             let branch = |member: &Member| self.line(member.id).age.2;
             let score = |member: &Member| member.arrival.as_ref().map_or(f64::NAN, |arrival| arrival.0.score);
             let scores = contest.lines.iter().map(|member| (branch(member), score(member))).collect();
-            let (request, choice) = key;
-            events.push(Event::Raw(Raw::Join { request, choice, winner: branch(&winner), scores }));
+            let ((request, choice), winner) = (key, branch(&winner));
+            events.push(Event::Raw(Raw::Join { request, choice, winner, scores, discarded }));
         }
-        for loser in losers {
-            let line = self.scheduler.remove(loser.id);
-            let n_own = line.tokens.len() - loser.base;
-            let is_parent = loser.id == contest.lines[0].id && contest.kind != DecisionKind::Branch;
-            // What the parent shares with the winner is not lost.
-            self.spend(key, if is_parent { line.tokens.len() - winner.base } else { n_own.min(time) });
-        }
-        if contest.kind != DecisionKind::Branch && time > 0 {
-            // The last token each of the others shares with the parent was run again.
-            self.spend(key, contest.lines.len() - 1);
-        }
-        let is_child = winner.id != contest.lines[0].id;
+        self.spend(key, discarded);
+        losers.iter().for_each(|loser| drop(self.scheduler.remove(loser.id)));
         let (sequence, pool) = self.scheduler.get_with_pool(winner.id);
         let n_output = sequence.n_output();
-        let is_run_again = !is_child && contest.kind == DecisionKind::Rewind && winner.finish.is_none();
         if is_run_again {
             sequence.run_last_again(pool);
         }
@@ -370,9 +373,6 @@ impl Engine {
         if is_child && contest.kind == DecisionKind::Rewind {
             // It has passed what its parent failed.
             continuation.n_decided = if winner.finish.is_some() { usize::MAX } else { n_output };
-        }
-        if is_run_again {
-            self.spend(key, 1);
         }
         match winner.finish {
             Some(finish) => self.conclude(winner.id, finish, events),

@@ -5,6 +5,7 @@ mod decide;
 mod judge;
 mod lines;
 mod options;
+mod pick;
 mod settle;
 mod submit;
 
@@ -147,6 +148,11 @@ impl Engine {
         self.scheduler.remove_request(request) || self.done_at_once.len() < n_done
     }
 
+    /// Sets [`EngineOptions::extra_tokens`].
+    pub fn limit_extra_tokens(&mut self, share: Option<f64>) {
+        self.options.extra_tokens = share;
+    }
+
     /// What was done so far.
     pub fn stats(&self) -> Stats {
         let pool = &self.scheduler.pool;
@@ -197,6 +203,7 @@ impl Engine {
 
     /// Runs the batch and reads its signals.
     fn forward(&mut self, room: &mut StepRoom) -> Result<StepId> {
+        self.stats.copied_blocks += room.plan.copies.len() as u64;
         for copies in independent(&room.plan.copies) {
             self.backend.copy_blocks(copies)?;
         }

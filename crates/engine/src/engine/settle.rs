@@ -1,7 +1,7 @@
 //! After the forward pass: what was computed is booked, decisions are made, draws ordered, tokens appended.
 
 use super::append::Chosen;
-use super::decide::{self, Decided, DrawOrder, Order, Outcome};
+use super::decide::{self, Decided, DrawOrder, Order, Outcome, Picking};
 use super::{Engine, StepRoom};
 use crate::scheduler::{PlannedRow, Scheduler, SequenceId};
 use crate::sequence::{Sequence, Task};
@@ -127,6 +127,8 @@ impl Engine {
         let (age, continuation) = (sequence.age, sequence.continuation());
         let (coins, attempt, position) = (continuation.coins, continuation.attempt, sequence.tokens.len());
         let logprobs = continuation.job.parameters.logprobs;
+        let n_edits =
+            if matches!(order, Order::Pick(_)) { continuation.edits(position, &[]).len() } else { 0 };
         let mut draw = |filters, n: u16, mask: Option<TokenMask>| {
             let first = room.coins.len();
             room.coins.extend((0..u32::from(n)).map(|draw| {
@@ -145,6 +147,16 @@ impl Engine {
             Order::Take(candidate) => Outcome::Take(candidate),
             Order::Greedy => Outcome::Draw(draw(GREEDY, 0, None)),
             Order::Draw { n, filters } => Outcome::Draw(draw(filters, n, None)),
+            Order::Pick(candidates) => {
+                let coin = coins.toss(position, attempt, 0);
+                // So that as many are left when all of the edits are bans.
+                let n_asked = (usize::from(candidates) + n_edits)
+                    .min(self.capacity.max_candidates)
+                    .min(self.capacity.vocab_size);
+                room.candidate_asks.push((slot, n_asked as u16));
+                let list = room.candidate_asks.len() - 1;
+                Outcome::Pick(Picking { candidates, list, coin })
+            }
             // A draw from this token alone, for its ln p.
             Order::Force(token) => {
                 let mut mask = TokenMask::none(self.capacity.vocab_size);
@@ -237,7 +249,8 @@ impl Engine {
 
     /// Carries the decisions out.
     pub(super) fn apply(&mut self, room: &mut StepRoom, events: &mut Vec<Event>) {
-        for decided in room.decided.drain(..) {
+        let mut all = std::mem::take(&mut room.decided);
+        for mut decided in all.drain(..) {
             // The request may have failed in another of its choices, the line lost against another one.
             let Some(sequence) = self.scheduler.get(decided.id).filter(|it| it.age == decided.age) else {
                 continue;
@@ -258,6 +271,13 @@ impl Engine {
                     }
                     None => {
                         let error = nothing_to_draw(request.0, sequence.tokens.len());
+                        self.fail(request, error, events);
+                        continue;
+                    }
+                },
+                &Outcome::Pick(picking) => match self.pick(&mut decided, picking, room) {
+                    Ok(chosen) => chosen,
+                    Err(error) => {
                         self.fail(request, error, events);
                         continue;
                     }
@@ -297,6 +317,7 @@ impl Engine {
             };
             self.append(decided.id, &decided, chosen, signals, top, events);
         }
+        room.decided = all;
     }
 }
 
@@ -326,7 +347,7 @@ fn draw<'a>(
     }
 }
 
-fn nothing_to_draw(request: u64, position: usize) -> Error {
+pub(super) fn nothing_to_draw(request: u64, position: usize) -> Error {
     Error::data(
         "NothingToDraw",
         format!(

@@ -2,6 +2,7 @@
 
 use super::Signal;
 use super::document::{Fields, Node, Sources, Value};
+use super::doubt::Bin;
 use super::span::{Part, Span, Stat};
 use entropix_model::{Class, Error, Result};
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ pub struct Calibration {
     pub request: BTreeMap<String, Vec<f64>>,
     /// By [`Calibration::span_name`]: from where on another line was right more often than the first one.
     pub replace: BTreeMap<String, f64>,
+    /// By [`Calibration::span_name`]: how often answers were right, the least doubtful first.
+    pub accuracy: BTreeMap<String, Vec<Bin>>,
 }
 
 impl Calibration {
@@ -112,8 +115,35 @@ impl Calibration {
                 replace.insert(entry.key, value);
             }
         }
+        let mut accuracy: BTreeMap<String, Vec<Bin>> = BTreeMap::new();
+        if let Some(node) = fields.take("accuracy") {
+            let Value::Array(nodes) = node.value else {
+                return Err(sources.error("WrongType", node.origin, "accuracy is written as [[accuracy]]"));
+            };
+            for node in nodes {
+                let mut bin = Fields::new(&sources, "accuracy", node)?;
+                let (span, _) = bin.text("span", 256)?.ok_or_else(|| bin.missing("span"))?;
+                let from = bin.number("from", f64::MIN, f64::MAX)?.ok_or_else(|| bin.missing("from"))?;
+                let mut count = |key| Ok(bin.integer(key, 0, most)?.ok_or_else(|| bin.missing(key))? as u64);
+                let (requests, right) = (count("requests")?, count("right")?);
+                let (fixed, broken) = (count("fixed")?, count("broken")?);
+                bin.finish()?;
+                accuracy.entry(span).or_default().push(Bin { from, requests, right, fixed, broken });
+            }
+        }
         fields.finish()?;
-        Ok(Self { model, sha256, precision, requests, tokens, generated, prefill, request, replace })
+        Ok(Self {
+            model,
+            sha256,
+            precision,
+            requests,
+            tokens,
+            generated,
+            prefill,
+            request,
+            replace,
+            accuracy,
+        })
     }
 
     /// The file's text, which [`Calibration::parse`] reads back.
@@ -139,6 +169,16 @@ impl Calibration {
             let _ = writeln!(out, "\n[replace]");
             for (key, value) in &self.replace {
                 let _ = writeln!(out, "{key:?} = {}", short(*value));
+            }
+        }
+        for (span, bins) in &self.accuracy {
+            for Bin { from, requests, right, fixed, broken } in bins {
+                let _ = writeln!(
+                    out,
+                    "\n[[accuracy]]\nspan = {span:?}\nfrom = {}\nrequests = {requests}\nright = {right}\nfixed = {fixed}\n\
+                     broken = {broken}",
+                    short(*from)
+                );
             }
         }
         out
@@ -214,12 +254,18 @@ mod tests {
             prefill: BTreeMap::new(),
             request: [("mean.entropy.first64".to_owned(), table)].into(),
             replace: [("mean.entropy.first64".to_owned(), 0.25)].into(),
+            accuracy: [(
+                "mean.entropy.first64".to_owned(),
+                vec![Bin { from: 0.5, requests: 4, right: 3, fixed: 1, broken: 0 }],
+            )]
+            .into(),
         };
         let again = Calibration::parse("c", file.to_toml().as_bytes()).expect("sound");
         assert_eq!(again.to_toml(), file.to_toml());
         assert_eq!((again.model.as_str(), again.tokens), ("a \"model\"", 9));
         let span = Span { signal: Signal::Entropy, stat: Stat::Mean, part: Part::First(64), window: 1 };
         assert_eq!((again.request(&span, 0.5), again.replace_above(&span)), (Some(1.5), 0.25));
+        assert_eq!(again.accuracy, file.accuracy);
         assert_eq!(again.token(Signal::Varentropy, 0.5), None);
         for (text, code) in [
             ("model = 1", "WrongType"),

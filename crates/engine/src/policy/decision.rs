@@ -34,6 +34,13 @@ pub enum Decision {
         /// An index of [`super::Policy::phrases`].
         phrase: usize,
     },
+    /// Choose among the most probable tokens by a rule of the policy's own, [`super::Policy::pick`]. A request's
+    /// own temperature wins: then it is a draw at that. Where the request's edits raise a token, the most
+    /// probable one after the edits is taken.
+    Pick {
+        /// How many; 1..=[`crate::limits::PICK`], brought within.
+        candidates: u16,
+    },
     /// End the answer before this token.
     Stop {
         /// Why, for the report.
@@ -50,6 +57,17 @@ pub enum Decision {
     Rewind(Rewind),
     /// At the end of an answer: finish it again from several places. Anywhere else it becomes `Argmax`.
     Refork(Refork),
+}
+
+/// What a policy picked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pick {
+    /// Which of the candidates, from 0.
+    pub place: usize,
+    /// [`DecisionKind::Argmax`] or [`DecisionKind::Draw`], for reports.
+    pub kind: DecisionKind,
+    /// For reports; 0 for none.
+    pub temperature: f32,
 }
 
 /// Several children of one line, child i beginning with the i-th most probable token (after the edits). They
@@ -129,7 +147,7 @@ impl Decision {
     pub fn kind(&self) -> DecisionKind {
         match self {
             Decision::Argmax => DecisionKind::Argmax,
-            Decision::Draw(_) => DecisionKind::Draw,
+            Decision::Draw(_) | Decision::Pick { .. } => DecisionKind::Draw,
             Decision::BestOf { .. } => DecisionKind::BestOf,
             Decision::Inject { .. } => DecisionKind::Inject,
             Decision::Stop { .. } => DecisionKind::Stop,

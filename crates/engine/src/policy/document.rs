@@ -350,6 +350,26 @@ impl<'a> Fields<'a> {
         Err(self.wrong("OutOfRange", origin, key, format!("{number}; allowed is {least} to {most}")))
     }
 
+    /// Numbers within `least..=most`.
+    pub(super) fn numbers(&mut self, key: &'static str, least: f64, most: f64) -> Result<Option<Vec<f64>>> {
+        let Some(Node { origin, value }) = self.take(key) else { return Ok(None) };
+        let Value::Array(nodes) = value else {
+            return Err(self.wrong("WrongType", origin, key, format!("{}, not an array", value.name())));
+        };
+        let number = |node: Node| match node.value {
+            Value::Integer(number) => Ok(number as f64),
+            Value::Real(number) => Ok(number),
+            other => Err(self.wrong("WrongType", node.origin, key, format!("{}, no number", other.name()))),
+        };
+        let numbers = nodes.into_iter().map(number).collect::<Result<Vec<f64>>>()?;
+        match numbers.iter().find(|number| !(least..=most).contains(*number)) {
+            None => Ok(Some(numbers)),
+            Some(number) => {
+                Err(self.wrong("OutOfRange", origin, key, format!("{number}; allowed is {least} to {most}")))
+            }
+        }
+    }
+
     /// A whole number within `least..=most`.
     pub(super) fn integer(&mut self, key: &'static str, least: i64, most: i64) -> Result<Option<i64>> {
         let Some(Node { origin, value }) = self.take(key) else { return Ok(None) };

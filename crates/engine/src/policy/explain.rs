@@ -1,5 +1,6 @@
 //! Why a policy file decides as it does at given signals.
 
+use super::outline::between;
 use super::rule::{Condition, When};
 use super::signal::Inputs;
 use super::{PolicyFile, Signal};
@@ -34,17 +35,17 @@ impl PolicyFile {
                         let value = signal.value(&inputs);
                         let is_within = above < value && value < below;
                         let name = signal.name();
-                        let asked = match (above == f64::NEG_INFINITY, below == f64::INFINITY) {
-                            (false, false) => format!("between {above:.4} and {below:.4}"),
-                            (false, true) => format!("above {above:.4}"),
-                            _ => format!("below {below:.4}"),
-                        };
+                        let asked = between(above, below);
                         let is = if is_within { "is" } else { "is not" };
                         reasons.push(format!("{name} {value:.4} {is} {asked}"));
                         holds &= is_within;
                     }
                     Condition::EndsWith { .. } | Condition::Injected(_) | Condition::Class { .. } => {
                         reasons.push("asks for the token before".to_owned());
+                        is_known = false;
+                    }
+                    Condition::Lot { .. } => {
+                        reasons.push("asks for a lot".to_owned());
                         is_known = false;
                     }
                     Condition::Span { .. } | Condition::Output { .. } | Condition::Repeats { .. } => {

@@ -26,7 +26,7 @@ macro_rules! preset {
     };
 }
 
-const PRESETS: [Preset; 16] = [
+const PRESETS: [Preset; 18] = [
     preset!("greedy"),
     preset!("sample"),
     preset!("min-p"),
@@ -41,8 +41,10 @@ const PRESETS: [Preset; 16] = [
     preset!("smollm-1.7b"),
     preset!("mlx"),
     preset!("server"),
+    preset!("dslider"),
     preset!("quadrants"),
     preset!("entropix"),
+    preset!("random-gate"),
 ];
 
 /// Turns a phrase into tokens, plainly: no special tokens, nothing put before.
@@ -57,6 +59,8 @@ pub struct PolicyFile {
     hash: Arc<str>,
     names: Arc<[Arc<str>]>,
     spec: Arc<Spec>,
+    /// Where quantiles were taken from.
+    calibration: Option<Arc<Calibration>>,
 }
 
 impl PolicyFile {
@@ -148,6 +152,7 @@ impl PolicyFile {
             hash: hash.into(),
             names,
             spec: Arc::new(spec),
+            calibration: calibration.filter(|_| is_calibrated).map(|used| Arc::new(used.clone())),
         })
     }
 
@@ -178,6 +183,11 @@ impl PolicyFile {
     /// The quantiles it needs a calibration for; none once it is calibrated.
     pub fn unresolved(&self) -> &[String] {
         &self.spec.unresolved
+    }
+
+    /// The calibration its quantiles were taken from, if it has any.
+    pub fn calibration(&self) -> Option<&Calibration> {
+        self.calibration.as_deref()
     }
 
     /// How to find the answers it counts.

@@ -1,6 +1,6 @@
 //! What a policy may look back at.
 
-use super::{Phrase, RegionId};
+use super::{Lots, Phrase, RegionId};
 use crate::{Token, TokenClass, TokenClasses};
 use entropix_model::TokenId;
 
@@ -78,6 +78,7 @@ pub struct History<'a> {
     begun: &'a [RegionId],
     n_decided: usize,
     allowance: Allowance,
+    lots: Lots,
 }
 
 impl<'a> History<'a> {
@@ -90,7 +91,8 @@ impl<'a> History<'a> {
     ) -> Self {
         assert!(n_prompt <= tokens.len(), "a prompt of {n_prompt} in {} tokens", tokens.len());
         let (trace, tried, begun, n_decided, allowance) = (&[], &[], &[], 0, Allowance::ALL);
-        Self { tokens, n_prompt, injections, classes, trace, tried, begun, n_decided, allowance }
+        let lots = Lots::default();
+        Self { tokens, n_prompt, injections, classes, trace, tried, begun, n_decided, allowance, lots }
     }
 
     /// With the tokens of the output as they came about, and what may be begun.
@@ -102,6 +104,16 @@ impl<'a> History<'a> {
     /// the tokens of the output when the policy was last free to decide anything.
     pub fn with_tried(self, tried: &'a [(usize, TokenId)], begun: &'a [RegionId], n_decided: usize) -> Self {
         Self { tried, begun, n_decided, ..self }
+    }
+
+    /// With the lots of its answer.
+    pub fn with_lots(self, lots: Lots) -> Self {
+        Self { lots, ..self }
+    }
+
+    /// The lots of the answer.
+    pub fn lots(&self) -> Lots {
+        self.lots
     }
 
     /// Prompt and output; the token to be decided comes after the last of them.

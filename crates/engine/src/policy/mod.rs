@@ -4,9 +4,13 @@ mod answer;
 mod calibration;
 mod decision;
 mod document;
+pub mod doubt;
+mod dslider;
 mod explain;
 mod file;
 mod history;
+mod lot;
+mod outline;
 mod parse;
 mod reach;
 mod rule;
@@ -19,16 +23,18 @@ mod tests;
 
 pub use answer::{AnswerRule, ReadAnswer};
 pub use calibration::Calibration;
-pub use decision::{Branch, Decision, DecisionKind, Judge, Refork, Resume, Rewind, Verdict};
+pub use decision::{Branch, Decision, DecisionKind, Judge, Pick, Refork, Resume, Rewind, Verdict};
 pub use explain::Explained;
 pub use file::{Encode, PolicyFile, Preset};
 pub use history::{Allowance, History, Injections};
+pub use lot::Lots;
+pub use outline::{Bound, Outline};
 pub use score::Score;
 pub use signal::Signal;
-pub use span::{Part, Peak, Span, Stat};
+pub use span::{Part, Peak, PeakBy, Span, Stat};
 
 use crate::FinishReason;
-use entropix_model::{AttentionSignals, Signals, TokenId};
+use entropix_model::{AttentionSignals, Candidate, Coin, Result, Signals, TokenId};
 use std::sync::Arc;
 
 /// Decides each token of a request from the model's uncertainty. The same thing as a policy file, for
@@ -63,6 +69,22 @@ pub trait Policy: Send + Sync {
         history: &History<'_>,
         state: &mut PolicyState,
     ) -> Verdict;
+
+    /// Picks one of `candidates`, at least one, falling by ln p at temperature 1 (after the edits, in nats),
+    /// where [`Decision::Pick`] was decided. `coin` is the only chance there is.
+    ///
+    /// # Errors
+    /// What cannot be computed; it ends the request.
+    fn pick(
+        &self,
+        _region: RegionId,
+        _candidates: &[Candidate],
+        _signals: &Signals,
+        _coin: Coin,
+        _state: &mut PolicyState,
+    ) -> Result<Pick> {
+        Ok(Pick { place: 0, kind: DecisionKind::Argmax, temperature: 0.0 })
+    }
 
     /// Sees every token of the output once, with its ln p at temperature 1 before any edit, in nats.
     fn observe(&self, _token: TokenId, _logprob: f32, _state: &mut PolicyState) {}

@@ -223,7 +223,7 @@ impl<'a> Reader<'a> {
         let rule = self.rule(&mut fields)?;
         let fits = match when {
             When::Default => {
-                matches!(rule, Rule::Argmax | Rule::Draw(_) | Rule::BestOf { .. } | Rule::Stop(_))
+                !matches!(rule, Rule::Inject(_) | Rule::Branch(_) | Rule::Rewind { .. } | Rule::Refork { .. })
             }
             When::End => matches!(rule, Rule::Rewind { .. } | Rule::Refork { .. } | Rule::Stop(_)),
             When::Token | When::At(_) => !matches!(rule, Rule::Refork { .. }),

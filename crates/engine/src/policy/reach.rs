@@ -1,7 +1,7 @@
 //! Whether a region can ever decide: its conditions span a box, and the boxes of the regions before it may
 //! cover it.
 
-use super::rule::{Condition, Region, When};
+use super::rule::{Condition, LotOf, Region, When};
 use super::signal::Signal;
 use std::collections::BTreeMap;
 
@@ -23,6 +23,7 @@ enum Axis {
     EndsWith(usize),
     Injected,
     Class(u8),
+    Lot(LotOf),
 }
 
 /// The axes that are bounded, and how.
@@ -68,6 +69,7 @@ fn area(conditions: &[Condition]) -> Option<Area> {
             Condition::Between { above, below, .. } if above.is_nan() || below.is_nan() => continue,
             // Not of a single token.
             Condition::Span { .. } | Condition::Output { .. } | Condition::Repeats { .. } => continue,
+            Condition::Lot { of, above, below } => (Axis::Lot(of), (Cut(above, true), Cut(below, false))),
             Condition::Between { signal, above, below } => {
                 (Axis::Signal(signal), (Cut(above, true), Cut(below, false)))
             }

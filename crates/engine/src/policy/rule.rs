@@ -1,5 +1,6 @@
 //! What a policy file says once it is read: numbers, conditions, decisions. Everything in nats.
 
+use super::dslider::Dslider;
 use super::score::Score;
 use super::signal::{Inputs, Signal};
 use super::span::{Peak, Span};
@@ -151,7 +152,7 @@ impl Target {
         match self {
             Target::Back(n) => history.output().len().checked_sub(*n),
             Target::Peak { peak, nth } => {
-                peak.find(history.trace(), history.tried(), *nth).get(nth - 1).copied()
+                peak.find(history.trace(), history.tried(), history.lots(), *nth).get(nth - 1).copied()
             }
         }
     }
@@ -166,6 +167,8 @@ pub(super) enum Rule {
         n: u16,
         draw: DrawRule,
     },
+    /// The only one of its policy: what it remembers is the policy's state.
+    Dslider(Box<Dslider>),
     /// An index of the policy's phrases.
     Inject(usize),
     Stop(Arc<str>),
@@ -203,6 +206,7 @@ impl Rule {
             Rule::Argmax => Decision::Argmax,
             Rule::Draw(draw) => Decision::Draw(draw.filters(inputs)),
             Rule::BestOf { n, draw } => Decision::BestOf { n: *n, filters: draw.filters(inputs) },
+            Rule::Dslider(dslider) => Decision::Pick { candidates: dslider.candidates },
             &Rule::Inject(phrase) => {
                 history.may_inject(phrase, &phrases[phrase]).then_some(Decision::Inject { phrase })?
             }
@@ -220,7 +224,7 @@ impl Rule {
                 if !allowance.refork || history.attempts(region) >= *attempts {
                     return None;
                 }
-                let points = peak.find(history.trace(), history.tried(), *points);
+                let points = peak.find(history.trace(), history.tried(), history.lots(), *points);
                 if points.is_empty() {
                     return None;
                 }
@@ -235,6 +239,7 @@ impl Rule {
             Rule::Argmax => "argmax",
             Rule::Draw(_) => "draw",
             Rule::BestOf { .. } => "best_of",
+            Rule::Dslider(_) => "dslider",
             Rule::Inject(_) => "inject",
             Rule::Stop(_) => "stop",
             Rule::Branch(_) => "branch",
@@ -303,6 +308,19 @@ pub(super) enum When {
     Default,
 }
 
+/// Whose lot a condition asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum LotOf {
+    Answer,
+    /// The one to be decided.
+    Token,
+}
+
+impl LotOf {
+    pub(super) const ALL: [(LotOf, &'static str); 2] =
+        [(LotOf::Answer, "answer_lot"), (LotOf::Token, "token_lot")];
+}
+
 /// One thing that must hold for a region.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Condition {
@@ -316,6 +334,8 @@ pub(super) enum Condition {
     Class { class: TokenClass, wanted: bool },
     /// Strictly between; not without a token.
     Span { span: Span, above: f64, below: f64 },
+    /// A lot, strictly between.
+    Lot { of: LotOf, above: f64, below: f64 },
     /// Tokens of the output, strictly between.
     Output { above: Option<usize>, below: Option<usize> },
     /// The last `ngram` tokens of the output stand in it `times` times.
@@ -334,6 +354,14 @@ impl Condition {
             Condition::Class { class, wanted } => history.last_is(class) == wanted,
             Condition::Span { span, above, below } => {
                 span.value(history.trace()).is_some_and(|value| above < value && value < below)
+            }
+            Condition::Lot { of, above, below } => {
+                let lots = history.lots();
+                let lot = match of {
+                    LotOf::Answer => lots.of_answer(),
+                    LotOf::Token => lots.of_token(history.output().len()),
+                };
+                above < lot && lot < below
             }
             Condition::Output { above, below } => {
                 let n = history.output().len();
@@ -420,11 +448,14 @@ impl Region {
     pub(super) fn is_plain(&self) -> bool {
         let is_known = |condition: &Condition| match condition {
             Condition::Between { above, below, .. } => !above.is_nan() && !below.is_nan(),
-            Condition::Span { .. } | Condition::Output { .. } | Condition::Repeats { .. } => false,
+            Condition::Span { .. }
+            | Condition::Lot { .. }
+            | Condition::Output { .. }
+            | Condition::Repeats { .. } => false,
             _ => true,
         };
         self.when == When::Token
             && self.conditions.iter().all(is_known)
-            && matches!(self.rule, Rule::Argmax | Rule::Draw(_) | Rule::BestOf { .. })
+            && matches!(self.rule, Rule::Argmax | Rule::Draw(_) | Rule::BestOf { .. } | Rule::Dslider(_))
     }
 }

@@ -1,7 +1,7 @@
 //! Numbers of a stretch of the output, and its peaks.
 
-use super::Signal;
 use super::signal::Inputs;
+use super::{Lots, Signal};
 use crate::{DecisionKind, Token};
 use entropix_model::AttentionSignals;
 
@@ -81,11 +81,20 @@ impl Span {
     }
 }
 
-/// The places of an output where another token was a real choice, the highest signal first.
+/// What puts peaks in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeakBy {
+    /// The height of a signal.
+    Signal(Signal),
+    /// Chance: [`Lots::of_token`].
+    Lot,
+}
+
+/// The places of an output where another token was a real choice, the highest first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Peak {
-    /// By which signal.
-    pub signal: Signal,
+    /// What makes them high.
+    pub by: PeakBy,
     /// Where to look.
     pub part: Part,
     /// Fewest tokens between a peak and another one, or a place that was tried before.
@@ -97,8 +106,15 @@ pub struct Peak {
 }
 
 impl Peak {
-    /// At most `n` places of the output, from 0, the highest first, ties to the earlier.
-    pub fn find(&self, trace: &[Token], tried: impl Iterator<Item = usize>, n: usize) -> Vec<usize> {
+    /// At most `n` places of the output, from 0, the highest first, ties to the earlier. `tried` are places
+    /// that are taken, `lots` those of the answer.
+    pub fn find(
+        &self,
+        trace: &[Token],
+        tried: impl Iterator<Item = usize>,
+        lots: Lots,
+        n: usize,
+    ) -> Vec<usize> {
         let part = self.part.of(trace);
         let first = match self.part {
             Part::Last(_) => trace.len() - part.len(),
@@ -110,7 +126,7 @@ impl Peak {
             .iter()
             .enumerate()
             .filter(|(_, token)| self.is_choice(token))
-            .map(|(i, token)| (first + i, value(token, self.signal)))
+            .map(|(i, token)| (first + i, self.height(first + i, token, lots)))
             .collect();
         places.sort_by(|a, b| b.1.total_cmp(&a.1));
         for (place, _) in places {
@@ -122,6 +138,13 @@ impl Peak {
             }
         }
         taken.split_off(n_tried)
+    }
+
+    fn height(&self, place: usize, token: &Token, lots: Lots) -> f64 {
+        match self.by {
+            PeakBy::Signal(signal) => value(token, signal),
+            PeakBy::Lot => lots.of_token(place),
+        }
     }
 
     fn is_choice(&self, token: &Token) -> bool {

@@ -1,10 +1,13 @@
 //! A policy file at work.
 
-use super::rule::{Region, When};
+use super::rule::{Region, Rule, When};
 use super::signal::Inputs;
-use super::{Budget, Decision, History, Needs, Phrase, Policy, PolicyState, ReadAnswer, RegionId, Verdict};
+use super::{
+    Budget, Decision, DecisionKind, History, Needs, Phrase, Pick, Policy, PolicyState, ReadAnswer, RegionId,
+    Verdict,
+};
 use crate::FinishReason;
-use entropix_model::{AttentionSignals, Signals, TokenId};
+use entropix_model::{AttentionSignals, Candidate, Coin, Result, Signals, TokenId};
 use std::sync::Arc;
 
 /// An ordered table of regions, the first that applies decides; the last one, the default, always does.
@@ -73,6 +76,20 @@ impl Policy for TablePolicy {
         // Only a default that stops is not obeyed everywhere.
         let last = RegionId(self.regions.len() as u16 - 1);
         decided.unwrap_or(Verdict { region: last, decision: Decision::Argmax })
+    }
+
+    fn pick(
+        &self,
+        region: RegionId,
+        candidates: &[Candidate],
+        signals: &Signals,
+        coin: Coin,
+        state: &mut PolicyState,
+    ) -> Result<Pick> {
+        match self.regions.get(usize::from(region.0)).map(|region| &region.rule) {
+            Some(Rule::Dslider(dslider)) => dslider.pick(candidates, signals, coin, state),
+            _ => Ok(Pick { place: 0, kind: DecisionKind::Argmax, temperature: 0.0 }),
+        }
     }
 
     fn conclude(

@@ -193,6 +193,8 @@ struct Heard {
     n_raw: usize,
     /// Lines that were made or taken back, each of which runs one token again.
     n_again: usize,
+    /// Tokens that the events charge for.
+    discarded: usize,
 }
 
 impl Heard {
@@ -204,8 +206,9 @@ impl Heard {
                 assert_eq!(line.len() + n_prompt, token.position, "tokens in order");
                 line.push(token.token);
             }
-            Raw::Retract { branch, position, .. } => {
+            Raw::Retract { branch, position, discarded, .. } => {
                 self.n_again += 1;
+                self.discarded += discarded;
                 self.lines.entry(branch).or_default().truncate(position - n_prompt);
             }
             Raw::Fork { parent, children, decision, .. } => {
@@ -217,8 +220,9 @@ impl Heard {
                     assert!(self.lines.insert(child, own).is_none(), "line {child} is made twice");
                 }
             }
-            Raw::Join { winner, scores, .. } => {
+            Raw::Join { winner, scores, discarded, .. } => {
                 self.n_again += 1;
+                self.discarded += discarded;
                 for (line, _) in scores {
                     if line != winner {
                         self.lines.remove(&line);
@@ -322,6 +326,7 @@ fn run(
                 }
                 Event::Done(Done { request, choice, finish, usage, .. }) => {
                     let heard = heard.entry((ids[&request], choice)).or_default();
+                    assert_eq!(heard.discarded, usage.discarded_tokens, "every charge has its event");
                     let end = (finish, usage.completion_tokens, usage.discarded_tokens);
                     assert!(heard.done.replace(end).is_none(), "ends twice");
                 }

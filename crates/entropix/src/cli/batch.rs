@@ -15,7 +15,7 @@ use entropix::jobs::{
     Tracer, longest_first,
 };
 use entropix::text::ChatTemplate;
-use entropix_engine::{Interrupts, Parameters, Stats};
+use entropix_engine::{Calibration, Interrupts, Parameters, Stats};
 use entropix_model::Error;
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -34,8 +34,10 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     {
         return Err(ChatTemplate::missing(&session.model().path).into());
     }
+    let policy_file = load::calibrated(&policy_file, &args.sampling, &session, output)?;
+    session.engine().limit_extra_tokens(args.extra_tokens);
     let batch = BatchJob {
-        policy: session.bind(&load::calibrated(&policy_file, &args.sampling, &session)?)?,
+        policy: session.bind(&policy_file)?,
         preparation: load::preparation(&chat),
         defaults: sources.defaults(),
         signals: args.signals.into(),
@@ -43,7 +45,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         fail_fast: args.job.fail_fast,
         is_traced: args.trace.is_some(),
     };
-    let mut tracer = match &args.trace {
+    let trace = match &args.trace {
         None => None,
         Some(path) => {
             let existing = match job.is_resumed() {
@@ -51,8 +53,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
                 false if args.job.overwrite => Existing::Overwrite,
                 false => Existing::Refuse,
             };
-            let lines = LineWriter::open_beside(path, job.input.file(), existing)?;
-            Some(Tracer::new(lines, batch.policy.regions()))
+            Some(LineWriter::open_beside(path, job.input.file(), existing)?)
         }
     };
     let template_file = chat.chat_template.as_deref();
@@ -65,12 +66,16 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         sha256: policy_file.hash().into(),
         source: policy_file.source().into(),
         changes: args.sampling.set.clone(),
+        calibration: policy_file.calibration().map(Calibration::to_toml),
+        extra_tokens: args.extra_tokens,
     });
     manifest.set_parameter("seed", json!(Parameters::default().seed), "default");
     sources
         .entries()
         .into_iter()
         .for_each(|(name, value, source)| manifest.set_parameter(name, value, source));
+    let tracer = |lines| Tracer::begin(lines, &manifest, &policy_file, session.tokenizer().clone());
+    let mut tracer = trace.map(tracer).transpose()?;
     let mut begun = job.begin(&args.job, manifest, output)?;
     load::tell(&session, &policy_file, &sources, output);
     if !output.quiet && output.verbose == 0 {
@@ -167,6 +172,7 @@ impl Report {
                 "recomputed": stats.recomputed_tokens,
             },
             "tokens_per_second": {"prompt": rate(stats.tokens_in), "answer": rate(stats.tokens_out)},
+            "over_budget": stats.over_budget,
             "preemptions": stats.preemptions,
             "signals": {
                 "mean_entropy_nats": mean(tally.mean_entropy()),

@@ -1,26 +1,27 @@
 //! `calibrate`: what a model's signals usually are.
 
-use super::args::{CalibrateArgs, OutputArgs};
+use super::args::{AnswerArg, CalibrateArgs, OutputArgs};
 use super::load::{self, Loaded};
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::sayln;
 use anyhow::Result;
 use entropix::jobs::params::Params;
 use entropix::jobs::{
-    BadLine, CalibrationJob, Done, Existing, JobInput, JobRequest, LineWriter, PlainText, Shard,
+    BadLine, CalibrationJob, Done, Existing, JobInput, JobRequest, Labels, LineWriter, PlainText, Shard,
 };
-use entropix_model::Checkpoint;
+use entropix_engine::AnswerRule;
 
 /// Calibrates.
 pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
     let plain = if args.chat.no_chat_template { PlainText::Raw } else { PlainText::Question };
     let input = JobInput::open(&args.input, args.input_format.map(Into::into), plain)?;
     let n_requests = input.check::<JobRequest>(BadLine::Fail, Shard::WHOLE, &mut Done::default())?.n_requests;
+    let labels = args.labels.as_deref().map(Labels::read).transpose()?.unwrap_or_default();
     let existing = if args.overwrite { Existing::Overwrite } else { Existing::Refuse };
     let mut lines = LineWriter::open_beside(&args.output, input.file(), existing)?;
     let Loaded { mut session, .. } =
         load::session(&args.model, Some(&args.chat), args.batch_size, Params::default(), output)?;
-    let sha256 = Checkpoint::open(&session.model().path)?.fingerprint(&mut |_, _| {})?;
+    let sha256 = load::fingerprint(&session, output)?;
     if !output.quiet {
         sayln!("{}: {n_requests} requests of {} tokens at most", load::headline(&session), args.max_tokens);
     }
@@ -28,6 +29,11 @@ pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
         preparation: load::preparation(&args.chat),
         defaults: Params { max_tokens: Some(args.max_tokens), ..Params::default() },
         max_in_flight: args.batch_size.saturating_mul(2),
+        labels,
+        answer: match args.answer {
+            AnswerArg::LastNumber => AnswerRule::LastNumber,
+            AnswerArg::Boxed => AnswerRule::Boxed,
+        },
     };
     let mut progress = Progress::new(output, "calibrate", Some(n_requests as u64), Unit::Pieces);
     let calibration = job

@@ -2,10 +2,8 @@
 
 use super::args::{JobArgs, OutputArgs};
 use super::load;
-use crate::report::progress::{Progress, Unit};
 use crate::report::say::sayln;
 use anyhow::{Context, Result};
-use entropix::hub;
 use entropix::jobs::manifest::{EngineRecord, InputRecord, ModelRecord, PromptRecord};
 use entropix::jobs::{
     Checked, Done, InputFormat, Item, Items, JobInput, JobLine, Ledger, Manifest, PlainText, Shard, Sink,
@@ -98,7 +96,7 @@ impl Job {
         let model = ModelRecord {
             name: summary.name.clone(),
             path: path(&summary.path),
-            sha256: fingerprint(session, output)?,
+            sha256: load::fingerprint(session, output)?,
             precision: summary.precision_name().into(),
             kernel_path: summary.processor.kernels(),
             context: session.context_limit(),
@@ -161,20 +159,4 @@ pub(super) fn write_summary(path: Option<&Path>, summary: &Value) -> Result<()> 
     let Some(path) = path else { return Ok(()) };
     let text = serde_json::to_string_pretty(summary)? + "\n";
     std::fs::write(path, text).with_context(|| format!("{}: cannot write the summary", path.display()))
-}
-
-fn fingerprint(session: &Session, output: &OutputArgs) -> Result<String> {
-    let mut shown: Option<Progress> = None;
-    let cache = hub::Settings::from_env().cache;
-    let hash = session.fingerprint(cache.as_deref(), &mut |done, total| {
-        if total >= load::LARGE {
-            let progress =
-                shown.get_or_insert_with(|| Progress::new(output, "hashing", Some(total), Unit::Bytes));
-            progress.set(done, String::new);
-        }
-    });
-    if let Some(progress) = shown {
-        progress.finish();
-    }
-    Ok(hash?)
 }

@@ -8,9 +8,9 @@ use anyhow::Result;
 use entropix::jobs::Preparation;
 use entropix::jobs::params::Params;
 use entropix::text::Special;
-use entropix::{Device, Precision, Session, SessionOptions, hub};
+use entropix::{Device, Precision, Session, SessionOptions, calibrations, hub};
 use entropix_engine::{Calibration, PolicyFile};
-use entropix_model::{Checkpoint, Class, Error};
+use entropix_model::{Class, Error};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
@@ -182,14 +182,24 @@ pub(crate) fn calibration(path: &Path) -> Result<Calibration> {
     Ok(Calibration::parse(&path.display().to_string(), &bytes)?)
 }
 
-/// The policy with its quantiles taken from the calibration, which must be this model's.
+/// The policy with its quantiles taken from a calibration, which must be this model's: the one of the flags, else
+/// one that comes with the program. Without either it stays as it is.
 pub(crate) fn calibrated(
     policy: &PolicyFile,
     sampling: &SamplingArgs,
     session: &Session,
+    output: &OutputArgs,
 ) -> Result<PolicyFile> {
-    let Some(path) = sampling.calibration.as_deref() else { return Ok(policy.clone()) };
-    let sha256 = Checkpoint::open(&session.model().path)?.fingerprint(&mut |_, _| {})?;
+    let Some(path) = sampling.calibration.as_deref() else {
+        if policy.unresolved().is_empty() {
+            return Ok(policy.clone());
+        }
+        return match calibrations::of(&fingerprint(session, output)?) {
+            Some(calibration) => Ok(policy.calibrated(&calibration)?),
+            None => Ok(policy.clone()),
+        };
+    };
+    let sha256 = fingerprint(session, output)?;
     let calibration = calibration(path)?;
     if sha256 != calibration.sha256 {
         let (model, other) = (&session.model().name, &calibration.model);
@@ -202,6 +212,23 @@ pub(crate) fn calibrated(
         return Err(Error::new(Class::Config, "WrongModel", message).into());
     }
     Ok(policy.calibrated(&calibration)?)
+}
+
+/// The hash of the model's files; hashing a large one is shown.
+pub(super) fn fingerprint(session: &Session, output: &OutputArgs) -> Result<String> {
+    let mut shown: Option<Progress> = None;
+    let cache = hub::Settings::from_env().cache;
+    let hash = session.fingerprint(cache.as_deref(), &mut |done, total| {
+        if total >= LARGE {
+            let progress =
+                shown.get_or_insert_with(|| Progress::new(output, "hashing", Some(total), Unit::Bytes));
+            progress.set(done, String::new);
+        }
+    });
+    if let Some(progress) = shown {
+        progress.finish();
+    }
+    Ok(hash?)
 }
 
 /// What the sampling flags say.

@@ -7,6 +7,7 @@ mod calibrate;
 mod docs;
 mod doctor;
 mod exit;
+mod explain;
 mod interrupt;
 mod job;
 mod limits;
@@ -15,6 +16,7 @@ mod merge;
 mod policy;
 mod renderer;
 mod replay;
+mod report;
 mod run;
 mod score;
 mod sources;
@@ -58,6 +60,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Bench(args) => bench::run(&args, &output)?,
         Verb::Calibrate(args) => calibrate::run(&args, &output)?,
         Verb::Replay(args) => replay::run(&args, &output)?,
+        Verb::Report(args) => report::run(&args, &output)?,
         Verb::Policy(verb) => policy::run(verb)?,
         Verb::Pull(args) => {
             let settings = hub::Settings { refresh: true, ..hub::Settings::from_env() };

@@ -1,6 +1,7 @@
 //! `run`: one answer streamed, or a chat.
 
 use super::args::{OutputArgs, RunArgs, SignalsArg};
+use super::explain::Explainer;
 use super::interrupt::{self, INTERRUPTED};
 use super::load::{self, Loaded};
 use crate::report::paint::{Mark, Paint};
@@ -13,7 +14,7 @@ use entropix::Session;
 use entropix::jobs::params::Params;
 use entropix::jobs::{Choice, Form, JobRequest, Preparation, Prompt};
 use entropix::text::{ChatTemplate, Message};
-use entropix_engine::{DecisionKind, Event, Interrupts, Policy};
+use entropix_engine::{DecisionKind, Event, Interrupts, Policy, Work};
 use entropix_model::{Class, Error, TokenId};
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
@@ -32,10 +33,15 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<ExitCode> {
     let prompt = prompt(args)?;
     let Loaded { session, sources } = load::session(&args.model, Some(&args.chat), 1, flags, output)?;
     load::tell(&session, &policy_file, &sources, output);
-    let policy = session.bind(&load::calibrated(&policy_file, &args.sampling, &session)?)?;
+    let policy = session.bind(&load::calibrated(&policy_file, &args.sampling, &session, output)?)?;
+    let explain = args.explain.then(|| {
+        let paint = Paint::choose(output.color(), &std::io::stdout());
+        Explainer::new(paint, Arc::clone(&policy), Arc::clone(session.tokenizer()))
+    });
     let mut talk = Talk {
         session,
         policy,
+        explain,
         preparation: load::preparation(&args.chat),
         defaults: sources.defaults(),
         signals: args.signals,
@@ -96,6 +102,8 @@ struct Talk {
     policy: Arc<dyn Policy>,
     preparation: Preparation,
     defaults: Params,
+    /// With --explain.
+    explain: Option<Explainer>,
     signals: SignalsArg,
     /// Of the answer.
     paint: Paint,
@@ -178,13 +186,20 @@ impl Talk {
         // The key of the first request is the same in every run, so the same seed gives the same answer.
         let id = format!("run-{}", self.n_requests);
         self.n_requests += 1;
-        let prepared = self.preparation.prepare(&self.session, &id, request, &self.defaults, &self.policy)?;
+        let mut prepared =
+            self.preparation.prepare(&self.session, &id, request, &self.defaults, &self.policy)?;
+        if let (Work::Generate(generate), Some(_)) = (&mut prepared.request.work, &self.explain) {
+            generate.parameters.raw_events = true;
+        }
         let mut answers = prepared.answers;
         let started = Instant::now();
         let request = self.session.engine().submit(prepared.request)?;
         let (mut first, mut interrupted, mut done) = (None, false, false);
         let mut events = Vec::new();
         let mut out = std::io::stdout().lock();
+        if let Some(explain) = &self.explain {
+            out.write_all(explain.legend().as_bytes()).context(STDOUT)?;
+        }
         while !done {
             self.session.engine().step(&mut events)?;
             for event in events.drain(..) {
@@ -193,13 +208,27 @@ impl Talk {
                         first.get_or_insert_with(|| started.elapsed());
                         let (entropy, mark) = (token.signals.entropy, mark(token.decision));
                         let text = answers.push(token);
-                        out.write_all(self.paint.tint(&text, entropy, mark).as_bytes()).context(STDOUT)?;
+                        if self.explain.is_none() {
+                            out.write_all(self.paint.tint(&text, entropy, mark).as_bytes())
+                                .context(STDOUT)?;
+                        }
                     }
                     Event::Done(end) => {
-                        let shown = answers.choices[0].text.len();
+                        let shown = match self.explain {
+                            None => answers.choices[0].text.len(),
+                            Some(_) => {
+                                out.write_all(b"\n").context(STDOUT)?;
+                                0
+                            }
+                        };
                         answers.finish(end);
                         out.write_all(&answers.choices[0].text.as_bytes()[shown..]).context(STDOUT)?;
                         done = true;
+                    }
+                    Event::Raw(raw) => {
+                        if let Some(explain) = &self.explain {
+                            out.write_all(explain.line(&raw).as_bytes()).context(STDOUT)?;
+                        }
                     }
                     Event::Failed { error, .. } => return Err(error.into()),
                     _ => {}

@@ -14,7 +14,7 @@ use entropix::jobs::{
 };
 use entropix::text::{Date, Special};
 use entropix::{Device, Precision, Session, SessionOptions, hub};
-use entropix_engine::{Interrupts, PolicyFile, Stats};
+use entropix_engine::{Calibration, Interrupts, PolicyFile, Stats};
 use entropix_model::{Class, Error};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -155,7 +155,16 @@ fn compute(
         job.run(session, sampled::<ScoreRequest>(input, lines)?, &mut sink, &mut watch)?
     } else {
         let record = manifest.policy.as_ref().ok_or_else(|| config("it names no policy".into()))?;
-        let policy = PolicyFile::parse(&record.name, record.source.as_bytes(), &record.changes)?;
+        if record.extra_tokens.is_some() {
+            let message =
+                "it was made with --extra-tokens, and which answers that hit depends on their order";
+            return Err(config(message.into()).into());
+        }
+        let mut policy = PolicyFile::parse(&record.name, record.source.as_bytes(), &record.changes)?;
+        if let Some(calibration) = &record.calibration {
+            policy = policy
+                .calibrated(&Calibration::parse("the manifest's calibration", calibration.as_bytes())?)?;
+        }
         if policy.hash() != record.sha256 {
             return Err(config(format!("the policy {:?} means something else here", record.name)).into());
         }

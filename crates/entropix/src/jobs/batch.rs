@@ -128,11 +128,18 @@ impl BatchJob {
                 let (Some(item), Some(ticket)) = (items.next(), tickets.next()) else { break };
                 let Item { id, hash, request } = item?;
                 let form = request.as_ref().map_or(Form::Short, |request| request.form.clone());
+                let prompt = request.as_ref().ok().filter(|_| tracer.is_some()).map(|r| r.prompt.clone());
                 match request.and_then(|request| self.submit(session, &id, request)) {
                     Ok((request, answers)) => {
+                        if let (Some(tracer), Some(prompt)) = (&mut tracer, prompt) {
+                            tracer.request(&id, &prompt, answers.choices.len())?;
+                        }
                         in_flight.insert(request, InFlight { ticket, id, hash, form, answers });
                     }
                     Err(error) => {
+                        if let Some(tracer) = &mut tracer {
+                            tracer.failed(&id, &error)?;
+                        }
                         sink.put(ticket, row::failed(&id, &hash, &form, &error))?;
                         fail(&mut ended, observer, &id, &error);
                     }
@@ -160,6 +167,9 @@ impl BatchJob {
                     Event::Done(done) => {
                         let request = done.request;
                         let Some(flight) = in_flight.get_mut(&request) else { continue };
+                        if let Some(tracer) = &mut tracer {
+                            tracer.done(&flight.id, &done)?;
+                        }
                         if !flight.answers.finish(done) {
                             continue;
                         }
@@ -170,6 +180,12 @@ impl BatchJob {
                 };
                 let Some(flight) = in_flight.remove(&request) else { continue };
                 let InFlight { ticket, id, hash, form, answers } = flight;
+                if let Some(tracer) = &mut tracer {
+                    tracer.forget(request);
+                    if let Err(error) = &outcome {
+                        tracer.failed(&id, error)?;
+                    }
+                }
                 match outcome {
                     Ok(()) => {
                         let Answers { choices, asked, .. } = &answers;

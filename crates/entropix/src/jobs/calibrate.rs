@@ -1,10 +1,14 @@
 //! What a model's signals usually are, over many requests answered with the likeliest tokens.
 
+use super::labels::Labels;
 use super::params::Params;
 use super::{Item, JobRequest, Preparation};
 use crate::Session;
+use crate::text::{answer_reader, find_answer};
+use entropix_engine::doubt::{self, Bin, Judged};
 use entropix_engine::{
-    Calibration, Event, Part, Request, RequestId, RequestKey, Signal, Span, Stat, Token, Work,
+    AnswerRule, Calibration, Event, Part, PolicyFile, Raw, ReadAnswer, Request, RequestId, RequestKey,
+    Signal, Span, Stat, Token, Work,
 };
 use entropix_model::{Class, Error, Result, Signals};
 use std::collections::{BTreeMap, HashMap};
@@ -17,7 +21,30 @@ pub struct CalibrationJob {
     pub defaults: Params,
     /// Most requests in the engine at once.
     pub max_in_flight: usize,
+    /// Known answers; may be empty.
+    pub labels: Labels,
+    /// How answers are found, in what the model says and in labels.
+    pub answer: AnswerRule,
 }
+
+/// The line that competes with an answer: from its most uncertain token on with the runner-up, as `entropix` makes
+/// it. Both are run to their ends.
+const OTHER_LINE: &str = r#"
+name = "other-line"
+[budget]
+extra_tokens = 1e9
+reforks = 1
+[[region]]
+name = "fork"
+when.at = "end"
+decision = "refork"
+points = 1
+peak = { signal = "entropy", min_gap = 6, choices = 1.5, runner_up = 0.05 }
+then = "best"
+score = "mean_logp"
+[default]
+decision = "argmax"
+"#;
 
 /// Signals of the logits: those that need no further work.
 const SIGNALS: [Signal; 5] =
@@ -35,12 +62,18 @@ fn spans() -> Vec<Span> {
     spans
 }
 
+/// The spans whose doubt is held against the truth: early, and of the whole answer.
+fn doubts() -> [Span; 2] {
+    let early = Span { signal: Signal::Entropy, stat: Stat::Mean, part: Part::First(64), window: 1 };
+    [early, Span { stat: Stat::Max, part: Part::All, window: 32, ..early }]
+}
+
 impl CalibrationJob {
-    /// Answers every request greedily, and reads its prompt; `advanced` is told how many are done. `sha256`
-    /// names the model.
+    /// Answers every request greedily, and reads its prompt; one whose answer is known is also answered from its
+    /// most uncertain token on with the runner-up. `advanced` is told how many are done. `sha256` names the model.
     ///
     /// # Errors
-    /// A request that is wrong, or nothing to calibrate by; failures of the backend.
+    /// A request that is wrong, nothing to calibrate by, or labels of no request; failures of the backend.
     pub fn run(
         &self,
         session: &mut Session,
@@ -48,23 +81,30 @@ impl CalibrationJob {
         requests: impl Iterator<Item = Result<Item<JobRequest>>>,
         advanced: &mut dyn FnMut(u64),
     ) -> Result<Calibration> {
-        let policy = session.policy("greedy", &[])?;
+        let greedy = session.policy("greedy", &[])?;
+        let other_line = session.bind(&PolicyFile::parse("calibrate", OTHER_LINE.as_bytes(), &[])?)?;
+        let read = answer_reader(&self.answer, session.tokenizer())?;
         let mut requests = requests.fuse();
-        let mut running: HashMap<RequestId, Vec<Token>> = HashMap::new();
+        let mut running: HashMap<RequestId, Running> = HashMap::new();
         let mut scoring = 0usize;
-        let mut values: BTreeMap<(bool, Signal), Vec<f64>> = BTreeMap::new();
-        let spans = spans();
-        let mut by_span: Vec<Vec<f64>> = vec![Vec::new(); spans.len()];
-        let (mut n_requests, mut n_tokens) = (0u64, 0u64);
+        let mut seen = Seen::default();
         let mut events = Vec::new();
         loop {
             while running.len() < self.max_in_flight {
                 let Some(request) = requests.next() else { break };
                 let Item { id, request, .. } = request?;
-                let request = request?;
-                let prepared = self.preparation.prepare(session, &id, request, &self.defaults, &policy)?;
+                let label = self.labels.get(&id).map(|label| normal(label, &self.answer)).transpose()?;
+                let policy = if label.is_some() { &other_line } else { &greedy };
+                let mut prepared =
+                    self.preparation.prepare(session, &id, request?, &self.defaults, policy)?;
                 let prompt = prepared.request.prompt.clone();
-                running.insert(session.engine().submit(prepared.request)?, Vec::new());
+                if let Work::Generate(generate) = &mut prepared.request.work {
+                    generate.parameters.raw_events = true;
+                }
+                let lines = BTreeMap::from([(0, Vec::new())]);
+                let n_prompt = prompt.len();
+                running
+                    .insert(session.engine().submit(prepared.request)?, Running { n_prompt, label, lines });
                 let score = Request { key: RequestKey(0), prompt, work: Work::Score { attention: false } };
                 session.engine().submit(score)?;
                 scoring += 1;
@@ -75,21 +115,16 @@ impl CalibrationJob {
             session.engine().step(&mut events)?;
             for event in events.drain(..) {
                 match event {
-                    Event::Token(token) => {
-                        keep(&mut values, true, &token.signals);
-                        n_tokens += 1;
-                        if let Some(said) = running.get_mut(&token.request) {
-                            said.push(token);
+                    Event::Raw(raw) => {
+                        if let Some(answer) = running.get_mut(&raw.request()) {
+                            answer.follow(raw);
                         }
                     }
-                    Event::Scored(scored) => keep(&mut values, false, &scored.signals),
+                    Event::Scored(scored) => keep(&mut seen.values, false, &scored.signals),
                     Event::Done(done) => match running.remove(&done.request) {
-                        Some(said) => {
-                            for (span, values) in spans.iter().zip(&mut by_span) {
-                                values.extend(span.value(&said));
-                            }
-                            n_requests += 1;
-                            advanced(n_requests);
+                        Some(answer) => {
+                            seen.add(answer, &*read);
+                            advanced(seen.n_requests);
                         }
                         None => scoring -= 1,
                     },
@@ -98,31 +133,124 @@ impl CalibrationJob {
                 }
             }
         }
-        if n_tokens == 0 {
+        if seen.n_tokens == 0 {
             let message = "no token was generated; calibrate with some hundred prompts";
             return Err(Error::new(Class::Data, "NothingToCalibrate", message.to_owned()));
         }
+        if !self.labels.is_empty() && seen.judged[0].is_empty() {
+            let n = self.labels.len();
+            let message =
+                format!("none of the {n} labels has the id of a request; ids must be the same in both files");
+            return Err(Error::new(Class::Data, "Labels", message));
+        }
+        Ok(seen.calibration(session, sha256))
+    }
+}
+
+/// What a request says in the end, known or given.
+fn normal(label: &str, rule: &AnswerRule) -> Result<String> {
+    find_answer(rule, label)?.ok_or_else(|| {
+        Error::data(
+            "Labels",
+            format!("the label {label:?} holds no answer of the kind {rule:?}; see --answer"),
+        )
+    })
+}
+
+/// A request on its way.
+struct Running {
+    n_prompt: usize,
+    /// Its answer, if it is known.
+    label: Option<String>,
+    /// The tokens of the answer (0) and of its other line.
+    lines: BTreeMap<u32, Vec<Token>>,
+}
+
+impl Running {
+    fn follow(&mut self, raw: Raw) {
+        match raw {
+            Raw::Token { branch, token } => self.lines.entry(branch).or_default().push(token),
+            Raw::Fork { parent, children, .. } => {
+                for (child, position) in children {
+                    let length = position - self.n_prompt;
+                    let shared = self.lines.get(&parent).map_or(&[][..], |line| &line[..length]).to_vec();
+                    self.lines.insert(child, shared);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What was seen so far.
+#[derive(Default)]
+struct Seen {
+    n_requests: u64,
+    n_tokens: u64,
+    /// By whether they were generated.
+    values: BTreeMap<(bool, Signal), Vec<f64>>,
+    /// In the order of [`spans`].
+    by_span: Vec<Vec<f64>>,
+    /// In the order of [`doubts`].
+    judged: [Vec<Judged>; 2],
+}
+
+impl Seen {
+    fn add(&mut self, answer: Running, read: &ReadAnswer) {
+        let mut lines = answer.lines.into_values();
+        let (Some(said), other) = (lines.next(), lines.next()) else { return };
+        self.n_requests += 1;
+        self.n_tokens += said.len() as u64;
+        said.iter().for_each(|token| keep(&mut self.values, true, &token.signals));
+        let spans = spans();
+        self.by_span.resize(spans.len(), Vec::new());
+        for (span, values) in spans.iter().zip(&mut self.by_span) {
+            values.extend(span.value(&said));
+        }
+        let Some(label) = answer.label else { return };
+        let is_right = |line: &[Token]| {
+            let tokens: Vec<_> = line.iter().map(|token| token.token).collect();
+            read(&tokens).as_deref() == Some(label.as_str())
+        };
+        let (right, other_right) = (is_right(&said), other.as_deref().map(is_right));
+        for (span, judged) in doubts().iter().zip(&mut self.judged) {
+            judged.extend(span.value(&said).map(|doubt| Judged { doubt, right, other_right }));
+        }
+    }
+
+    fn calibration(self, session: &Session, sha256: String) -> Calibration {
         let table = |generated: bool| {
             let of = |signal: Signal| {
-                let values = values.get(&(generated, signal)).cloned().unwrap_or_default();
+                let values = self.values.get(&(generated, signal)).cloned().unwrap_or_default();
                 Some((signal.name().to_owned(), Calibration::quantiles(values)?))
             };
             SIGNALS.into_iter().filter_map(of).collect::<BTreeMap<_, _>>()
         };
-        let request = spans.iter().zip(by_span);
-        let request =
-            request.filter_map(|(span, v)| Some((Calibration::span_name(span), Calibration::quantiles(v)?)));
-        Ok(Calibration {
+        let named = |(span, values): (&Span, &Vec<f64>)| {
+            Some((Calibration::span_name(span), Calibration::quantiles(values.clone())?))
+        };
+        let (spans, doubts) = (spans(), doubts());
+        let accuracy: BTreeMap<String, Vec<Bin>> = doubts
+            .iter()
+            .zip(&self.judged)
+            .filter(|(_, judged)| !judged.is_empty())
+            .map(|(span, judged)| (Calibration::span_name(span), doubt::bins(judged)))
+            .collect();
+        // An end is replaced by the doubt of the whole answer, no other.
+        let late = Calibration::span_name(&doubts[1]);
+        let from = accuracy.get(&late).and_then(|bins| doubt::replace_from(bins));
+        Calibration {
             model: session.model().name.clone(),
             sha256,
             precision: session.model().precision_name().to_owned(),
-            requests: n_requests,
-            tokens: n_tokens,
+            requests: self.n_requests,
+            tokens: self.n_tokens,
             generated: table(true),
             prefill: table(false),
-            request: request.collect(),
-            replace: BTreeMap::new(),
-        })
+            request: spans.iter().zip(&self.by_span).filter_map(named).collect(),
+            replace: from.map(|from| (late, from)).into_iter().collect(),
+            accuracy,
+        }
     }
 }
 

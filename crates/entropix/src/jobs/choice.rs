@@ -11,7 +11,7 @@ pub enum SignalsLevel {
     Off,
     /// A few numbers an answer.
     Summary,
-    /// Five numbers a token.
+    /// Six entries a token.
     Token,
 }
 

@@ -28,6 +28,12 @@ entropix_model::limits! {
     pub const AHEAD_ITEMS: usize = 4096;
     /// Bytes of prompts read ahead, but for the last.
     pub const AHEAD_BYTES: usize = 64 << 20;
+    /// Bytes of answers in a report; the least doubtful ones go first.
+    pub const REPORT_BYTES: usize = 64 << 20;
+    /// Bytes of the unfinished answers of a trace that a report holds in memory.
+    pub const STORY_BYTES: usize = 512 << 20;
+    /// Steps back along lines, over all forks of an answer in a trace.
+    pub const STORY_STEPS: usize = 1 << 28;
     /// Lines that may be held back to keep the order of the input.
     pub const HELD_BACK: usize = 1024;
 }

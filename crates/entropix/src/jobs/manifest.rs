@@ -82,12 +82,18 @@ pub struct ModelRecord {
 pub struct PolicyRecord {
     /// Its name.
     pub name: String,
-    /// Of what it says, changes included.
+    /// Of what it says, changes and calibration included.
     pub sha256: String,
     /// Its text, without the changes.
     pub source: String,
     /// The changes, `key=value`.
     pub changes: Vec<String>,
+    /// The text of the calibration its quantiles were taken from, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<String>,
+    /// Tokens it might throw away in the whole job, as a share of those answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extra_tokens: Option<f64>,
 }
 
 /// How text became prompts.
@@ -203,6 +209,7 @@ impl Manifest {
             ("the kernel path", json!(self.model.kernel_path)),
             ("the context", json!(self.model.context)),
             ("the policy", json!(policy)),
+            ("the extra tokens", json!(self.policy.as_ref().and_then(|policy| policy.extra_tokens))),
             ("plain lines", json!(plain)),
             ("the system message", json!(system)),
             ("special tokens in prompts", json!(special)),
@@ -260,6 +267,8 @@ mod tests {
             sha256: "1".repeat(64),
             source: text("x"),
             changes: vec![],
+            calibration: None,
+            extra_tokens: None,
         });
         manifest
     }

@@ -3,7 +3,7 @@
 //! OpenAI's servers make up carry the hash the request is known by.
 
 use super::choice::Choice;
-use super::row::{Alternatives, RowStyle, Signals, finish_reason, total};
+use super::row::{Alternatives, RowStyle, Signals, character_offsets, finish_reason, total};
 use entropix_model::{Candidate, TokenId};
 use serde::Serialize;
 use serde::ser::Serializer;
@@ -166,15 +166,8 @@ struct CompletionLogprobs<'a> {
 
 impl<'a> CompletionLogprobs<'a> {
     fn of(style: &RowStyle, choice: &'a Choice) -> Self {
-        let (mut n_chars, mut from) = (0, 0);
-        let offset = |&byte: &usize| {
-            let byte = choice.text.floor_char_boundary(byte);
-            n_chars += choice.text[from..byte].chars().count();
-            from = byte;
-            n_chars
-        };
         Self {
-            text_offset: choice.text_offset.iter().map(offset).collect(),
+            text_offset: character_offsets(choice),
             tokens: choice.tokens.iter().map(|&token| shown((style.token_bytes)(token))).collect(),
             token_logprobs: &choice.logprob,
             top_logprobs: choice.top.iter().map(|top| ByText::of(style, top)).collect(),

@@ -125,7 +125,12 @@ impl LineWriter {
     pub fn open_beside(path: &Path, input: &File, existing: Existing) -> Result<Self> {
         let mut lines = Self::open(path, input, SyncEvery::Lines(u64::MAX))?;
         match existing {
-            Existing::Append => lines.begin_behind(lines.len())?,
+            Existing::Append if lines.is_file() => {
+                // A line that an earlier run tore goes.
+                let whole = lines.read()?.whole;
+                lines.begin_behind(whole)?;
+            }
+            Existing::Append => lines.begin_behind(0)?,
             Existing::Refuse if !lines.is_empty() => {
                 let message = format!(
                     "{}: holds {} bytes already and is left as it is; name another output, or add --overwrite to \
@@ -298,7 +303,7 @@ impl Drop for LineWriter {
 }
 
 /// Makes a file of `bytes` at `path` that is there whole or not at all, whatever happens meanwhile.
-pub(super) fn put_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn put_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let partial = beside(path, ".partial");
     let write = || {
         let mut file = File::create(&partial)?;

@@ -4,8 +4,8 @@
 use super::json::{Flaw, Value};
 use super::lines::Lines;
 use entropix_engine::{
-    Allowance, Decision, DecisionKind, History, Injections, Policy, PolicyFile, RegionId, RequestId, Signal,
-    Token, TokenClasses,
+    Allowance, Decision, DecisionKind, History, Injections, Lots, Parameters, Policy, PolicyFile, RegionId,
+    RequestId, RequestKey, Signal, Token, TokenClasses,
 };
 use entropix_model::{AttentionSignals, Candidate, Error, Filters, Result, Signals, Temperature};
 use serde_json::json;
@@ -34,6 +34,8 @@ pub struct Replay {
     policy: Arc<dyn Policy>,
     classes: TokenClasses,
     lines: BTreeMap<(String, u64, u64), Vec<Token>>,
+    /// Of the trace; the default where it says none.
+    seed: u64,
 }
 
 impl Replay {
@@ -44,7 +46,12 @@ impl Replay {
     pub fn new(file: &PolicyFile) -> Result<Self> {
         // A token that no trace holds.
         let policy = file.bind(&|_| Ok(vec![u32::MAX]))?;
-        Ok(Self { policy, classes: TokenClasses::new(0), lines: BTreeMap::new() })
+        Ok(Self {
+            policy,
+            classes: TokenClasses::new(0),
+            lines: BTreeMap::new(),
+            seed: Parameters::default().seed,
+        })
     }
 
     /// Decides every line again; for lines that are bare signals, `say` gets what is decided.
@@ -62,6 +69,7 @@ impl Replay {
             let number = line.number;
             let fail = |flaw: Flaw| Error::data("Trace", format!("{place}:{number}: {}", flaw.message));
             let record = line.text.and_then(Record::read).map_err(fail)?;
+            self.seed = record.seed.unwrap_or(self.seed);
             match record.token {
                 None if record.event.is_none() => say(self.bare(&record))?,
                 Some(token) => self.token(record, token, &mut replayed),
@@ -131,6 +139,18 @@ impl Replay {
 
     /// Makes and cuts lines as the trace did.
     fn follow(&mut self, record: &Record) {
+        let choices = match record.event.as_deref() {
+            // An earlier attempt, if there was one, came to nothing.
+            Some("request" | "failed") => Some((0, u64::MAX)),
+            Some("done") => Some((record.choice, record.choice)),
+            _ => None,
+        };
+        if let Some((first, last)) = choices {
+            let over = (record.id.clone(), first, 0)..=(record.id.clone(), last, u64::MAX);
+            let keys: Vec<_> = self.lines.range(over).map(|(key, _)| key.clone()).collect();
+            keys.iter().for_each(|key| drop(self.lines.remove(key)));
+            return;
+        }
         let key = (record.id.clone(), record.choice, record.branch);
         let before = |said: &[Token], position: usize| {
             said.iter().take_while(|token| token.position < position).cloned().collect::<Vec<_>>()
@@ -150,7 +170,8 @@ impl Replay {
         let injections = Injections::default();
         let history = History::new(&tokens, 1, &injections, &self.classes)
             .with_trace(said, Allowance::ALL)
-            .with_tried(&[], &[], said.len().saturating_sub(1));
+            .with_tried(&[], &[], said.len().saturating_sub(1))
+            .with_lots(Lots::new(self.seed, RequestKey::of_id(&record.id), record.choice as u32));
         let mut state = self.policy.start();
         let verdict = self.policy.decide(&record.signals, Some(&record.attention), &history, &mut state);
         (verdict.region, verdict.decision)
@@ -168,6 +189,7 @@ fn number(value: &Value<'_>, what: &str) -> Result<f64, Flaw> {
 struct Record {
     event: Option<String>,
     id: String,
+    seed: Option<u64>,
     choice: u64,
     branch: u64,
     position: usize,
@@ -186,6 +208,7 @@ impl Record {
         let mut record = Self {
             event: None,
             id: String::new(),
+            seed: None,
             choice: 0,
             branch: 0,
             position: 0,
@@ -210,6 +233,7 @@ impl Record {
                 "event" => record.event = Some(value.string(key)?),
                 "id" => record.id = value.string(key)?,
                 "decision" => record.decision = Some(value.string(key)?),
+                "seed" => record.seed = value.unsigned(key).ok(),
                 "choice" => record.choice = number(value, key)? as u64,
                 "branch" => record.branch = number(value, key)? as u64,
                 "position" => record.position = number(value, key)? as usize,
@@ -217,7 +241,7 @@ impl Record {
                 "logprob" if !value.is_null() => record.logprob = number(value, key)? as f32,
                 "candidates" => {
                     for (best, pair) in record.signals.best.iter_mut().zip(value.elements(key, MOST)?) {
-                        if let [token, logprob] = &pair.elements(key, MOST)?[..] {
+                        if let [token, logprob, ..] = &pair.elements(key, MOST)?[..] {
                             let logprob = number(logprob, key)? as f32;
                             *best = Candidate { token: number(token, key)? as u32, logprob };
                         }

@@ -94,6 +94,7 @@ impl RowStyle<'_> {
                 logprob: &choice.logprob,
                 region: choice.region.iter().map(|r| region(r.0)).collect(),
                 decision: choice.decision.iter().map(|d| d.name()).collect(),
+                text_offset: character_offsets(choice),
             }),
         }
     }
@@ -186,6 +187,7 @@ pub(super) enum Signals<'a> {
         logprob: &'a [f32],
         region: Vec<&'a str>,
         decision: Vec<&'static str>,
+        text_offset: Vec<usize>,
     },
 }
 
@@ -226,6 +228,18 @@ impl UsageFields {
             discarded_tokens: usage.discarded_tokens,
         }
     }
+}
+
+/// Where in the text each token's own text begins, in characters.
+pub(super) fn character_offsets(choice: &Choice) -> Vec<usize> {
+    let (mut from, mut n_chars) = (0, 0);
+    let offset = |&byte: &usize| {
+        let byte = choice.text.floor_char_boundary(byte);
+        n_chars += choice.text[from..byte].chars().count();
+        from = byte;
+        n_chars
+    };
+    choice.text_offset.iter().map(offset).collect()
 }
 
 pub(super) fn finish_reason(choice: &Choice) -> &'static str {
@@ -288,7 +302,7 @@ mod tests {
                 r#"{"id":"a\nb","request":"0123","text":"é!","tokens":[5,6],"finish_reason":"length","#,
                 r#""usage":{"prompt_tokens":3,"completion_tokens":2,"discarded_tokens":0},"#,
                 r#""signals":{"entropy":[0.5,0.1],"varentropy":[0.25,null],"logprob":[-0.1,-0.25],"#,
-                r#""region":["torn","sure"],"decision":["argmax","draw"]}}"#,
+                r#""region":["torn","sure"],"decision":["argmax","draw"],"text_offset":[0,1]}}"#,
                 "\n"
             )
         );

@@ -1,23 +1,70 @@
 //! The trace of a job: everything that was said, tokens that were taken back too, one JSON line an event, as
-//! it happens. Numbers in nats.
+//! it happens. The first line names the model, the seed and the policy with its regions. Numbers in nats.
 
-use super::LineWriter;
-use entropix_engine::{Raw, Token};
-use entropix_model::Result;
-use serde_json::{Value, json};
+use super::{LineWriter, Manifest, Prompt};
+use crate::text::Tokenizer;
+use entropix_engine::{Done, Outline, PolicyFile, Raw, RequestId, Token};
+use entropix_model::{Error, Result, TokenId};
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::sync::Arc;
+
+/// Of the records. Traces of format 1 had no such record, no texts and no ends of answers.
+pub(crate) const FORMAT: u64 = 2;
 
 /// Writes the trace of a job.
 pub struct Tracer {
     lines: LineWriter,
+    tokenizer: Arc<Tokenizer>,
     /// Names of the policy's regions.
     regions: Vec<Arc<str>>,
+    /// Where the lines of the answers in work begin.
+    forks: HashMap<RequestId, HashMap<(u32, u32), Fork>>,
+}
+
+/// The line another one left, and the place of its own first token.
+#[derive(Clone, Copy)]
+struct Fork {
+    parent: u32,
+    position: usize,
 }
 
 impl Tracer {
-    /// A tracer of a job whose policy has these regions.
-    pub fn new(lines: LineWriter, regions: &[Arc<str>]) -> Self {
-        Self { lines, regions: regions.to_vec() }
+    /// A tracer of a job of this manifest, whose tokens are `tokenizer`'s and whose policy is `policy` with its
+    /// quantiles resolved. Its first record is written.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub fn begin(
+        lines: LineWriter,
+        manifest: &Manifest,
+        policy: &PolicyFile,
+        tokenizer: Arc<Tokenizer>,
+    ) -> Result<Self> {
+        let regions = policy.regions().to_vec();
+        let mut tracer = Self { lines, tokenizer, regions, forks: HashMap::new() };
+        let seed = manifest.parameters.get("seed").map(|entry| entry["value"].clone());
+        let model = &manifest.model;
+        tracer.put(&json!({
+            "event": "trace", "format": FORMAT, "version": manifest.engine.version,
+            "model": {"name": model.name, "sha256": model.sha256, "precision": model.precision},
+            "seed": seed, "policy": policy_value(policy),
+        }))?;
+        Ok(tracer)
+    }
+
+    /// A request of `n` answers was admitted. Whatever the trace said of its id before was of an earlier attempt.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub fn request(&mut self, id: &str, prompt: &Prompt, n: usize) -> Result<()> {
+        let mut value = json!({"event": "request", "id": id, "n": n});
+        match prompt {
+            Prompt::Text(text) => value["prompt"] = json!(text),
+            Prompt::Tokens(tokens) => value["prompt"] = json!(self.tokenizer.decode(tokens)),
+            Prompt::Messages(messages) => value["messages"] = json!(messages),
+        }
+        self.put(&value)
     }
 
     /// Writes what happened to the request known as `id`.
@@ -25,10 +72,44 @@ impl Tracer {
     /// # Errors
     /// What cannot be written.
     pub fn write(&mut self, id: &str, raw: &Raw) -> Result<()> {
+        if let Raw::Fork { request, choice, parent, children, .. } = raw {
+            let forks = self.forks.entry(*request).or_default();
+            for &(branch, position) in children {
+                forks.insert((*choice, branch), Fork { parent: *parent, position });
+            }
+        }
         let value = self.value(id, raw);
-        let mut line = serde_json::to_vec(&value).expect("a value has string keys and nothing else can fail");
-        line.push(b'\n');
-        self.lines.write_line(&line)
+        self.put(&value)
+    }
+
+    /// An answer is over.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub fn done(&mut self, id: &str, done: &Done) -> Result<()> {
+        self.put(&json!({
+            "event": "done", "id": id, "choice": done.choice, "finish_reason": done.finish.name(),
+            "reason": done.reason.as_deref(),
+            "usage": {
+                "prompt_tokens": done.usage.prompt_tokens,
+                "completion_tokens": done.usage.completion_tokens,
+                "discarded_tokens": done.usage.discarded_tokens,
+            },
+        }))
+    }
+
+    /// A request failed.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub fn failed(&mut self, id: &str, error: &Error) -> Result<()> {
+        let error = json!({"code": error.code, "message": error.message});
+        self.put(&json!({"event": "failed", "id": id, "error": error}))
+    }
+
+    /// Nothing more comes of a request.
+    pub fn forget(&mut self, request: RequestId) {
+        self.forks.remove(&request);
     }
 
     /// Forces what was written to the disk.
@@ -39,17 +120,23 @@ impl Tracer {
         self.lines.finish().map(|_| ())
     }
 
+    fn put(&mut self, value: &Value) -> Result<()> {
+        let mut line = serde_json::to_vec(value).expect("a value has string keys and nothing else can fail");
+        line.push(b'\n');
+        self.lines.write_line(&line)
+    }
+
     fn value(&self, id: &str, raw: &Raw) -> Value {
         let region = |index: u16| self.regions.get(usize::from(index)).map_or("", |name| name.as_ref());
         match raw {
-            Raw::Token { branch, token } => token_value(id, *branch, token, region(token.region.0)),
+            Raw::Token { branch, token } => self.token_value(id, *branch, token, region(token.region.0)),
             Raw::Inject { choice, branch, phrase, position, .. } => json!({
                 "event": "inject", "id": id, "choice": choice, "branch": branch, "phrase": phrase,
                 "position": position,
             }),
-            Raw::Retract { choice, branch, position, region: by, .. } => json!({
+            Raw::Retract { choice, branch, position, region: by, discarded, .. } => json!({
                 "event": "retract", "id": id, "choice": choice, "branch": branch, "position": position,
-                "region": region(by.0),
+                "region": region(by.0), "discarded_tokens": discarded,
             }),
             Raw::Fork { choice, parent, children, decision, region: by, .. } => {
                 let children: Vec<Value> = children
@@ -61,37 +148,94 @@ impl Tracer {
                     "decision": decision.name(), "region": region(by.0),
                 })
             }
-            Raw::Join { choice, winner, scores, .. } => {
+            Raw::Join { choice, winner, scores, discarded, .. } => {
                 let scores: Vec<Value> =
                     scores.iter().map(|(branch, score)| json!({"branch": branch, "score": score})).collect();
-                json!({"event": "join", "id": id, "choice": choice, "branch": winner, "scores": scores})
+                json!({
+                    "event": "join", "id": id, "choice": choice, "branch": winner, "scores": scores,
+                    "discarded_tokens": discarded,
+                })
             }
             _ => json!({"event": "other", "id": id}),
         }
     }
+
+    fn token_value(&self, id: &str, branch: u32, token: &Token, region: &str) -> Value {
+        let signals = &token.signals;
+        let forks = self.forks.get(&token.request);
+        let fork = forks.and_then(|forks| forks.get(&(token.choice, branch)));
+        let mut value = json!({
+            "event": "token", "id": id, "choice": token.choice, "branch": branch,
+            "parent": fork.map(|fork| fork.parent), "fork": fork.map(|fork| fork.position),
+            "position": token.position, "token": token.token,
+        });
+        self.put_text(token.token, &mut value);
+        value["logprob"] = short(token.logprob);
+        value["entropy"] = short(signals.entropy);
+        value["varentropy"] = short(signals.varentropy);
+        value["collision"] = short(signals.collision);
+        value["log_z"] = short(signals.log_z);
+        value["logit_std"] = short(signals.logit_std);
+        value["region"] = json!(region);
+        value["decision"] = json!(token.decision.name());
+        let is_drawn = token.temperature > 0.0;
+        value["temperature"] = if is_drawn { short(token.temperature) } else { Value::Null };
+        let best = if token.top.is_empty() { &signals.best[..] } else { &token.top[..] };
+        let candidate = |c: &entropix_model::Candidate| {
+            let text = String::from_utf8_lossy(self.tokenizer.token_bytes(c.token)).into_owned();
+            json!([c.token, short(c.logprob), text])
+        };
+        value["candidates"] = best.iter().map(candidate).collect();
+        if token.end {
+            value["end"] = json!(true);
+        }
+        if let Some(attention) = &token.attention {
+            value["attn_entropy"] = short(attention.entropy);
+            value["attn_entropy_rel"] = short(attention.entropy_rel);
+            value["attn_varentropy"] = short(attention.varentropy);
+            value["head_spread"] = short(attention.head_spread);
+            value["head_disagreement"] = short(attention.head_disagreement);
+            value["interaction"] = short(attention.interaction);
+        }
+        value
+    }
+
+    /// The text of a token; its bytes too where they are not whole characters, its name where it is no text.
+    fn put_text(&self, token: TokenId, value: &mut Value) {
+        let bytes = self.tokenizer.token_bytes(token);
+        value["text"] = json!(String::from_utf8_lossy(bytes));
+        if std::str::from_utf8(bytes).is_err() {
+            value["bytes"] = json!(bytes);
+        } else if bytes.is_empty()
+            && let Some(name) = self.tokenizer.token_name(token)
+        {
+            value["name"] = json!(name);
+        }
+    }
 }
 
-fn token_value(id: &str, branch: u32, token: &Token, region: &str) -> Value {
-    let signals = &token.signals;
-    let mut value = json!({
-        "event": "token", "id": id, "choice": token.choice, "branch": branch, "position": token.position,
-        "token": token.token, "logprob": short(token.logprob), "entropy": short(signals.entropy),
-        "varentropy": short(signals.varentropy), "collision": short(signals.collision),
-        "log_z": short(signals.log_z),
-        "logit_std": short(signals.logit_std), "region": region, "decision": token.decision.name(),
-        "temperature": short(token.temperature),
-    });
-    let best = if token.top.is_empty() { &signals.best[..] } else { &token.top[..] };
-    value["candidates"] = best.iter().map(|c| json!([c.token, short(c.logprob)])).collect();
-    if let Some(attention) = &token.attention {
-        value["attn_entropy"] = short(attention.entropy);
-        value["attn_entropy_rel"] = short(attention.entropy_rel);
-        value["attn_varentropy"] = short(attention.varentropy);
-        value["head_spread"] = short(attention.head_spread);
-        value["head_disagreement"] = short(attention.head_disagreement);
-        value["interaction"] = short(attention.interaction);
-    }
-    value
+/// A policy as its regions: enough to draw them on the plane of entropy and varentropy. A limit that is not there
+/// is left out, one that is a quantile without a calibration is null.
+pub(crate) fn policy_value(policy: &PolicyFile) -> Value {
+    let region = |outline: &Outline| {
+        let mut bounds = Map::new();
+        for bound in &outline.bounds {
+            let limits = bounds.entry(bound.signal.name()).or_insert_with(|| json!({}));
+            for (key, limit) in [("above", bound.above), ("below", bound.below)] {
+                if !limit.is_infinite() {
+                    limits[key] = json!(limit);
+                }
+            }
+        }
+        json!({
+            "name": outline.region.as_ref(), "decision": outline.decision, "bounds": bounds,
+            "conditions": outline.conditions,
+        })
+    };
+    json!({
+        "name": policy.name(), "sha256": policy.hash(), "description": policy.description(),
+        "regions": policy.outline().iter().map(region).collect::<Vec<_>>(),
+    })
 }
 
 /// The shortest decimals that read back as the same f32; null for what is no number.

@@ -22,6 +22,14 @@ pub fn answer_reader(rule: &AnswerRule, tokenizer: &Arc<Tokenizer>) -> Result<Ar
     }))
 }
 
+/// What a text says in the end by `rule`.
+///
+/// # Errors
+/// `Config` for an expression that is none or too large.
+pub fn find_answer(rule: &AnswerRule, text: &str) -> Result<Option<String>> {
+    Ok(finder(rule)?(text).filter(|answer| !answer.is_empty()))
+}
+
 type Find = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 fn finder(rule: &AnswerRule) -> Result<Find> {

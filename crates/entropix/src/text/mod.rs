@@ -18,7 +18,7 @@ mod template;
 mod tokenizer;
 mod vocabulary;
 
-pub use answer::answer_reader;
+pub use answer::{answer_reader, find_answer};
 pub use classes::token_classes;
 pub use special::Special;
 pub use stops::Stops;

@@ -2,11 +2,12 @@
 
 use super::super::answer::AnswerRule;
 use super::super::document::{Fields, Value};
+use super::super::dslider::Dslider;
 use super::super::rule::{DrawRule, Heat, Rule, Target};
 use super::super::score::Score;
 use super::super::{Branch, Judge};
 use super::{LARGEST, NAME_BYTES, PhraseText, Reader, TEXT_BYTES};
-use crate::limits::{BEST_OF, BRANCH_WIDTH, REFORK_POINTS};
+use crate::limits::{BEST_OF, BRANCH_WIDTH, PICK, REFORK_POINTS};
 use entropix_model::{Filters, Result, Temperature};
 
 const HORIZON: i64 = 1 << 20;
@@ -24,6 +25,7 @@ impl<'a> Reader<'a> {
                 let n = fields.integer("n", 2, i64::from(BEST_OF))?.ok_or_else(|| fields.missing("n"))?;
                 Ok(Rule::BestOf { n: n as u16, draw: self.draw(fields)? })
             }
+            "dslider" => self.dslider(fields),
             "inject" => {
                 let (text, at) =
                     fields.text("phrase", TEXT_BYTES)?.ok_or_else(|| fields.missing("phrase"))?;
@@ -46,11 +48,65 @@ impl<'a> Reader<'a> {
             }
             _ => {
                 let what = format!(
-                    "{decision:?}; known are argmax, draw, best_of, inject, branch, rewind, refork and stop"
+                    "{decision:?}; known are argmax, draw, best_of, dslider, inject, branch, rewind, refork and stop"
                 );
                 Err(fields.wrong("OutOfRange", at, "decision", what))
             }
         }
+    }
+
+    fn dslider(&mut self, fields: &mut Fields<'a>) -> Result<Rule> {
+        if self.regions.iter().any(|region| matches!(region.rule, Rule::Dslider(_))) {
+            return Err(
+                fields.error("OutOfRange", "two regions decide by dslider; what it remembers is of one")
+            );
+        }
+        let most = i64::from(PICK);
+        let candidates =
+            fields.integer("candidates", 2, most)?.ok_or_else(|| fields.missing("candidates"))?;
+        let plain_top = fields.integer("plain_top", 1, most)?.ok_or_else(|| fields.missing("plain_top"))?;
+        let mut pair = |key, first, second| -> Result<[f64; 2]> {
+            let mut table = fields.table(key)?.ok_or_else(|| fields.missing(key))?;
+            let first = required(&mut table, first, 0.0, LARGEST)?;
+            let second = required(&mut table, second, 0.0, LARGEST)?;
+            table.finish()?;
+            Ok([first, second])
+        };
+        let [sure, likely] = [pair("sure", "weight", "bias")?, pair("likely", "weight", "bias")?];
+        let variance_rate = pair("variance_rate", "model", "changed")?;
+        let target = fields.numbers("target", 0.0, LARGEST)?.ok_or_else(|| fields.missing("target"))?;
+        let target: [f64; 4] = match <[f64; 4]>::try_from(target) {
+            Ok(target) if target.iter().sum::<f64>() > 0.0 => target,
+            _ => {
+                return Err(
+                    fields.error("OutOfRange", "target: four weights are wanted, one of them above 0")
+                );
+            }
+        };
+        let mut number = |key, least, most| required(fields, key, least, most);
+        let dslider = Dslider {
+            candidates: candidates as u16,
+            plain_top: plain_top as usize,
+            floor: number("floor", -80.0, -1.0)?,
+            rate: number("rate", 0.0, 1.0)?,
+            cross_rate: number("cross_rate", 0.0, 1.0)?,
+            variance_rate,
+            support_base: number("support_base", 1.0, LARGEST)?,
+            support_factor: number("support_factor", 0.0, LARGEST)?,
+            outlier_entropy: number("outlier_entropy", 0.0, LARGEST)?,
+            outlier_deviation: number("outlier_deviation", 0.0, LARGEST)?,
+            outlier_spread: number("outlier_spread", 0.0, LARGEST)?,
+            outlier_bias: number("outlier_bias", -LARGEST, LARGEST)?,
+            sure: sure.into(),
+            likely: likely.into(),
+            target,
+            mix_base: number("mix_base", 1.0, LARGEST)?,
+            mix_factor: number("mix_factor", 0.0, LARGEST)?,
+        };
+        if variance_rate.iter().any(|rate| *rate > 1.0) {
+            return Err(fields.error("OutOfRange", "variance_rate: a share of the newest value is at most 1"));
+        }
+        Ok(Rule::Dslider(Box::new(dslider)))
     }
 
     fn branch(&mut self, fields: &mut Fields<'a>) -> Result<Rule> {
@@ -193,6 +249,10 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
+
+fn required(fields: &mut Fields<'_>, key: &'static str, least: f64, most: f64) -> Result<f64> {
+    fields.number(key, least, most)?.ok_or_else(|| fields.missing(key))
 }
 
 /// The filters of a draw that depends on no signal.

@@ -1,9 +1,9 @@
 //! When a region decides: signals of the token, spans of the output, checkpoints, the tokens before.
 
 use super::super::Signal;
-use super::super::document::{Fields, Value};
-use super::super::rule::{Condition, When};
-use super::super::span::{Part, Peak, Span, Stat};
+use super::super::document::{Fields, Origin, Value};
+use super::super::rule::{Condition, LotOf, When};
+use super::super::span::{Part, Peak, PeakBy, Span, Stat};
 use super::{LARGEST, NAME_BYTES, Reader, TEXT_BYTES};
 use crate::TokenClass;
 use entropix_model::Result;
@@ -18,6 +18,8 @@ enum Population<'a> {
     Tokens(Signal),
     /// Whole requests.
     Requests(&'a Span),
+    /// None: a share of lots is what it is.
+    Lots,
 }
 
 impl<'a> Reader<'a> {
@@ -39,6 +41,16 @@ impl<'a> Reader<'a> {
                 self.bounds(&mut bounds, signal.scale(self.unit), Population::Tokens(signal))?;
             bounds.finish()?;
             conditions.push(Condition::Between { signal, above, below });
+        }
+        for (of, key) in LotOf::ALL {
+            let Some(mut bounds) = when.table(key)? else { continue };
+            if (at, of) == (When::End, LotOf::Token) {
+                let message = format!("{}: at the end of an answer there is no next token", bounds.path);
+                return Err(bounds.error("OutOfRange", message));
+            }
+            let (above, below) = self.bounds(&mut bounds, 1.0, Population::Lots)?;
+            bounds.finish()?;
+            conditions.push(Condition::Lot { of, above, below });
         }
         if let Some(node) = when.take("spans") {
             let Value::Array(nodes) = node.value else {
@@ -127,6 +139,7 @@ impl<'a> Reader<'a> {
             (0.0..=1.0).contains(&level).then_some(level)
         };
         let value = match of {
+            Population::Lots => None,
             Population::Tokens(signal) => {
                 level("q").map(|level| self.calibration.map(|known| known.token(signal, level)))
             }
@@ -144,6 +157,7 @@ impl<'a> Reader<'a> {
         match value {
             None => {
                 let wanted = match of {
+                    Population::Lots => "a number from 0 to 1",
                     Population::Tokens(_) => "a number, or a quantile of tokens such as \"q0.90\"",
                     Population::Requests(_) => {
                         "a number, or a quantile of requests such as \"rq0.50\" or of tokens such as \"q0.90\""
@@ -201,21 +215,19 @@ impl<'a> Reader<'a> {
 
     fn signal(&self, fields: &mut Fields<'a>, key: &'static str) -> Result<Option<Signal>> {
         let Some((name, at)) = fields.text(key, NAME_BYTES)? else { return Ok(None) };
-        match Signal::ALL.iter().find(|(_, known)| *known == name) {
-            Some(&(signal, _)) => Ok(Some(signal)),
-            None => {
-                let known = Signal::ALL.map(|(_, name)| name).join(", ");
-                Err(fields.wrong("OutOfRange", at, key, format!("{name:?}; known are {known}")))
-            }
-        }
+        signal_named(fields, key, &name, at).map(Some)
     }
 
     /// Where another token was a real choice.
     pub(super) fn peak(&self, mut fields: Fields<'a>) -> Result<Peak> {
-        let signal = self.signal(&mut fields, "signal")?.unwrap_or(Signal::Entropy);
+        let by = match fields.text("signal", NAME_BYTES)? {
+            None => PeakBy::Signal(Signal::Entropy),
+            Some((name, _)) if name == "lot" => PeakBy::Lot,
+            Some((name, at)) => PeakBy::Signal(signal_named(&fields, "signal", &name, at)?),
+        };
         let part = self.part(&mut fields)?;
         let peak = Peak {
-            signal,
+            by,
             part,
             min_gap: fields.integer("min_gap", 1, LENGTH)?.unwrap_or(1) as usize,
             choices: fields.number("choices", 1.0, LARGEST)?.unwrap_or(1.5),
@@ -263,5 +275,15 @@ impl<'a> Reader<'a> {
             return Err(last.missing("is, is_not, injected, class or class_is_not"));
         }
         last.finish()
+    }
+}
+
+fn signal_named(fields: &Fields<'_>, key: &'static str, name: &str, at: Origin) -> Result<Signal> {
+    match Signal::ALL.iter().find(|(_, known)| *known == name) {
+        Some(&(signal, _)) => Ok(signal),
+        None => {
+            let known = Signal::ALL.map(|(_, name)| name).join(", ");
+            Err(fields.wrong("OutOfRange", at, key, format!("{name:?}; known are {known}")))
+        }
     }
 }

@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::{
-    Allowance, Branch, FinishReason, Injections, Judge, Refork, RegionId, Resume, Rewind, Score, Token,
+    Allowance, Branch, FinishReason, Injections, Judge, Refork, RegionId, RequestKey, Resume, Rewind, Score,
+    Token,
 };
 use entropix_model::Candidate;
+use std::collections::BTreeSet;
 
 /// A token of this entropy at which another choice was real, unless its entropy is below 0.1.
 fn token(position: usize, entropy: f32) -> Token {
@@ -96,15 +98,26 @@ fn spans_by_their_definitions() {
 #[test]
 fn peaks_are_real_choices_apart() {
     let trace = trace(&[1.0, 3.0, 2.9, 0.05, 2.0, 9.0, 2.0]);
-    let peak =
-        Peak { signal: Signal::Entropy, part: Part::First(5), min_gap: 2, choices: 1.5, runner_up: 0.05 };
-    let find = |peak: Peak, tried: &[usize], n| peak.find(&trace, tried.iter().copied(), n);
+    let peak = Peak {
+        by: PeakBy::Signal(Signal::Entropy),
+        part: Part::First(5),
+        min_gap: 2,
+        choices: 1.5,
+        runner_up: 0.05,
+    };
+    let find = |peak: Peak, tried: &[usize], n| peak.find(&trace, tried.iter().copied(), Lots::default(), n);
     assert_eq!(find(peak, &[], 9), [1, 4], "2 is too near to 1, 3 no choice, 0 too near");
     assert_eq!(find(peak, &[1], 9), [4]);
     assert_eq!(find(Peak { part: Part::Last(3), ..peak }, &[], 1), [5]);
     assert_eq!(find(Peak { part: Part::All, min_gap: 1, ..peak }, &[5], 2), [1, 2]);
     assert_eq!(find(Peak { runner_up: 0.3, ..peak }, &[], 1), [0; 0]);
     assert_eq!(find(Peak { choices: 3.0, ..peak }, &[], 1), [0; 0]);
+    // Chance finds every place of the same ones, and no others, whatever the entropy.
+    let by_lot = Peak { by: PeakBy::Lot, part: Part::All, min_gap: 1, ..peak };
+    let found: BTreeSet<usize> = (0..64)
+        .map(|seed| by_lot.find(&trace, [].into_iter(), Lots::new(seed, RequestKey(1), 0), 1)[0])
+        .collect();
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), [0, 1, 2, 4, 5, 6]);
 }
 
 /// The picture, corner by corner; thresholds are quantiles of 0 to 4 and 0 to 8.

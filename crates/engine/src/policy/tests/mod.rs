@@ -41,7 +41,7 @@ fn every_preset_is_sound_and_bears_its_name() {
         assert_eq!(file.source(), preset.source);
         assert!(!file.description().is_empty());
         assert_eq!(file.hash().len(), 64);
-        let is_calibrated = ["quadrants", "entropix"].contains(&preset.name);
+        let is_calibrated = ["quadrants", "entropix", "random-gate"].contains(&preset.name);
         assert_eq!(file.unresolved().is_empty(), !is_calibrated);
         assert_eq!(file.bind(&bytes).err().map(|error| error.code), is_calibrated.then_some("NotCalibrated"));
         let file = file.calibrated(&calibration()).expect("it has every quantile");
@@ -49,7 +49,7 @@ fn every_preset_is_sound_and_bears_its_name() {
         assert_eq!(policy.regions(), file.regions());
         assert_eq!(policy.needs().attention, HISTORY.contains(&preset.name));
         assert_eq!(policy.needs().trace, is_calibrated);
-        assert_eq!(policy.needs().logits, !["greedy", "entropix"].contains(&preset.name));
+        assert_eq!(policy.needs().logits, !["greedy", "entropix", "random-gate"].contains(&preset.name));
     }
 }
 
@@ -190,6 +190,7 @@ fn calibration() -> Calibration {
         prefill: Default::default(),
         request: spans.map(|span| (span.to_owned(), steps(2.0))).into(),
         replace: [("max.entropy.all.window32".to_owned(), 1.5)].into(),
+        accuracy: Default::default(),
     };
     Calibration::parse("made-up.toml", text.to_toml().as_bytes()).expect("what is written is read")
 }
@@ -316,4 +317,54 @@ fn numbers_that_are_none_show() {
     assert_eq!(at(3.0).temperature, Temperature::Fixed(100.0), "clipped to what a temperature may be");
     assert_eq!(at(3.0).top_k, 1, "few, not all");
     assert!(matches!(at(f32::NAN).temperature, Temperature::Fixed(t) if t.is_nan()));
+}
+
+/// Everything a region asks stands in its outline: limits as numbers, the rest in words.
+#[test]
+fn outlines_say_what_is_asked() {
+    let text = r#"
+name = "o"
+unit = "bit"
+[[region]]
+name = "a"
+when.entropy = { above = 1.0, below = 2.0 }
+when.last = { is_not = "\n", injected = false, class = "digit" }
+decision = "argmax"
+[[region]]
+name = "b"
+when.at = 64
+when.spans = [{ max = "entropy", window = 8, first = 64, above = "rq0.50" }]
+when.output = { above = 3 }
+when.repeats = { ngram = 4, times = 3 }
+decision = "stop"
+reason = "lost"
+[default]
+decision = "draw"
+"#;
+    let outline = parse(text).unwrap().outline();
+    let ln2 = std::f64::consts::LN_2;
+    assert_eq!(outline[0].bounds, [Bound { signal: Signal::Entropy, above: ln2, below: 2.0 * ln2 }]);
+    assert_eq!(
+        outline[0].conditions,
+        [
+            "the text before does not end with \"\\n\"",
+            "the token before was not forced",
+            "the token before is of the class digit"
+        ]
+    );
+    assert_eq!((outline[1].decision, outline[1].bounds.len()), ("stop", 0));
+    assert_eq!(
+        outline[1].conditions,
+        [
+            "at 64 tokens of the output",
+            "largest entropy (means over 8) of the first 64 tokens above a quantile",
+            "tokens of the output above 3",
+            "the last 4 tokens stand there 3 times"
+        ]
+    );
+    assert_eq!((outline.len(), outline[2].decision), (3, "draw"));
+    let unknown = parse(
+        "name = \"u\"\n[[region]]\nname = \"q\"\nwhen.entropy = { above = \"q0.90\" }\ndecision = \"draw\"\n[default]\ndecision = \"argmax\"\n",
+    );
+    assert!(unknown.unwrap().outline()[0].bounds[0].above.is_nan());
 }

@@ -17,6 +17,10 @@ pub(crate) struct BatchArgs {
     /// Begin with the requests that take longest, as far as a few thousand can be seen ahead.
     #[arg(long, conflicts_with = "ordered", help_heading = "Job")]
     pub longest_first: bool,
+    /// Tokens that decisions may throw away, as a share of those answered, e.g. 0.5; when they are used up, policies go
+    /// on with what costs nothing. Which answers that hits depends on the order they are computed in.
+    #[arg(long, value_name = "SHARE", value_parser = values::share, allow_negative_numbers = true, help_heading = "Job")]
+    pub extra_tokens: Option<f64>,
     /// Most requests computed at once.
     #[arg(short, long, value_name = "ROWS", default_value = "32", value_parser = values::at_least_one,
           alias = "max-num-seqs")]
@@ -27,10 +31,12 @@ pub(crate) struct BatchArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
-    /// Signals in each result: off, summary (a few numbers), or token (five numbers a token).
+    /// Signals in each result: off, summary (a few numbers), or token (entropy, varentropy, ln p, region,
+    /// decision and place in the text of every token).
     #[arg(long, value_name = "HOW MUCH", default_value = "summary", help_heading = "Output")]
     pub signals: SignalsArg,
-    /// Write everything that happens, tokens that are taken back too, one JSON object a line.
+    /// Write everything that happens, tokens that are taken back too, one JSON object a line; `entropix report` draws
+    /// it.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub trace: Option<FileArg>,
 }

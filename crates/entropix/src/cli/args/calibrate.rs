@@ -8,6 +8,10 @@ use clap::Args;
 /// Some hundred prompts, in any form that batch takes, are answered with the likeliest tokens; the file holds the
 /// quantiles of every signal over generated tokens, over tokens of prompts, and over whole answers, with the SHA-256
 /// of the model. Give it to run and batch with --calibration.
+///
+/// With --labels, the problems whose answers are known are also answered from their most uncertain token on with the
+/// runner-up: the file then says how often answers were right by how doubtful they were, and from which doubt on the
+/// other line is the better one.
 #[derive(Debug, Args)]
 pub(crate) struct CalibrateArgs {
     /// The prompts; - is standard input.
@@ -22,6 +26,12 @@ pub(crate) struct CalibrateArgs {
     /// What the input is [default: JSONL when its first character is {, else text].
     #[arg(long, value_name = "FORMAT")]
     pub input_format: Option<FormatArg>,
+    /// Known answers, JSON lines {"id": ..., "answer": ...}; the ids are those of the prompts.
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<FileArg>,
+    /// What the answer is, in what the model says and in labels.
+    #[arg(long, value_name = "WHAT", default_value = "last_number")]
+    pub answer: AnswerArg,
     /// Most requests computed at once.
     #[arg(short, long, value_name = "ROWS", default_value = "16", value_parser = values::at_least_one,
           alias = "max-num-seqs")]
@@ -33,4 +43,14 @@ pub(crate) struct CalibrateArgs {
     pub chat: ChatArgs,
     #[command(flatten)]
     pub model: ModelArgs,
+}
+
+/// What the answer is in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum AnswerArg {
+    /// The last number.
+    LastNumber,
+    /// What is in the last \boxed{}.
+    Boxed,
 }

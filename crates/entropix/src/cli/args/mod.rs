@@ -8,6 +8,7 @@ mod job;
 mod model;
 mod output;
 mod replay;
+mod report;
 mod results;
 mod run;
 mod sampling;
@@ -16,11 +17,12 @@ pub(crate) mod values;
 
 pub(crate) use batch::BatchArgs;
 pub(crate) use bench::{BenchArgs, BenchFormat};
-pub(crate) use calibrate::CalibrateArgs;
+pub(crate) use calibrate::{AnswerArg, CalibrateArgs};
 pub(crate) use job::JobArgs;
 pub(crate) use model::{Dtype, ModelArgs, PrecisionArg};
 pub(crate) use output::{Color, OutputArgs, ProgressArg, SignalsArg, SpecialArg};
 pub(crate) use replay::ReplayArgs;
+pub(crate) use report::ReportArgs;
 pub(crate) use results::{MergeArgs, VerifyArgs};
 pub(crate) use run::{ChatArgs, RunArgs};
 pub(crate) use sampling::SamplingArgs;
@@ -70,6 +72,7 @@ pub(crate) enum Verb {
     Bench(Box<BenchArgs>),
     Calibrate(Box<CalibrateArgs>),
     Replay(ReplayArgs),
+    Report(ReportArgs),
     /// List, show and check policies.
     #[command(subcommand)]
     Policy(PolicyVerb),

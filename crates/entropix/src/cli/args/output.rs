@@ -51,7 +51,7 @@ pub(crate) enum SignalsArg {
     Off,
     /// A few numbers an answer.
     Summary,
-    /// Five numbers a token.
+    /// Six entries a token.
     Token,
 }
 

@@ -21,6 +21,10 @@ pub(crate) struct RunArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    /// Show every token on a line of its own as it comes, with its signals, its region and what was decided, and the
+    /// tokens that are taken back; then the answer.
+    #[arg(long, help_heading = "Output")]
+    pub explain: bool,
     /// What to show of the uncertainty: summary is a footer and tinted text, token also a table.
     #[arg(long, value_name = "HOW MUCH", default_value = "summary", help_heading = "Output")]
     pub signals: SignalsArg,

@@ -15,6 +15,14 @@ pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A share that may be above 1.
+pub(crate) fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share.is_finite() && share >= 0.0 => Ok(share),
+        _ => Err("wants a number of at least 0, such as 0.5".into()),
+    }
+}
+
 /// A count such as `4096`, `4k`, `4K` or `1.5m`; as in vLLM a small letter counts in thousands and a capital
 /// one in powers of 1024.
 pub(crate) fn size(text: &str) -> Result<usize, String> {
