@@ -56,7 +56,7 @@ def safetensors():
 
 def gguf():
     def string(text):
-        return struct.pack("<Q", len(text)) + text.encode()
+        return struct.pack("<Q", len(text.encode())) + text.encode()
 
     def value(v):
         if isinstance(v, bool):
@@ -101,6 +101,21 @@ def gguf():
     return out + bytes(-len(out) % 32) + bytes(offset)
 
 
+def tokenizer(name, words):
+    """A tokenizer of the tests with its first token of each kind and few others: small is fast."""
+    whole = json.loads((ROOT / "tests/data/tiny" / name / "tokenizer.json").read_text())
+    model = whole["model"]
+    added = {token["content"] for token in whole["added_tokens"]}
+    kept = [token for token in model["vocab"] if token in added or token in words]
+    model["merges"] = [pair for pair in model["merges"] if all(token in kept for token in [*pair, "".join(pair)])]
+    model["vocab"] = {token: i for i, token in enumerate(kept)}
+    for token in whole["added_tokens"]:
+        token["id"] = model["vocab"].setdefault(token["content"], len(model["vocab"]))
+    for special in (whole["post_processor"] or {}).get("special_tokens", {}).values():
+        special["ids"] = [model["vocab"][token] for token in special["tokens"]]
+    return json.dumps(whole, ensure_ascii=False, separators=(",", ":"))
+
+
 def main():
     if len(sys.argv) > 1:
         print(__doc__.strip())
@@ -117,8 +132,8 @@ def main():
     weight_map = {name: "part.safetensors" for name, _, _ in TENSORS}
     total = sum(size(shape) for _, _, shape in TENSORS)
     put("index", "good", json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}))
-    for name in ["llama-tied", "mistral"]:
-        put("tokenizer", name, (ROOT / "tests/data/tiny" / name / "tokenizer.json").read_bytes())
+    put("tokenizer", "good", tokenizer("llama-tied", ["h", "e", "\u0120", "t", "he", "\u0120t", "\u0120the"]))
+    put("tokenizer", "sentencepiece", tokenizer("mistral", ["h", "e", "\u2581", "t", "he", "\u2581t", "<0x41>"]))
     for path in sorted((ROOT / "tests/data/templates").glob("*.json")):
         put("template", path.stem, json.loads(path.read_text())["template"])
     for path in sorted((ROOT / "crates/engine/presets").glob("*.toml")):

@@ -4,6 +4,8 @@
 use entropix_fuzz::Model;
 use libfuzzer_sys::fuzz_target;
 
+thread_local!(static MODEL: Model = Model::varying("config.json"));
+
 fuzz_target!(|bytes: &[u8]| {
-    Model::with(|model| model.open_with("config.json", bytes));
+    let _ = MODEL.with(|model| model.open(bytes));
 });

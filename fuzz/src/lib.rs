@@ -1,79 +1,71 @@
 //! What the fuzz targets share: a small good model in memory, one file of which is the input.
 
 use entropix::text::Tokenizer;
-use entropix_model::Checkpoint;
-use std::cell::RefCell;
+use entropix_model::{Checkpoint, Result};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 const SEEDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/seeds");
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
 
-/// A folder with a good model, kept in memory where the system has a file system for that.
+/// A folder with a good model, kept in memory where the system has a file system for that, and a handle on the one
+/// file that changes: opening files is most of what a run costs.
 pub struct Model {
     folder: tempfile::TempDir,
+    path: PathBuf,
+    varied: File,
 }
 
 impl Model {
-    /// Hands the model of this thread to `use_it`.
-    pub fn with(use_it: impl FnOnce(&Model)) {
-        thread_local!(static MODEL: RefCell<Option<Model>> = const { RefCell::new(None) });
-        MODEL.with_borrow_mut(|model| use_it(model.get_or_insert_with(Model::new)));
-    }
-
-    fn new() -> Self {
+    /// A model of which the file `name` is to change.
+    pub fn varying(name: &str) -> Self {
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        let model = Self { folder: folder.expect("a folder for the model") };
+        let folder = folder.expect("a folder for the model");
+        let weights = if name == INDEX { "part.safetensors" } else { WEIGHTS };
         for (name, seed) in [
             ("config.json", "config/good"),
-            ("model.safetensors", "safetensors/good"),
-            ("tokenizer.json", "tokenizer/llama-tied"),
+            (weights, "safetensors/good"),
+            ("tokenizer.json", "tokenizer/good"),
+            (name, &format!("{}/good", seeds_of(name))),
         ] {
-            model.put(name, &std::fs::read(Path::new(SEEDS).join(seed)).expect("a seed"));
+            std::fs::copy(Path::new(SEEDS).join(seed), folder.path().join(name)).expect("a seed");
         }
-        Checkpoint::open(model.path()).expect("the model is good before it is changed");
-        model
+        let varied = folder.path().join(name);
+        let path = if name.ends_with(".gguf") { varied.clone() } else { folder.path().to_owned() };
+        Checkpoint::open(&path).expect("the model is good before it is changed");
+        let varied = File::options().write(true).open(varied).expect("it was just made");
+        Self { folder, path, varied }
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
+    /// Where its folder is.
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Replaces one of its files.
-    pub fn put(&self, name: &str, bytes: &[u8]) {
-        std::fs::write(self.path().join(name), bytes).expect("room in memory");
+    /// Replaces the file that changes.
+    pub fn put(&self, bytes: &[u8]) {
+        self.varied.set_len(bytes.len() as u64).and_then(|()| self.varied.write_all_at(bytes, 0)).expect("room in memory");
     }
 
-    /// Opens it with one file replaced, and puts that back.
-    pub fn open_with(&self, name: &str, bytes: &[u8]) {
-        let path = self.path().join(name);
-        let good = std::fs::read(&path).ok();
-        self.put(name, bytes);
-        let _ = Checkpoint::open(self.path());
-        match good {
-            Some(good) => self.put(name, &good),
-            None => std::fs::remove_file(path).expect("it was just written"),
-        }
+    /// Opens it with the file replaced.
+    pub fn open(&self, bytes: &[u8]) -> Result<Checkpoint> {
+        self.put(bytes);
+        Checkpoint::open(&self.path)
     }
+}
 
-    /// Calls `use_it` while one of its files is gone.
-    pub fn without(&self, name: &str, use_it: impl FnOnce(&Model)) {
-        let (path, aside) = (self.path().join(name), self.path().join("part.safetensors"));
-        std::fs::rename(&path, &aside).expect("it is there");
-        use_it(self);
-        std::fs::rename(&aside, &path).expect("it was just there");
-    }
-
-    /// Opens a GGUF file and its vocabulary.
-    pub fn open_gguf(&self, bytes: &[u8]) {
-        self.put("model.gguf", bytes);
-        let path = self.path().join("model.gguf");
-        if let Ok(checkpoint) = Checkpoint::open(&path)
-            && let Ok(tokenizer) = Tokenizer::open(&path, &checkpoint.vocabulary)
-        {
-            let _ = tokenizer.decode(&[0, 1, u32::MAX]);
-        }
+/// Where a good file called `name` is found.
+fn seeds_of(name: &str) -> &'static str {
+    match name {
+        "config.json" => "config",
+        "model.gguf" => "gguf",
+        "tokenizer.json" => "tokenizer",
+        INDEX => "index",
+        _ => "safetensors",
     }
 }
 

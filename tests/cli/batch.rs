@@ -65,6 +65,43 @@ fn the_same_request_gives_the_same_bytes() {
     assert!(alone != other, "the comparison sees no difference");
 }
 
+/// Twenty requests of four blocks each, all admitted, and a cache of eight blocks.
+#[test]
+fn ten_times_the_cache_gives_the_same_bytes() {
+    let line = |i: usize| {
+        let prompt: Vec<usize> = (0..10).map(|j| 5 + (7 * i + j) % 200).collect();
+        format!(
+            "{{\"id\": \"r{i}\", \"prompt\": {prompt:?}, \"max_tokens\": 54, \"seed\": {i}, \"ignore_eos\": true}}\n"
+        )
+    };
+    let input: String = (0..20).map(line).collect();
+    let run = |blocks: &str| {
+        let place = Place::new();
+        let more = [
+            "-b",
+            "20",
+            "-c",
+            "64",
+            "--kv-blocks",
+            blocks,
+            "--policy",
+            "sample",
+            "--summary",
+            "summary",
+            "--overwrite",
+        ];
+        place.batch(&input, &more).expect(0, "20 answered");
+        let summary = std::fs::read_to_string(place.path("summary")).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+        (by_id(&place, "out"), summary["preemptions"].as_u64().unwrap())
+    };
+    let (whole, none) = run("80");
+    let (pressed, many) = run("8");
+    assert_eq!(none, 0, "eighty blocks are enough");
+    assert!(many > 20, "only {many} preemptions: the cache was never short");
+    assert_same(&whole, &pressed, "8 blocks for what wants 80");
+}
+
 #[test]
 fn the_short_form_has_every_field() {
     let place = Place::new();

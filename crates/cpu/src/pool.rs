@@ -11,20 +11,18 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{JoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::sync::PoisonError;
+use std::time::Duration;
+use sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use sync::thread::{self, JoinHandle, Thread};
+use sync::{Arc, Mutex, full_fence, spin_until};
+
+mod sync;
 
 /// How long a thread spins before it parks: longer than the pause between two steps of a busy engine.
 const SPIN: Duration = Duration::from_micros(1500);
 /// The same when there are more threads than processors, where spinning takes time from a thread with work.
 const SPIN_CROWDED: Duration = Duration::from_micros(20);
-/// How long of that with PAUSE alone.
-const PAUSE_ALONE: Duration = Duration::from_micros(30);
-/// PAUSEs between two looks at the clock.
-const PAUSES_A_LOOK: u32 = 32;
-
 type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 /// Keeps what one thread writes often away from what another reads.
@@ -111,7 +109,7 @@ impl Pool {
         let mut pool = Self { shared, workers: Vec::new(), region: Mutex::new(()) };
         for thread in 1..n_threads {
             let shared = Arc::clone(&pool.shared);
-            let worker = std::thread::Builder::new()
+            let worker = thread::Builder::new()
                 .name(format!("entropix-cpu-{thread}"))
                 .spawn(move || work(&shared, thread))?;
             pool.workers.push(worker);
@@ -155,6 +153,7 @@ impl Pool {
         // SeqCst orders this store before the loads of `parked`; a worker stores `parked` before it looks at
         // `epoch` a last time, so one of the two sees the other.
         shared.epoch.0.fetch_add(1, Ordering::SeqCst);
+        full_fence();
         for (parked, worker) in shared.parked.iter().zip(&self.workers) {
             if parked.0.load(Ordering::SeqCst) {
                 worker.thread().unpark();
@@ -182,7 +181,9 @@ impl Drop for Pool {
         self.shared.epoch.0.fetch_add(1, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
-            // A worker catches the panics of its tasks, so joining cannot fail for a reason worth telling.
+            // A worker catches the panics of its tasks, so joining cannot fail for a reason worth telling. In loom a join
+            // must not be unparked, which a worker that was the last of a region may do late.
+            #[cfg(not(loom))]
             let _ = worker.join();
         }
     }
@@ -194,33 +195,13 @@ impl Shared {
         if spin_until(self.spin, done) {
             return;
         }
-        *self.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
+        *self.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
         self.caller_parked.store(true, Ordering::SeqCst);
+        full_fence();
         while self.busy.0.load(Ordering::SeqCst) != 0 {
-            std::thread::park();
+            thread::park();
         }
         self.caller_parked.store(false, Ordering::Relaxed);
-    }
-}
-
-/// Whether `done` became true while waiting for about `time` without sleeping: first with PAUSE alone, then
-/// giving the processor away in between, in case the thread that is waited for stands in line for this very one.
-fn spin_until(time: Duration, done: impl Fn() -> bool) -> bool {
-    let start = Instant::now();
-    loop {
-        for _ in 0..PAUSES_A_LOOK {
-            if done() {
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        let waited = start.elapsed();
-        if waited > time {
-            return done();
-        }
-        if waited > PAUSE_ALONE {
-            std::thread::yield_now();
-        }
     }
 }
 
@@ -251,8 +232,9 @@ fn work(shared: &Shared, thread: usize) {
         let new = || shared.epoch.0.load(Ordering::Acquire) != seen;
         if !spin_until(shared.spin, new) {
             parked.store(true, Ordering::SeqCst);
+            full_fence();
             while shared.epoch.0.load(Ordering::SeqCst) == seen {
-                std::thread::park();
+                thread::park();
             }
             parked.store(false, Ordering::Relaxed);
         }
@@ -269,7 +251,9 @@ fn work(shared: &Shared, thread: usize) {
             give_up(shared);
             shared.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
         }
-        if shared.busy.0.fetch_sub(1, Ordering::SeqCst) == 1
+        let was_last = shared.busy.0.fetch_sub(1, Ordering::SeqCst) == 1;
+        full_fence();
+        if was_last
             && shared.caller_parked.load(Ordering::SeqCst)
             && let Some(caller) = &*shared.caller.lock().unwrap_or_else(PoisonError::into_inner)
         {
@@ -278,7 +262,10 @@ fn work(shared: &Shared, thread: usize) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod orders;
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

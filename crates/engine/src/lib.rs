@@ -14,6 +14,7 @@ mod engine;
 mod event;
 #[cfg(test)]
 mod faults;
+mod interrupts;
 pub mod limits;
 mod parameters;
 mod philox;
@@ -28,6 +29,7 @@ mod tests;
 pub use classes::{TokenClass, TokenClasses};
 pub use engine::{Engine, EngineOptions};
 pub use event::{Done, Event, FinishReason, Raw, Scored, Token, Usage};
+pub use interrupts::{Heard, Interrupts};
 pub use parameters::Parameters;
 pub use policy::{
     Allowance, AnswerRule, Bound, Branch, Budget, Calibration, Decision, DecisionKind, Encode, Explained,

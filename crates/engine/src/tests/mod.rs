@@ -4,6 +4,8 @@
 mod endings;
 mod lines;
 mod oracle;
+#[cfg(loom)]
+mod orders;
 mod padding;
 mod refusals;
 mod requests;

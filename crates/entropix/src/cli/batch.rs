@@ -2,7 +2,7 @@
 
 use super::args::{BatchArgs, ChatArgs, OutputArgs};
 use super::exit::{self, Ending, Failures};
-use super::interrupt::Interrupts;
+use super::interrupt;
 use super::job::{self, Job};
 use super::load::{self, Loaded};
 use crate::report::progress::{Progress, Unit};
@@ -16,7 +16,7 @@ use entropix::jobs::{
     Tracer, longest_first,
 };
 use entropix::text::ChatTemplate;
-use entropix_engine::{Calibration, Parameters, Stats};
+use entropix_engine::{Calibration, Interrupts, Parameters, Stats};
 use entropix_model::Error;
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -208,7 +208,7 @@ impl Watch {
     fn new(output: &OutputArgs, n_done: u64, n_requests: Option<usize>) -> Result<Self> {
         Ok(Self {
             progress: Progress::new(output, "batch", n_requests.map(|n| n as u64), Unit::Pieces),
-            interrupts: Interrupts::listen()?,
+            interrupts: interrupt::listen()?,
             drain_told: false,
             tally: Tally::default(),
             n_done,
@@ -239,7 +239,7 @@ impl Observer for Watch {
             let (rows, kv, decisions) = (stats.running, share(stats), self.tally.shares());
             format!("{into} tok/s in, {out} out, {rows} rows, KV {kv} %{decisions}{failed}")
         });
-        let flow = self.interrupts.flow();
+        let flow = Flow::asked(self.interrupts.count());
         if flow == Flow::Drain && !self.drain_told {
             self.drain_told = true;
             self.progress.say("finishing what was begun; interrupt again to stop at once");

@@ -2,7 +2,7 @@
 
 use super::args::{OutputArgs, RunArgs, SignalsArg};
 use super::explain::Explainer;
-use super::interrupt::{INTERRUPTED, Interrupts};
+use super::interrupt::{self, INTERRUPTED};
 use super::load::{self, Loaded};
 use crate::report::paint::{Mark, Paint};
 use crate::report::progress::duration;
@@ -14,7 +14,7 @@ use entropix::Session;
 use entropix::jobs::params::Params;
 use entropix::jobs::{Choice, Form, JobRequest, Preparation, Prompt};
 use entropix::text::{ChatTemplate, Message};
-use entropix_engine::{DecisionKind, Event, Policy, Work};
+use entropix_engine::{DecisionKind, Event, Interrupts, Policy, Work};
 use entropix_model::{Class, Error, TokenId};
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<ExitCode> {
         },
         say: Paint::choose(output.color(), &std::io::stderr()),
         quiet: output.quiet,
-        interrupts: Interrupts::listen()?,
+        interrupts: interrupt::listen()?,
         n_requests: 0,
     };
     match prompt {
@@ -148,7 +148,7 @@ impl Talk {
         loop {
             say!("{}", self.say.bold("> "));
             let mut line = String::new();
-            let n = self.interrupts.while_waiting(|| std::io::stdin().read_line(&mut line));
+            let n = self.interrupts.while_idle(|| std::io::stdin().read_line(&mut line));
             if n.map_err(|e| Error::io(Path::new("<stdin>"), "read", &e))? == 0 {
                 sayln!();
                 return Ok(ExitCode::SUCCESS);
@@ -167,7 +167,6 @@ impl Talk {
                 }
                 text => turns.push(Message::new("user", text)),
             }
-            self.interrupts.clear();
             match self.answer(Prompt::Messages(turns.clone())) {
                 Ok(answered) => {
                     turns.push(Message::new("assistant", answered.choice.text));

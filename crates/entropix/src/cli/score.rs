@@ -2,7 +2,7 @@
 
 use super::args::{OutputArgs, ScoreArgs};
 use super::exit::{self, Ending, Failures};
-use super::interrupt::Interrupts;
+use super::interrupt;
 use super::job::{self, Job};
 use super::load::{self, Loaded};
 use crate::report::progress::{Progress, Unit};
@@ -12,7 +12,7 @@ use anyhow::Result;
 use entropix::jobs::params::Params;
 use entropix::jobs::parquet::Shape;
 use entropix::jobs::{Flow, PlainText, ScoreJob, ScoreObserver, ScoreRequest};
-use entropix_engine::Stats;
+use entropix_engine::{Interrupts, Stats};
 use entropix_model::Error;
 use serde_json::json;
 use std::process::ExitCode;
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
     }
     let mut watch = Watch {
         progress: Progress::new(output, "score", begun.n_requests.map(|n| n as u64), Unit::Pieces),
-        interrupts: Interrupts::listen()?,
+        interrupts: interrupt::listen()?,
         n_done: n_earlier as u64,
         n_scored: 0,
         surprise: 0.0,
@@ -118,6 +118,6 @@ impl ScoreObserver for Watch {
         self.stats = *stats;
         let time = self.started.elapsed();
         self.progress.set(self.n_done, || format!("{} tok/s", rate(stats.tokens_in as usize, time)));
-        self.interrupts.flow()
+        Flow::asked(self.interrupts.count())
     }
 }

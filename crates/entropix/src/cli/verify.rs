@@ -1,7 +1,7 @@
 //! `verify`: some requests of an output computed again, as its manifest says, and compared byte for byte.
 
 use super::args::{OutputArgs, VerifyArgs};
-use super::interrupt::Interrupts;
+use super::interrupt;
 use super::job::input_options;
 use super::load;
 use crate::report::progress::{Progress, Unit};
@@ -15,7 +15,7 @@ use entropix::jobs::{
 };
 use entropix::text::{Date, Special};
 use entropix::{Device, Precision, Session, SessionOptions, hub};
-use entropix_engine::{Calibration, PolicyFile, Stats};
+use entropix_engine::{Calibration, Interrupts, PolicyFile, Stats};
 use entropix_model::{Class, Error};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -150,7 +150,7 @@ fn compute(
     let mut watch = Watch {
         progress: Progress::new(output, "verify", Some(lines.len() as u64), Unit::Pieces),
         n_done: 0,
-        interrupts: Interrupts::listen()?,
+        interrupts: interrupt::listen()?,
     };
     let ended = if manifest.verb == "score" {
         let job = ScoreJob { special, max_in_flight, fail_fast: false };
@@ -211,7 +211,7 @@ impl Watch {
     fn step(&mut self) -> Flow {
         self.progress.set(self.n_done, String::new);
         // A line that is not computed says nothing, so there is nothing to finish.
-        if self.interrupts.flow() > Flow::Continue { Flow::Stop } else { Flow::Continue }
+        if Flow::asked(self.interrupts.count()) > Flow::Continue { Flow::Stop } else { Flow::Continue }
     }
 }
 

@@ -45,6 +45,17 @@ pub enum Flow {
     Stop,
 }
 
+impl Flow {
+    /// What a job does that was asked to end so many times.
+    pub fn asked(times: usize) -> Self {
+        match times {
+            0 => Self::Continue,
+            1 => Self::Drain,
+            _ => Self::Stop,
+        }
+    }
+}
+
 /// Somebody who watches a job.
 pub trait Observer {
     /// A request was answered.

@@ -85,6 +85,13 @@ pub struct InputOptions {
     pub parquet_command: Option<Vec<OsString>>,
 }
 
+impl InputOptions {
+    /// The format by the look of the file, Parquet decoded by this process.
+    pub fn new(plain: PlainText) -> Self {
+        Self { format: None, plain, parquet_command: None }
+    }
+}
+
 /// An open input.
 pub struct JobInput {
     file: File,
