@@ -58,7 +58,7 @@ impl Place {
             signals: SignalsLevel::Off,
             max_in_flight: 3,
             fail_fast: false,
-            is_traced: false,
+            trace_candidates: None,
         };
         Self { folder, session, job }
     }

@@ -217,7 +217,10 @@ fn traces_tell_what_is_needed_to_draw_them() {
                 None => text.as_bytes().to_vec(),
             };
             assert_eq!(String::from_utf8_lossy(&bytes), text);
-            assert!(event["candidates"].as_array().unwrap().iter().all(|c| c[2].is_string()), "{event}");
+            let candidates = event["candidates"].as_array().unwrap();
+            assert!(candidates.iter().all(|c| c[2].is_string()), "{event}");
+            assert!(candidates.is_sorted_by(|a, b| a[1].as_f64() >= b[1].as_f64()), "{event}");
+            assert_eq!(candidates.len(), 8, "{event}");
             said.insert((branch, event["position"].as_u64().unwrap()), bytes);
         }
         // Where nothing was forked or taken back, the bytes of the tokens are the text.
@@ -227,6 +230,38 @@ fn traces_tell_what_is_needed_to_draw_them() {
         }
     }
     assert!(n_forked > 0, "no line was forked");
+}
+
+/// A trace changes no answer, and its candidates are its own: those a request asks for stay as many as it asked for.
+#[test]
+fn traces_change_no_answer() {
+    let place = Place::new();
+    let asks = |i: usize| json!({"id": format!("r{i}"), "prompt": "Once upon", "max_tokens": 9, "seed": i});
+    let input: String = (0..8)
+        .map(|i| {
+            let mut line = asks(i);
+            if i % 2 == 0 {
+                line["logprobs"] = json!(i);
+            }
+            format!("{line}\n")
+        })
+        .collect();
+    place.batch(&input, &["--policy", "attic"]).expect(0, "");
+    let wanted = rows(&place);
+    for k in ["2", "5", "20"] {
+        let args = ["--policy", "attic", "--trace", "trace", "--trace-candidates", k, "--overwrite"];
+        place.batch(&input, &args).expect(0, "");
+        assert_eq!(rows(&place), wanted, "{k} candidates");
+        for event in place.rows("trace").iter().filter(|event| event["event"] == "token") {
+            let asked = event["id"].as_str().unwrap()[1..].parse::<usize>().unwrap();
+            let asked = if asked % 2 == 0 { asked } else { 0 };
+            assert_eq!(
+                event["candidates"].as_array().unwrap().len(),
+                asked.max(k.parse().unwrap()),
+                "{event}"
+            );
+        }
+    }
 }
 
 /// A calibration is of one model; a policy of quantiles needs one.

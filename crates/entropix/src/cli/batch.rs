@@ -44,7 +44,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         signals: args.signals.into(),
         max_in_flight: args.batch_size.saturating_mul(2),
         fail_fast: args.job.fail_fast,
-        is_traced: args.trace.is_some(),
+        trace_candidates: args.trace.is_some().then_some(args.trace_candidates),
     };
     let trace_to = args.trace.as_deref().map(|path| {
         let is_ours = args.job.overwrite || job.is_resumed();

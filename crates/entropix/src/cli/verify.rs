@@ -182,7 +182,7 @@ fn compute(
             signals,
             max_in_flight,
             fail_fast: false,
-            is_traced: false,
+            trace_candidates: None,
         };
         job.run(session, sampled::<JobRequest>(input, lines)?, &mut sink, None, &mut watch)?
     };

@@ -12,6 +12,8 @@ pub struct Answers {
     pub choices: Vec<Choice>,
     /// Whether alternatives were asked for.
     pub asked: Alternatives,
+    /// How many; a trace may have had more computed.
+    n_top: usize,
     /// (n) the text each choice can be said to have.
     streams: Vec<Stream>,
     /// Choices that are not finished.
@@ -19,10 +21,10 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Before the first token of `n` answers.
+    /// Before the first token of `n` answers, to which that many alternatives of every token were asked for.
     pub fn new(
         n: usize,
-        asked: Alternatives,
+        logprobs: Option<usize>,
         tokenizer: &Arc<Tokenizer>,
         stops: &Stops,
         min_tokens: usize,
@@ -30,14 +32,16 @@ impl Answers {
         let stream = || Stream::new(tokenizer.clone(), stops.clone(), min_tokens);
         Self {
             choices: vec![Choice::default(); n],
-            asked,
+            asked: if logprobs.is_some() { Alternatives::Asked } else { Alternatives::NotAsked },
+            n_top: logprobs.unwrap_or(0),
             streams: (0..n).map(|_| stream()).collect(),
             n_open: n,
         }
     }
 
     /// Takes a token in and gives the text that is certain since the last one.
-    pub fn push(&mut self, token: Token) -> String {
+    pub fn push(&mut self, mut token: Token) -> String {
+        token.top.truncate(self.n_top);
         let choice = token.choice as usize;
         // The end token is no part of the answer, even where its name would print.
         let text = if token.end { String::new() } else { self.streams[choice].push(token.token) };

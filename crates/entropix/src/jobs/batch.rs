@@ -28,8 +28,9 @@ pub struct BatchJob {
     pub max_in_flight: usize,
     /// Whether the first request that fails ends the job.
     pub fail_fast: bool,
-    /// Whether there will be a [`Tracer`].
-    pub is_traced: bool,
+    /// Where there will be a [`Tracer`], how many candidates it tells of every token, at least; 2 to
+    /// [`entropix_model::Capacity::max_candidates`].
+    pub trace_candidates: Option<u16>,
 }
 
 /// Whether to go on.
@@ -208,7 +209,9 @@ impl BatchJob {
         let Prepared { mut request, answers } =
             self.preparation.prepare(session, id, request, &self.defaults, &self.policy)?;
         if let Work::Generate(generate) = &mut request.work {
-            generate.parameters.raw_events = self.is_traced;
+            let parameters = &mut generate.parameters;
+            parameters.raw_events = self.trace_candidates.is_some();
+            parameters.logprobs = parameters.logprobs.max(self.trace_candidates.unwrap_or(0));
         }
         let request = session.engine().submit(request).map_err(|error| match error.class {
             // Whatever is wrong with it, the request is to blame.

@@ -4,7 +4,6 @@
 use super::answers::Answers;
 use super::params::Params;
 use super::request::{JobRequest, Prompt};
-use super::row::Alternatives;
 use crate::Session;
 use crate::text::{Message, Special, StopWatcher, Stops};
 use entropix_engine::{Generate, Parameters, Policy, Request, RequestKey, Watcher, Work};
@@ -45,9 +44,8 @@ impl Preparation {
         let params = request.params.or(defaults);
         let min_tokens = params.min_tokens.unwrap_or(0);
         let stops = Stops::new(params.stop.as_deref().unwrap_or(&[]))?;
-        let asked = if params.logprobs.is_some() { Alternatives::Asked } else { Alternatives::NotAsked };
         let tokenizer = session.tokenizer();
-        let answers = Answers::new(params.n.unwrap_or(1), asked, tokenizer, &stops, min_tokens);
+        let answers = Answers::new(params.n.unwrap_or(1), params.logprobs, tokenizer, &stops, min_tokens);
         let watcher = (!stops.is_empty())
             .then(|| Box::new(StopWatcher::new(tokenizer.clone(), stops)) as Box<dyn Watcher>);
         let mut parameters = parameters(&params);
