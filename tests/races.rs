@@ -10,6 +10,7 @@ use entropix::jobs::{
 use entropix::text::Special;
 use entropix::{Error, Session, SessionOptions};
 use entropix_engine::{Interrupts, Stats};
+use shuttle::rand::Rng;
 use shuttle::scheduler::{RandomScheduler, Scheduler};
 use shuttle::thread::{self, yield_now};
 use std::cell::RefCell;
@@ -176,7 +177,8 @@ fn schedule(fault: Option<Fault>, met: &Met) {
         let interrupts = interrupts.clone();
         thread::spawn(move || {
             for _ in 0..2 {
-                yield_now();
+                // Asked twice at once, a job would never end the gentle way.
+                (0..shuttle::rand::thread_rng().gen_range(1..16)).for_each(|_| yield_now());
                 interrupts.ask();
             }
         })

@@ -43,6 +43,12 @@ impl Engine {
         if logprobs <= 2 {
             top.extend_from_slice(&signals.best[..logprobs.min(n_vocab)]);
         }
+        // Candidates and signals may differ in the last bit; how many were asked for must not show.
+        for (told, best) in top.iter_mut().zip(&signals.best) {
+            if told.token == best.token {
+                *told = *best;
+            }
+        }
         let begins = continuation.forced.filter(|forced| forced.next == 0);
         let token = Token {
             request,

@@ -129,12 +129,17 @@ pub(super) fn answer(model: Model, asked: &Asked, i: usize, choice: u32) -> (Vec
             0..=2 => top.push(signals.best[..k].iter().copied()),
             _ => sampling::candidates(&logits, &signals, k, &mut scratch, &mut top),
         }
+        // The two best are as the signals have them.
+        let told = |c: &entropix_model::Candidate| {
+            let best = signals.best.iter().find(|best| best.token == c.token);
+            (c.token, best.unwrap_or(c).logprob.to_bits())
+        };
         let wants_attention = p.attention || asked.attention && !is_forced;
         said.push(Said {
             token,
             position: tokens.len() - 1,
             bits: [signals.entropy, logprob, temperature].map(f32::to_bits),
-            top: top.list(0).iter().map(|c| (c.token, c.logprob.to_bits())).collect(),
+            top: top.list(0).iter().map(told).collect(),
             region,
             decision: kind,
             attention: wants_attention.then_some(attention.entropy.to_bits()),
