@@ -111,6 +111,7 @@ fn calibrations() {
         precision: "int8".into(),
         requests: 1,
         tokens: 101,
+        prefill_tokens: 1,
         generated: [("entropy".into(), Calibration::quantiles((0..3).map(f64::from).collect()).unwrap())]
             .into(),
         prefill: Default::default(),

@@ -4,6 +4,7 @@ mod bad_input;
 mod batch;
 mod crash;
 mod environment;
+mod files;
 mod presets;
 mod program;
 mod report;

@@ -154,6 +154,8 @@ fn a_job_has_a_budget() {
     let ((free, _), (bound, said)) = (run(&[]), run(&["--extra-tokens", "0.02"]));
     assert!(bound > 0 && bound * 2 < free, "{bound} of {free} thrown away");
     assert!(said.contains("their policy went on without extra tokens"), "{said}");
+    let (none, _) = run(&["--extra-tokens", "0"]);
+    assert_eq!(none, 0, "nothing may be thrown away");
     place.batch(prompts(), &["--extra-tokens", "-1"]).expect(64, "at least 0");
 }
 

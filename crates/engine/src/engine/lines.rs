@@ -74,8 +74,9 @@ impl Engine {
         let answer = self.answers.get_mut(&key);
         let (spent, rewinds, reforks) =
             answer.as_ref().map_or((0, 0, 0), |answer| (answer.spent, answer.rewinds, answer.reforks));
-        let in_batch =
-            |share: f64| self.stats.discarded_tokens as f64 <= share * self.stats.tokens_out as f64;
+        let in_batch = |share: f64| {
+            share > 0.0 && self.stats.discarded_tokens as f64 <= share * self.stats.tokens_out as f64
+        };
         let is_affordable = budget.extra_tokens > 0.0
             && spent as f64 <= budget.extra_tokens * n_output as f64
             && self.options.extra_tokens.is_none_or(in_batch);

@@ -26,6 +26,8 @@ pub struct Calibration {
     pub requests: u64,
     /// Generated tokens it was made from.
     pub tokens: u64,
+    /// Tokens of prompts it was made from; 0 where nobody counted.
+    pub prefill_tokens: u64,
     /// By signal name: of generated tokens.
     pub generated: BTreeMap<String, Vec<f64>>,
     /// By signal name: of tokens of prompts.
@@ -57,6 +59,11 @@ impl Calibration {
             0 | 1 => format!("{stat}.{signal}.{part}"),
             window => format!("{stat}.{signal}.{part}.window{window}"),
         }
+    }
+
+    /// Whether it was made with known answers.
+    pub fn has_labels(&self) -> bool {
+        !self.replace.is_empty() || !self.accuracy.is_empty()
     }
 
     /// The 101 quantiles 0.00 to 1.00 of some values, by linear interpolation; none when there are none.
@@ -103,6 +110,7 @@ impl Calibration {
         let most = i64::MAX;
         let requests = fields.integer("requests", 0, most)?.unwrap_or(0) as u64;
         let tokens = fields.integer("tokens", 0, most)?.unwrap_or(0) as u64;
+        let prefill_tokens = fields.integer("prefill_tokens", 0, most)?.unwrap_or(0) as u64;
         let mut tables = |key| tables(&sources, fields.take(key));
         let (generated, prefill, request) = (tables("generated")?, tables("prefill")?, tables("request")?);
         let mut replace = BTreeMap::new();
@@ -138,6 +146,7 @@ impl Calibration {
             precision,
             requests,
             tokens,
+            prefill_tokens,
             generated,
             prefill,
             request,
@@ -157,6 +166,9 @@ impl Calibration {
         let _ = writeln!(out, "model = {:?}\nsha256 = {:?}", self.model, self.sha256);
         let _ = writeln!(out, "precision = {:?}", self.precision);
         let _ = writeln!(out, "requests = {}\ntokens = {}", self.requests, self.tokens);
+        if self.prefill_tokens > 0 {
+            let _ = writeln!(out, "prefill_tokens = {}", self.prefill_tokens);
+        }
         let parts = [("generated", &self.generated), ("prefill", &self.prefill), ("request", &self.request)];
         for (name, tables) in parts {
             let _ = writeln!(out, "\n[{name}]");
@@ -250,6 +262,7 @@ mod tests {
             precision: "int8".into(),
             requests: 3,
             tokens: 9,
+            prefill_tokens: 7,
             generated: [("entropy".to_owned(), table.clone())].into(),
             prefill: BTreeMap::new(),
             request: [("mean.entropy.first64".to_owned(), table)].into(),

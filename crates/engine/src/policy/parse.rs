@@ -187,10 +187,13 @@ impl<'a> Reader<'a> {
             let name = name(&mut fields)?.ok_or_else(|| fields.missing("name"))?;
             fields.path = format!("region {name}");
             let is_enabled = fields.bool("enabled")?.unwrap_or(true);
+            let labels = fields.bool("labels")?;
+            let is_for = |known: &Calibration| labels.is_none_or(|labels| labels == known.has_labels());
+            let is_meant = self.calibration.is_none_or(is_for);
             let Some(when) = fields.table("when")? else { return Err(fields.missing("when")) };
             let (when, conditions) = self.conditions(when)?;
             self.push(name, at, when, conditions, fields)?;
-            if !is_enabled {
+            if !is_enabled || !is_meant {
                 self.regions.pop();
             }
         }

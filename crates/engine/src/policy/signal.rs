@@ -70,6 +70,14 @@ impl Signal {
         self.value(&Inputs { signals, attention: &AttentionSignals::default() })
     }
 
+    /// Its value, none for a signal of attention that was not measured. In nats, where it has a unit.
+    pub fn read(self, signals: &Signals, attention: Option<&AttentionSignals>) -> Option<f64> {
+        match attention {
+            Some(attention) => Some(self.value(&Inputs { signals, attention })),
+            None => (!self.is_of_attention()).then(|| self.of(signals)),
+        }
+    }
+
     /// Writes its value.
     pub fn put(self, value: f64, signals: &mut Signals, attention: &mut AttentionSignals) {
         *match self {

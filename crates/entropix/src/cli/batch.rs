@@ -19,6 +19,7 @@ use entropix::text::ChatTemplate;
 use entropix_engine::{Calibration, Interrupts, Parameters, Stats};
 use entropix_model::Error;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,13 @@ use std::time::{Duration, Instant};
 pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     let plain = if args.chat.no_chat_template { PlainText::Raw } else { PlainText::Question };
     let flags = load::flags(&args.sampling)?;
+    job::roles(&args.job)
+        .written("--trace", args.trace.as_deref(), &[".jsonl"])
+        .read("--policy", args.sampling.policy.as_deref().map(Path::new))
+        .read("--calibration", args.sampling.calibration.as_deref())
+        .read("--chat-template", args.chat.chat_template.as_deref())
+        .read("--model", args.model.model.as_deref().map(Path::new))
+        .check()?;
     let policy_file = load::policy_file(&args.sampling)?;
     let job = Job::open::<JobRequest>(&args.job, plain)?;
     let chat = ChatArgs { date: args.chat.date.or(job.date()), ..args.chat.clone() };
@@ -46,15 +54,13 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         fail_fast: args.job.fail_fast,
         trace_candidates: args.trace.is_some().then_some(args.trace_candidates),
     };
-    let trace_to = args.trace.as_deref().map(|path| {
-        let is_ours = args.job.overwrite || job.is_resumed();
-        Destination::new(path, job.input.file(), is_ours)
-    });
+    let trace_to =
+        args.trace.as_deref().map(|path| Destination::new(path, job.input.file(), args.job.overwrite));
     let trace_to = trace_to.transpose()?;
     let trace = match &trace_to {
         None => None,
         Some(trace_to) => {
-            let existing = match job.is_resumed() {
+            let existing = match job.is_resumed() && Tracer::wrote(trace_to.lines()) {
                 true => Existing::Append,
                 false if args.job.overwrite => Existing::Overwrite,
                 false => Existing::Refuse,

@@ -3,23 +3,35 @@
 use super::args::{AnswerArg, CalibrateArgs, OutputArgs};
 use super::job::input_options;
 use super::load::{self, Loaded};
+use super::roles::Roles;
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::sayln;
 use anyhow::Result;
 use entropix::jobs::params::Params;
 use entropix::jobs::{
-    BadLine, CalibrationJob, Done, Existing, JobInput, JobRequest, Labels, LineWriter, PlainText, Shard,
+    BadLine, CalibrationJob, Done, JobInput, JobRequest, Labels, LineWriter, PlainText, Shard, SyncEvery,
 };
 use entropix_engine::AnswerRule;
+use std::path::Path;
 
 /// Calibrates.
 pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
+    Roles::default()
+        .read("--input", Some(&args.input))
+        .read("--labels", args.labels.as_deref())
+        .read("--chat-template", args.chat.chat_template.as_deref())
+        .read("--model", args.model.model.as_deref().map(Path::new))
+        .written("--output", Some(&args.output), &[])
+        .check()?;
     let plain = if args.chat.no_chat_template { PlainText::Raw } else { PlainText::Question };
     let input = JobInput::open(&args.input, input_options(args.input_format.map(Into::into), plain))?;
     let n_requests = input.check::<JobRequest>(BadLine::Fail, Shard::WHOLE, &mut Done::default())?.n_requests;
     let labels = args.labels.as_deref().map(Labels::read).transpose()?.unwrap_or_default();
-    let existing = if args.overwrite { Existing::Overwrite } else { Existing::Refuse };
-    let mut lines = LineWriter::open_beside(&args.output, input.file(), existing)?;
+    // Taken now, so that nobody works for an output that will be refused, and changed only when there is something.
+    let mut lines = LineWriter::open(&args.output, input.file(), SyncEvery::Lines(u64::MAX))?;
+    if !args.overwrite {
+        lines.refuse_existing()?;
+    }
     let Loaded { mut session, .. } =
         load::session(&args.model, Some(&args.chat), args.batch_size, Params::default(), output)?;
     let sha256 = load::fingerprint(&session, output)?;
@@ -40,7 +52,9 @@ pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
     let calibration = job
         .run(&mut session, sha256, input.items(BadLine::Fail)?, &mut |done| progress.set(done, String::new));
     progress.finish();
-    for line in calibration?.to_toml().split_inclusive('\n') {
+    let calibration = calibration?;
+    lines.begin_empty()?;
+    for line in calibration.to_toml().split_inclusive('\n') {
         lines.write_line(line.as_bytes())?;
     }
     lines.finish()?;

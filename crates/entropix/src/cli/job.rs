@@ -2,8 +2,9 @@
 
 use super::args::{JobArgs, OutputArgs};
 use super::load;
+use super::roles::Roles;
 use crate::report::say::sayln;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use entropix::jobs::manifest::{EngineRecord, InputRecord, ModelRecord, PromptRecord};
 use entropix::jobs::parquet::{Destination, Shape};
 use entropix::jobs::{
@@ -13,7 +14,11 @@ use entropix::jobs::{
 use entropix::text::{Date, Special};
 use entropix::{Session, jobs};
 use serde_json::Value;
+use std::io::Write;
 use std::path::Path;
+
+/// Bytes of a summary; far more than any has.
+const SUMMARY_BYTES: u64 = 1 << 20;
 
 /// A job before its model is there.
 pub(super) struct Job {
@@ -47,6 +52,7 @@ impl Job {
             let message = format!("{name}: results are plain lines; compress them when the job is done");
             return Err(entropix::Error::new(entropix::Class::Usage, "Output", message).into());
         }
+        check_summary(args.summary.as_deref(), args.overwrite)?;
         let input = JobInput::open(&args.input, input_options(args.input_format.map(Into::into), plain))?;
         let destination = Destination::new(&args.output, input.file(), args.overwrite)?;
         let mut ledger = Ledger::open(destination.lines(), input.file(), args.resume(), args.sync_every)?;
@@ -174,9 +180,40 @@ pub(super) fn complete(flow: Flow, files: &[(&Destination, Shape)]) -> Result<()
     Ok(())
 }
 
+/// The files that `batch` and `score` name alike.
+pub(super) fn roles(args: &JobArgs) -> Roles {
+    Roles::default()
+        .read("--input", Some(&args.input))
+        .written("--output", Some(&args.output), &[".manifest.json", ".jsonl", ".jsonl.manifest.json"])
+        .written("--summary", args.summary.as_deref(), &[])
+}
+
+/// Refuses to write a summary over anything but an older summary, before the job has cost anything.
+pub(super) fn check_summary(path: Option<&Path>, overwrite: bool) -> Result<()> {
+    let Some(path) = path.filter(|path| *path != Path::new("-") && !overwrite) else { return Ok(()) };
+    let Ok(old) = std::fs::metadata(path) else { return Ok(()) };
+    let is_summary = || {
+        let text = std::fs::read(path).unwrap_or_default();
+        serde_json::from_slice::<Value>(&text).is_ok_and(|old| old["requests"]["answered"].is_u64())
+    };
+    if !old.is_file() || old.len() == 0 || old.len() < SUMMARY_BYTES && is_summary() {
+        return Ok(());
+    }
+    let message = format!(
+        "{}: holds {} bytes that are no summary of a job; name another --summary, or add --overwrite to replace it",
+        path.display(),
+        old.len()
+    );
+    Err(entropix::Error::new(entropix::Class::Usage, "OutputExists", message).into())
+}
+
 /// Writes the summary of a job where --summary wants it.
 pub(super) fn write_summary(path: Option<&Path>, summary: &Value) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     let text = serde_json::to_string_pretty(summary)? + "\n";
-    std::fs::write(path, text).with_context(|| format!("{}: cannot write the summary", path.display()))
+    if path == Path::new("-") {
+        std::io::stdout().write_all(text.as_bytes())?;
+        return Ok(());
+    }
+    Ok(jobs::put_whole(path, text.as_bytes())?)
 }

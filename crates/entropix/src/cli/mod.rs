@@ -17,6 +17,7 @@ mod merge;
 mod policy;
 mod replay;
 mod report;
+mod roles;
 mod run;
 mod score;
 mod sources;

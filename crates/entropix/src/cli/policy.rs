@@ -4,6 +4,7 @@ use super::args::{ExplainArgs, PolicyVerb};
 use super::load;
 use crate::report::table::{Align, Table};
 use anyhow::Result;
+use entropix::text::find_answer;
 use entropix_engine::{PolicyFile, Signal};
 use entropix_model::{Class, Error};
 use std::io::Write;
@@ -29,6 +30,9 @@ pub(super) fn run(verb: PolicyVerb) -> Result<()> {
         }
         PolicyVerb::Check(args) => {
             let policy = PolicyFile::load(&args.policy, &args.set)?;
+            if let Some(rule) = policy.answer_rule() {
+                find_answer(rule, "")?;
+            }
             let regions: Vec<&str> = policy.regions().iter().map(AsRef::as_ref).collect();
             writeln!(out, "{}: ok", policy.name())?;
             writeln!(out, "regions  {}", regions.join(", "))?;

@@ -305,12 +305,18 @@ fn footer(choice: &Choice, first: Duration, time: Duration, interrupted: bool) -
     let n = choice.tokens.len();
     let usage = &choice.usage;
     let mut parts = Vec::new();
-    if !interrupted && n > 0 {
+    // A policy that may take tokens back lets none be said before it is sure: then all come at once.
+    let said_at_once = time.saturating_sub(first) * 50 < time / n.max(1) as u32;
+    let is_held_back = n > 1 && (usage.discarded_tokens > 0 || said_at_once);
+    if !interrupted && n > 0 && !is_held_back {
         let computed = usage.prompt_tokens - usage.shared_tokens;
         parts.push(format!("prompt {} tok, {} tok/s", usage.prompt_tokens, rate(computed, first)));
     }
     // The first token comes with the prompt.
-    let later = rate(n.saturating_sub(1), time.saturating_sub(first));
+    let later = match is_held_back {
+        true => rate(n, time),
+        false => rate(n.saturating_sub(1), time.saturating_sub(first)),
+    };
     parts.push(format!("answer {n} tok in {}, {later} tok/s", duration(time)));
     if n > 0 {
         parts.push(format!(
@@ -319,6 +325,9 @@ fn footer(choice: &Choice, first: Duration, time: Duration, interrupted: bool) -
             tally.mean_varentropy()
         ));
         parts.push(tally.decisions());
+    }
+    if usage.discarded_tokens > 0 {
+        parts.push(format!("{} tokens thrown away", usage.discarded_tokens));
     }
     parts.push(match (&choice.reason, choice.finish) {
         _ if interrupted => "interrupted".into(),

@@ -15,11 +15,13 @@ use entropix::jobs::{Flow, PlainText, ScoreJob, ScoreObserver, ScoreRequest};
 use entropix_engine::{Interrupts, Stats};
 use entropix_model::Error;
 use serde_json::json;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 /// Runs the job.
 pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
+    job::roles(&args.job).read("--model", args.model.model.as_deref().map(Path::new)).check()?;
     let job = Job::open::<ScoreRequest>(&args.job, PlainText::Raw)?;
     let Loaded { mut session, .. } =
         load::session(&args.model, None, args.batch_size, Params::default(), output)?;

@@ -132,6 +132,15 @@ impl Stories {
                 let of = |key: &str| event.rest.get(key).cloned().unwrap_or(Value::Null);
                 let (model, policy, seed) = (of("model"), of("policy"), of("seed"));
                 check_policy(&policy)?;
+                let same = |old: &Head| old.policy["sha256"] == policy["sha256"] && old.model == model;
+                if report.head.as_ref().is_some_and(|old| !same(old)) {
+                    report.notes.push(
+                        "The trace was gone on with by another policy or model; what is said of the policy is of the \
+                         last one."
+                            .into(),
+                    );
+                    report.notes.dedup();
+                }
                 report.head = Some(Head { model, policy, seed });
             }
             "request" => {

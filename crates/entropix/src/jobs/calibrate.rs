@@ -10,7 +10,7 @@ use entropix_engine::{
     AnswerRule, Calibration, Event, Part, PolicyFile, Raw, ReadAnswer, Request, RequestId, RequestKey,
     Signal, Span, Stat, Token, Work,
 };
-use entropix_model::{Class, Error, Result, Signals};
+use entropix_model::{AttentionSignals, Class, Error, Result, Signals};
 use std::collections::{BTreeMap, HashMap};
 
 /// How a model is calibrated.
@@ -45,10 +45,6 @@ score = "mean_logp"
 [default]
 decision = "argmax"
 "#;
-
-/// Signals of the logits: those that need no further work.
-const SIGNALS: [Signal; 5] =
-    [Signal::Entropy, Signal::Varentropy, Signal::Collision, Signal::LogZ, Signal::LogitStd];
 
 /// The spans of a request of which quantiles are kept.
 fn spans() -> Vec<Span> {
@@ -95,18 +91,20 @@ impl CalibrationJob {
                 let Item { id, request, .. } = request?;
                 let label = self.labels.get(&id).map(|label| normal(label, &self.answer)).transpose()?;
                 let policy = if label.is_some() { &other_line } else { &greedy };
-                let mut prepared =
-                    self.preparation.prepare(session, &id, request?, &self.defaults, policy)?;
+                let named = |error: Error| Error { message: format!("{id:?}: {}", error.message), ..error };
+                let prepared = self.preparation.prepare(session, &id, request?, &self.defaults, policy);
+                let mut prepared = prepared.map_err(named)?;
                 let prompt = prepared.request.prompt.clone();
                 if let Work::Generate(generate) = &mut prepared.request.work {
                     generate.parameters.raw_events = true;
+                    generate.parameters.attention = true;
                 }
                 let lines = BTreeMap::from([(0, Vec::new())]);
                 let n_prompt = prompt.len();
-                running
-                    .insert(session.engine().submit(prepared.request)?, Running { n_prompt, label, lines });
-                let score = Request { key: RequestKey(0), prompt, work: Work::Score { attention: false } };
-                session.engine().submit(score)?;
+                let answer = session.engine().submit(prepared.request).map_err(named)?;
+                running.insert(answer, Running { n_prompt, label, lines });
+                let score = Request { key: RequestKey(0), prompt, work: Work::Score { attention: true } };
+                session.engine().submit(score).map_err(named)?;
                 scoring += 1;
             }
             if running.is_empty() && scoring == 0 {
@@ -120,7 +118,10 @@ impl CalibrationJob {
                             answer.follow(raw);
                         }
                     }
-                    Event::Scored(scored) => keep(&mut seen.values, false, &scored.signals),
+                    Event::Scored(scored) => {
+                        seen.n_prefill += 1;
+                        keep(&mut seen.values, false, &scored.signals, scored.attention.as_ref());
+                    }
                     Event::Done(done) => match running.remove(&done.request) {
                         Some(answer) => {
                             seen.add(answer, &*read);
@@ -187,6 +188,7 @@ impl Running {
 struct Seen {
     n_requests: u64,
     n_tokens: u64,
+    n_prefill: u64,
     /// By whether they were generated.
     values: BTreeMap<(bool, Signal), Vec<f64>>,
     /// In the order of [`spans`].
@@ -201,7 +203,9 @@ impl Seen {
         let (Some(said), other) = (lines.next(), lines.next()) else { return };
         self.n_requests += 1;
         self.n_tokens += said.len() as u64;
-        said.iter().for_each(|token| keep(&mut self.values, true, &token.signals));
+        for token in &said {
+            keep(&mut self.values, true, &token.signals, token.attention.as_ref());
+        }
         let spans = spans();
         self.by_span.resize(spans.len(), Vec::new());
         for (span, values) in spans.iter().zip(&mut self.by_span) {
@@ -224,7 +228,7 @@ impl Seen {
                 let values = self.values.get(&(generated, signal)).cloned().unwrap_or_default();
                 Some((signal.name().to_owned(), Calibration::quantiles(values)?))
             };
-            SIGNALS.into_iter().filter_map(of).collect::<BTreeMap<_, _>>()
+            Signal::ALL.into_iter().filter_map(|(signal, _)| of(signal)).collect::<BTreeMap<_, _>>()
         };
         let named = |(span, values): (&Span, &Vec<f64>)| {
             Some((Calibration::span_name(span), Calibration::quantiles(values.clone())?))
@@ -245,6 +249,7 @@ impl Seen {
             precision: session.model().precision_name().to_owned(),
             requests: self.n_requests,
             tokens: self.n_tokens,
+            prefill_tokens: self.n_prefill,
             generated: table(true),
             prefill: table(false),
             request: spans.iter().zip(&self.by_span).filter_map(named).collect(),
@@ -254,8 +259,15 @@ impl Seen {
     }
 }
 
-fn keep(values: &mut BTreeMap<(bool, Signal), Vec<f64>>, generated: bool, signals: &Signals) {
-    for signal in SIGNALS {
-        values.entry((generated, signal)).or_default().push(signal.of(signals));
+fn keep(
+    values: &mut BTreeMap<(bool, Signal), Vec<f64>>,
+    generated: bool,
+    signals: &Signals,
+    attention: Option<&AttentionSignals>,
+) {
+    for (signal, _) in Signal::ALL {
+        if let Some(value) = signal.read(signals, attention) {
+            values.entry((generated, signal)).or_default().push(value);
+        }
     }
 }

@@ -131,18 +131,29 @@ impl LineWriter {
                 lines.begin_behind(whole)?;
             }
             Existing::Append => lines.begin_behind(0)?,
-            Existing::Refuse if !lines.is_empty() => {
-                let message = format!(
-                    "{}: holds {} bytes already and is left as it is; name another output, or add --overwrite to \
-                     replace it",
-                    path.display(),
-                    lines.len()
-                );
-                return Err(Error::new(Class::Usage, "OutputExists", message));
+            Existing::Refuse => {
+                lines.refuse_existing()?;
+                lines.begin_empty()?;
             }
-            Existing::Refuse | Existing::Overwrite => lines.begin_empty()?,
+            Existing::Overwrite => lines.begin_empty()?,
         }
         Ok(lines)
+    }
+
+    /// Refuses a file that holds something.
+    ///
+    /// # Errors
+    /// `Usage`, code `OutputExists`.
+    pub fn refuse_existing(&self) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "{}: holds {} bytes already and is left as it is; name another output, or add --overwrite to replace it",
+            self.path.display(),
+            self.len()
+        );
+        Err(Error::new(Class::Usage, "OutputExists", message))
     }
 
     /// Where lines go.
@@ -195,7 +206,8 @@ impl LineWriter {
     /// Begins behind those lines that `keep` takes; the others are left out. The file that has only these
     /// replaces the old one at once, when it is on the disk.
     pub(super) fn begin_with(&mut self, keep: &mut dyn FnMut(&[u8]) -> bool) -> Result<()> {
-        let partial = beside(&self.path, ".partial");
+        let path = followed(&self.path);
+        let partial = beside(&path, ".partial");
         let wrote = |e: std::io::Error| failed(&partial, "write", &e);
         let new = File::options().read(true).append(true).create(true).open(&partial).map_err(wrote)?;
         lock(&new, &partial)?;
@@ -217,8 +229,8 @@ impl LineWriter {
         let permissions = self.file.metadata().map(|metadata| metadata.permissions());
         permissions.and_then(|permissions| new.set_permissions(permissions)).map_err(wrote)?;
         new.sync_all().map_err(wrote)?;
-        std::fs::rename(&partial, &self.path).map_err(|e| failed(&self.path, "replace", &e))?;
-        sync_folder(&self.path);
+        std::fs::rename(&partial, &path).map_err(|e| failed(&path, "replace", &e))?;
+        sync_folder(&path);
         self._replaced = Some(std::mem::replace(&mut self.file, new));
         self.whole = Some(length);
         self.state = State::Begun;
@@ -303,7 +315,10 @@ impl Drop for LineWriter {
 }
 
 /// Makes a file of `bytes` at `path` that is there whole or not at all, whatever happens meanwhile.
-pub(crate) fn put_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// `Io`.
+pub fn put_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, &mut |file| file.write_all(bytes))
 }
 
@@ -312,6 +327,16 @@ pub(super) fn replace(
     path: &Path,
     write: &mut dyn FnMut(&mut BufWriter<File>) -> std::io::Result<()>,
 ) -> Result<()> {
+    let path = &followed(path);
+    if std::fs::metadata(path).is_ok_and(|old| !old.is_file()) {
+        // A device or a pipe is no file that could be replaced.
+        let mut open = || {
+            let mut out = BufWriter::with_capacity(1 << 16, File::options().write(true).open(path)?);
+            write(&mut out)?;
+            out.flush()
+        };
+        return open().map_err(|e| failed(path, "write", &e));
+    }
     let partial = beside(path, ".partial");
     let mut attempt = || {
         let mut out = BufWriter::with_capacity(1 << 16, File::create(&partial)?);
@@ -327,6 +352,16 @@ pub(super) fn replace(
     })?;
     sync_folder(path);
     Ok(())
+}
+
+/// Where a link leads, at most 40 of them; what replaces a file must not replace the link to it.
+fn followed(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..40 {
+        let Ok(target) = std::fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    path
 }
 
 /// `path` with `ending` behind its name.

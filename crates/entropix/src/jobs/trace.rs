@@ -7,10 +7,16 @@ use entropix_engine::{Done, Outline, PolicyFile, Raw, RequestId, Token};
 use entropix_model::{Error, Result, TokenId};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Of the records. Traces of format 1 had no such record, no texts and no ends of answers.
 pub(crate) const FORMAT: u64 = 2;
+
+/// Bytes of the first record of a trace; far more than any policy takes.
+const HEAD_BYTES: u64 = 16 << 20;
 
 /// Writes the trace of a job.
 pub struct Tracer {
@@ -51,6 +57,15 @@ impl Tracer {
             "seed": seed, "policy": policy_value(policy),
         }))?;
         Ok(tracer)
+    }
+
+    /// Whether what stands at `path` is a trace, so that it can be gone on with.
+    pub fn wrote(path: &Path) -> bool {
+        let mut first = Vec::new();
+        let read = File::open(path)
+            .and_then(|file| BufReader::new(file.take(HEAD_BYTES)).read_until(b'\n', &mut first));
+        let head: serde_json::Result<Value> = serde_json::from_slice(&first);
+        read.is_ok() && head.is_ok_and(|head| head["event"] == "trace" && head["format"] == FORMAT)
     }
 
     /// A request of `n` answers was admitted. Whatever the trace said of its id before was of an earlier attempt.

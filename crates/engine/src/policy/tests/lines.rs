@@ -263,6 +263,20 @@ fn steps_can_be_switched_off() {
     }
 }
 
+/// Without known answers, a third is doubtful and ends stay as they are.
+#[test]
+fn regions_may_want_known_answers() {
+    let regions = |calibration: &Calibration| {
+        let file = PolicyFile::load("entropix", &[]).and_then(|file| file.calibrated(calibration));
+        let file = file.expect("sound");
+        ["doubtful", "doubtful-third", "replace", "vote", "loop"]
+            .map(|name| file.regions().contains(&name.into()))
+    };
+    assert_eq!(regions(&calibration()), [true, false, true, true, true]);
+    let unlabelled = Calibration { replace: Default::default(), ..calibration() };
+    assert_eq!(regions(&unlabelled), [false, true, false, false, true]);
+}
+
 #[test]
 fn what_makes_no_sense_is_refused() {
     let region = |text: &str| {

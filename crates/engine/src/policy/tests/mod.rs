@@ -186,6 +186,7 @@ fn calibration() -> Calibration {
         precision: "exact".into(),
         requests: 100,
         tokens: 10_000,
+        prefill_tokens: 0,
         generated: [("entropy".to_owned(), steps(4.0)), ("varentropy".to_owned(), steps(8.0))].into(),
         prefill: Default::default(),
         request: spans.map(|span| (span.to_owned(), steps(2.0))).into(),
