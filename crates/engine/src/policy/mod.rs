@@ -148,6 +148,19 @@ pub struct Budget {
     pub reforks: u32,
 }
 
+impl Budget {
+    /// The most tokens that are computed for one answer of at most n = `max_tokens`, whatever the signals are, by a
+    /// policy whose branches have at most `width` lines and whose reforks at most `points` points:
+    /// (1 + rewinds + reforks) (n + width n (n + 1) / 2) + reforks (points + 2) n. Between two returns the answer grows
+    /// with every branch, by one token at least while the losers may run to the end; a refork runs a line a point and one
+    /// to break a tie, and keeps its parent.
+    pub fn most_tokens(&self, max_tokens: usize, width: usize, points: usize) -> usize {
+        let (n, rewinds, reforks) = (max_tokens, self.rewinds as usize, self.reforks as usize);
+        let grown = n + width * n * (n + 1) / 2;
+        (1 + rewinds + reforks) * grown + reforks * (points + 2) * n
+    }
+}
+
 impl Default for Budget {
     fn default() -> Self {
         Self { extra_tokens: 1.0, rewinds: 2, reforks: 1 }

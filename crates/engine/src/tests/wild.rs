@@ -242,7 +242,7 @@ fn said(token: &Token) -> (TokenId, usize, [u32; 3], u16, crate::DecisionKind, b
 fn request(asked: &Asked, i: usize, seed: u64) -> Request {
     let generate = Generate {
         parameters: crate::Parameters { raw_events: true, ..asked.parameters.clone() },
-        policy: Arc::new(Wild::new(mix(seed, i as u64) >> 20)),
+        policy: Arc::new(wild(i, seed)),
         watcher: asked.watcher().map(|watcher| Box::new(watcher) as Box<dyn Watcher>),
     };
     Request {
@@ -252,12 +252,14 @@ fn request(asked: &Asked, i: usize, seed: u64) -> Request {
     }
 }
 
-/// The most tokens that may be computed for one choice: see [`Budget`].
-fn most_tokens(asked: &Asked) -> usize {
-    let n = asked.parameters.max_tokens.unwrap_or(0);
-    let (width, rewinds, reforks, points) = (4, 4, 2, 5);
-    let line = width * (n + 1);
-    (line * (1 + 2 * rewinds) + reforks * (points + 1) * (n + 2)) * (1 + 2 * rewinds) + asked.prompt.len()
+/// The policy of a request.
+fn wild(i: usize, seed: u64) -> Wild {
+    Wild::new(mix(seed, i as u64) >> 20)
+}
+
+/// The most tokens that may be computed for one choice.
+fn most_tokens(asked: &Asked, i: usize, seed: u64) -> usize {
+    wild(i, seed).budget.most_tokens(asked.parameters.max_tokens.unwrap_or(0), 4, 3)
 }
 
 type All = BTreeMap<(usize, u32), Heard>;
@@ -284,8 +286,12 @@ fn run(
     let mut heard = All::new();
     let mut events = Vec::new();
     let last = numbers.iter().map(|&i| job.requests[i].arrives).max().unwrap_or(0);
-    let most: usize =
-        numbers.iter().map(|&i| &job.requests[i]).map(|a| most_tokens(a) * a.parameters.n as usize).sum();
+    let of = |i: usize| {
+        let asked = &job.requests[i];
+        most_tokens(asked, i, seed) * asked.parameters.n as usize + asked.prompt.len()
+    };
+    // Steps that compute nothing new are those of other requests, or run again what was preempted.
+    let most: usize = 2 * numbers.iter().map(|&i| of(i)).sum::<usize>();
     for step in 0.. {
         for &i in numbers.iter().filter(|&&i| job.requests[i].arrives == step) {
             ids.insert(engine.submit(request(&job.requests[i], i, seed)).map_err(|e| e.to_string())?, i);
@@ -327,6 +333,12 @@ fn run(
                 Event::Done(Done { request, choice, finish, usage, .. }) => {
                     let heard = heard.entry((ids[&request], choice)).or_default();
                     assert_eq!(heard.discarded, usage.discarded_tokens, "every charge has its event");
+                    let most = most_tokens(&job.requests[ids[&request]], ids[&request], seed);
+                    assert!(
+                        heard.n_raw <= most,
+                        "{} tokens computed, at most {most} are allowed",
+                        heard.n_raw
+                    );
                     let end = (finish, usage.completion_tokens, usage.discarded_tokens);
                     assert!(heard.done.replace(end).is_none(), "ends twice");
                 }
