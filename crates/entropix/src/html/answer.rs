@@ -100,7 +100,6 @@ pub(super) fn show(
     error: Option<(&str, &str)>,
     report: &mut Report,
 ) {
-    report.n_failed += usize::from(error.is_some());
     let (mut h, mut v, mut n, mut n_signals) = (0.0, 0.0, 0usize, 0u64);
     let mut most: Option<f32> = None;
     let mut kinds = [0; DecisionKind::ALL.len()];
@@ -163,7 +162,7 @@ pub(super) fn show(
         entry["e"] = json!(code);
         data["err"] = json!([code, message]);
     }
-    report.add(Shown { entry, data: data.to_string() });
+    report.add(id, Shown { entry, data: data.to_string() });
 }
 
 /// What the list and the totals take from the numbers of an answer.

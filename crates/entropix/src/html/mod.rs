@@ -15,7 +15,7 @@ use answer::Shown;
 use entropix_engine::{Calibration, DecisionKind, PolicyFile};
 use entropix_model::{Class, Error, Result};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::BufRead;
 use std::path::Path;
 
@@ -51,10 +51,16 @@ struct Cost {
     discarded: Option<u64>,
 }
 
+/// The most doubtful first, then as they came.
+type Key = (std::cmp::Reverse<u64>, usize);
+
 /// All of a file as far as the page tells it.
 struct Report {
     detail: Detail,
-    shown: BTreeMap<(std::cmp::Reverse<u64>, usize), Shown>,
+    shown: BTreeMap<Key, Shown>,
+    /// Where the requests are, by their ids, and whether they failed.
+    known: HashMap<String, (Key, bool)>,
+    n_added: usize,
     /// Of `shown`.
     n_bytes: usize,
     n_requests: usize,
@@ -110,6 +116,8 @@ impl Report {
         let mut report = Self {
             detail: Detail::None,
             shown: BTreeMap::new(),
+            known: HashMap::new(),
+            n_added: 0,
             n_bytes: 0,
             n_requests: 0,
             n_failed: 0,
@@ -159,17 +167,35 @@ impl Report {
     }
 
     /// Takes a request in. The least doubtful ones go when the page would become too large.
-    fn add(&mut self, shown: Shown) {
+    fn add(&mut self, id: &str, shown: Shown) {
         self.n_requests += 1;
+        self.n_added += 1;
         self.n_bytes += shown.n_bytes();
         let key = shown.entry["h"].as_f64().map_or(0, |h| 1 + (h.clamp(0.0, 1e6) * 1e6) as u64);
         // Failures are few and must be seen.
-        let key = if shown.entry.get("e").is_some() { u64::MAX } else { key };
-        self.shown.insert((std::cmp::Reverse(key), self.n_requests), shown);
+        let failed = shown.entry.get("e").is_some();
+        let key = if failed { u64::MAX } else { key };
+        let key = (std::cmp::Reverse(key), self.n_added);
+        self.n_failed += usize::from(failed);
+        // Only traces tell of several attempts.
+        if matches!(self.detail, Detail::Trace) {
+            self.known.insert(id.to_owned(), (key, failed));
+        }
+        self.shown.insert(key, shown);
         while self.n_bytes > REPORT_BYTES && self.shown.len() > 1 {
             if let Some((_, gone)) = self.shown.pop_last() {
                 self.n_bytes -= gone.n_bytes();
             }
+        }
+    }
+
+    /// A request is tried again: what it cost stays, what it said goes.
+    fn forget(&mut self, id: &str) {
+        let Some((key, failed)) = self.known.remove(id) else { return };
+        self.n_requests -= 1;
+        self.n_failed -= usize::from(failed);
+        if let Some(gone) = self.shown.remove(&key) {
+            self.n_bytes -= gone.n_bytes();
         }
     }
 

@@ -47,6 +47,33 @@ fn done(discarded: u64) -> String {
     format!("{}\n", json!({"event": "done", "id": "a", "choice": 0, "finish_reason": "stop", "usage": usage}))
 }
 
+/// A request that was tried again is one request, and a trace that another policy went on with says so.
+#[test]
+fn later_attempts_count() {
+    let request = HEAD.lines().nth(1).unwrap();
+    let failed = r#"{"event":"failed","id":"a","error":{"code":"E","message":"no"}}"#;
+    let head = HEAD
+        .lines()
+        .next()
+        .unwrap()
+        .replace("\"p\"", "\"q\"")
+        .replace("\"regions\"", "\"sha256\":\"1\",\"regions\"");
+    let again = format!(
+        "{HEAD}{failed}\n{request}\n{failed}\n{head}\n{request}\n{}{}",
+        token(0, 5, "A", "draw"),
+        done(0)
+    );
+    let page = page(&again);
+    assert_eq!(
+        (page.index.len(), &page.meta["totals"]["requests"], &page.meta["totals"]["failed"]),
+        (1, &json!(1), &json!(0))
+    );
+    assert!(page.index[0].get("e").is_none(), "{}", page.index[0]);
+    let notes = page.meta["notes"].to_string();
+    assert!(notes.contains("another policy or model"), "{notes}");
+    assert!(!super::tests::page(HEAD).meta["notes"].to_string().contains("another policy"));
+}
+
 /// A branch whose second line wins, then a return: the answer is the tokens that are left, what went is told with its
 /// cost, and the places lead to the tokens.
 #[test]

@@ -145,6 +145,7 @@ impl Stories {
             }
             "request" => {
                 // An earlier attempt, if there was one, came to nothing.
+                report.forget(&event.id);
                 let request = self.begin(&event.id);
                 let number = request.number;
                 *request = Request {
