@@ -16,7 +16,7 @@ pub(super) fn run(args: &MergeArgs, output: &OutputArgs) -> Result<()> {
             std::fs::metadata(path).is_ok_and(|part| (part.dev(), part.ino()) == (old.dev(), old.ino()))
         };
         let path = args.output.display();
-        if args.parts.iter().any(same) {
+        if args.parts.iter().any(|part| same(part)) {
             let message = format!("{path}: is one of the parts; name another output");
             return Err(Error::new(Class::Usage, "SameFile", message).into());
         }
@@ -25,11 +25,12 @@ pub(super) fn run(args: &MergeArgs, output: &OutputArgs) -> Result<()> {
             return Err(Error::new(Class::Usage, "OutputExists", message).into());
         }
     }
-    args.parts.iter().try_for_each(|part| parquet::refuse(part))?;
-    let first = args.parts.first().expect("clap asks for one");
+    let parts =
+        args.parts.iter().map(|part| parquet::lines_of(part)).collect::<entropix::Result<Vec<_>>>()?;
+    let first = parts.first().expect("clap asks for one");
     let first = File::open(first).map_err(|error| Error::io(first, "open", &error))?;
     let destination = Destination::new(&args.output, &first, args.overwrite)?;
-    let merged = merge(destination.lines(), &args.parts, args.force)?;
+    let merged = merge(destination.lines(), &parts, args.force)?;
     let manifest = read_manifest(&manifest_path(destination.lines()))?;
     let is_score = manifest.is_some_and(|manifest| manifest.verb == "score");
     destination.complete(if is_score { Shape::Scores } else { Shape::Answers })?;

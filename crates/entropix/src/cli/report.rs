@@ -14,10 +14,10 @@ use std::path::Path;
 
 /// Draws.
 pub(super) fn run(args: &ReportArgs, output: &OutputArgs) -> Result<()> {
-    parquet::refuse(&args.input)?;
-    let input = if args.input == Path::new("-") { Path::new("/dev/stdin") } else { &args.input };
-    let file = File::open(input).map_err(|error| Error::io(&args.input, "open", &error))?;
-    let metadata = file.metadata().map_err(|error| Error::io(&args.input, "look at", &error))?;
+    let named = &parquet::lines_of(&args.input)?;
+    let input = if named == Path::new("-") { Path::new("/dev/stdin") } else { named };
+    let file = File::open(input).map_err(|error| Error::io(named, "open", &error))?;
+    let metadata = file.metadata().map_err(|error| Error::io(named, "look at", &error))?;
     let path = args.output.display();
     if metadata.is_dir() {
         let message = format!("{}: is a folder; name a trace or an output", args.input.display());
@@ -33,11 +33,11 @@ pub(super) fn run(args: &ReportArgs, output: &OutputArgs) -> Result<()> {
             return Err(Error::new(Class::Usage, "OutputExists", message).into());
         }
     }
-    let manifest = read_manifest(&manifest_path(&args.input))?;
+    let manifest = read_manifest(&manifest_path(named))?;
     let calibration = args.calibration.as_deref().map(load::calibration).transpose()?;
     let reported = html::report(
         BufReader::with_capacity(1 << 16, file),
-        &args.input,
+        named,
         manifest.as_ref(),
         calibration.as_ref(),
         &args.output,

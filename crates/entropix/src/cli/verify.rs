@@ -25,8 +25,7 @@ const TOLD: usize = 10;
 
 /// Verifies.
 pub(super) fn run(args: &VerifyArgs, output: &OutputArgs) -> Result<()> {
-    let path = &args.results;
-    parquet::refuse(path)?;
+    let path = &parquet::lines_of(&args.results)?;
     let manifest = read_manifest(&manifest_path(path))?.ok_or_else(|| {
         let message = format!("{}: has no manifest beside it that says how it was made", path.display());
         Error::new(Class::NoInput, "NoManifest", message)

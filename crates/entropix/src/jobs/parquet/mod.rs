@@ -102,17 +102,24 @@ pub fn is_parquet(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"))
 }
 
-/// Refuses to look for lines in a Parquet file, and says where they are.
+/// Where the lines are that `path` holds or, if it is a Parquet file, was made of.
 ///
 /// # Errors
-/// `Usage`, code `Parquet`.
-pub fn refuse(path: &Path) -> Result<()> {
+/// `NoInput`, code `Parquet`, for a Parquet file without its lines.
+pub fn lines_of(path: &Path) -> Result<PathBuf> {
     if !is_parquet(path) {
-        return Ok(());
+        return Ok(path.to_owned());
     }
     let lines = beside(path, ".jsonl");
-    let message = format!("{}: was made of the lines of {}; name these", path.display(), lines.display());
-    Err(Error::new(Class::Usage, "Parquet", message))
+    if lines.is_file() {
+        return Ok(lines);
+    }
+    let message = format!(
+        "{}: the lines it was made of, {}, are not there, and only these can be read",
+        path.display(),
+        lines.display()
+    );
+    Err(Error::new(Class::NoInput, "Parquet", message))
 }
 
 /// Whether this program was built with Parquet.
