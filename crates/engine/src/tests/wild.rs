@@ -229,7 +229,7 @@ impl Heard {
                     }
                 }
             }
-            Raw::Inject { .. } => {}
+            Raw::Inject { .. } | Raw::Decision { .. } => {}
         }
     }
 }
@@ -318,6 +318,7 @@ fn run(
                     let choice = match &raw {
                         Raw::Token { token, .. } => token.choice,
                         Raw::Inject { choice, .. }
+                        | Raw::Decision { choice, .. }
                         | Raw::Retract { choice, .. }
                         | Raw::Fork { choice, .. }
                         | Raw::Join { choice, .. } => *choice,
