@@ -6,6 +6,7 @@ mod crash;
 mod environment;
 mod presets;
 mod program;
+mod replay;
 mod report;
 mod resume;
 mod techniques;

@@ -11,6 +11,7 @@ pub use change::{Change, Replayed, Side};
 use super::json::Flaw;
 use super::lines::Lines;
 use crate::calibrations;
+use entropix_engine::limits::PHRASE_TOKENS;
 use entropix_engine::{
     Calibration, DecisionKind, Origin, Parameters, Policy, PolicyFile, Recorded, RegionId, RequestId,
     RequestKey, Retold, RetoldAnswer, Token,
@@ -148,11 +149,10 @@ impl<'a> Replay<'a> {
             }
             Kind::Token | Kind::Decision => {
                 let retold = self.decide(&record, &policy).map_err(fail)?;
-                if record.kind == Kind::Token {
+                if record.kind == Kind::Token && self.texts.values().any(Option::is_none) {
                     let tokens = self.answers.get(&key).and_then(|answer| answer.tokens(record.branch));
                     let tokens = tokens.unwrap_or_default();
-                    let tail = tokens[tokens.len().saturating_sub(entropix_engine::limits::PHRASE_TOKENS)..]
-                        .to_vec();
+                    let tail = tokens[tokens.len().saturating_sub(PHRASE_TOKENS)..].to_vec();
                     self.learn(&tail)?;
                 }
                 retold
@@ -246,12 +246,7 @@ impl<'a> Replay<'a> {
             let Some(n_prompt) = record.position.filter(|_| record.branch == 0) else {
                 return Err("something happens to an answer that was not begun".into());
             };
-            let held: usize = self.answers.values().map(RetoldAnswer::n_held).sum();
-            if held > MOST_HELD {
-                return Err(format!(
-                    "the answers that are not over have more than {MOST_HELD} tokens; trace fewer requests at once"
-                ));
-            }
+            check_held(self.answers.values().map(RetoldAnswer::n_held).sum())?;
             let asked = self.requests.get(&record.id);
             let mut parameters = asked.map(|asked| asked.parameters.clone()).unwrap_or_default();
             if asked.is_none() {
@@ -327,6 +322,7 @@ impl<'a> Replay<'a> {
         let is_known = match record.kind {
             Kind::Retract => answer.retract(record.branch, position, discarded, region)?,
             Kind::Fork => {
+                check_held(answer.n_held() * (1 + record.children.len()))?;
                 let kind = record.decision.unwrap_or(DecisionKind::Branch);
                 answer.fork(record.branch, &record.children, kind, region)?
             }
@@ -369,6 +365,15 @@ impl<'a> Replay<'a> {
             notes.push("the trace has no texts: conditions on texts and classes hold nowhere".into());
         }
     }
+}
+
+fn check_held(n_tokens: usize) -> Result<(), String> {
+    if n_tokens <= MOST_HELD {
+        return Ok(());
+    }
+    Err(format!(
+        "the answers that are not over have more than {MOST_HELD} tokens; trace fewer requests at once"
+    ))
 }
 
 /// Whether a line only stops too early.
