@@ -7,6 +7,7 @@ mod environment;
 mod files;
 mod presets;
 mod program;
+mod replay;
 mod report;
 mod resume;
 mod techniques;

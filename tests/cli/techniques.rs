@@ -4,7 +4,7 @@ use crate::program::{Place, tiny};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-fn prompts() -> String {
+pub(crate) fn prompts() -> String {
     let line = |i: usize| {
         let text = ["Once upon", "The sky is", "1 2 3 4 5 6", "How many"][i % 4];
         format!("{}\n", json!({"id": format!("r{i}"), "prompt": format!("{text} {i}"), "max_tokens": 72}))
@@ -13,7 +13,7 @@ fn prompts() -> String {
 }
 
 /// A place with a calibration of the tiny model in `calib.toml`.
-fn calibrated() -> Place {
+pub(crate) fn calibrated() -> Place {
     let place = Place::new();
     place.put("texts", prompts());
     let model = tiny("llama-tied.Q4_1.gguf");

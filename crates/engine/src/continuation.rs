@@ -94,6 +94,19 @@ impl Continuation {
         max_tokens: usize,
         classes: &TokenClasses,
     ) -> Self {
+        let needs = generate.policy.needs();
+        Self::with_needs(key, prompt, generate, max_tokens, classes, needs)
+    }
+
+    /// As [`Continuation::new`], of a policy that is told more than it asks for.
+    pub(crate) fn with_needs(
+        key: RequestKey,
+        prompt: &[TokenId],
+        generate: Generate,
+        max_tokens: usize,
+        classes: &TokenClasses,
+        needs: Needs,
+    ) -> Self {
         let Generate { parameters, policy, watcher } = generate;
         let mut ends = parameters.stop_tokens.clone();
         if !parameters.ignore_eos {
@@ -101,7 +114,6 @@ impl Continuation {
         }
         ends.sort_unstable();
         ends.dedup();
-        let needs = policy.needs();
         let mark = Mark { state: policy.start(), injections: Injections::default() };
         Self {
             path: vec![0],
@@ -126,7 +138,7 @@ impl Continuation {
         }
     }
 
-    fn twin(&self) -> Self {
+    pub(crate) fn twin(&self) -> Self {
         Self {
             job: Arc::clone(&self.job),
             path: self.path.clone(),
@@ -209,7 +221,17 @@ impl Continuation {
 
     /// Bans `token` at `position`, as `region` wanted.
     pub(crate) fn try_no_more(&mut self, position: usize, token: TokenId, region: RegionId) {
+        self.ban(position, token);
+        self.begun_by(region);
+    }
+
+    /// Bans `token` at `position`.
+    pub(crate) fn ban(&mut self, position: usize, token: TokenId) {
         self.tried.push((position, token));
+    }
+
+    /// Counts that `region` took this line back or finished it again.
+    pub(crate) fn begun_by(&mut self, region: RegionId) {
         self.begun.push(region);
     }
 
@@ -282,6 +304,25 @@ impl Continuation {
         self.forced = Some(Forced { phrase, next: 0, region });
     }
 
+    /// Notes that the last token of a sequence of `length` is forced, whoever forces it.
+    pub(crate) fn note_forced(&mut self, length: usize) {
+        self.injections.forced(length);
+    }
+
+    /// Goes on under another binding of the same policy.
+    pub(crate) fn rebind(&mut self, policy: &Arc<dyn Policy>) {
+        let Job { key, parameters, needs, budget, max_tokens, ends, .. } = &*self.job;
+        self.job = Arc::new(Job {
+            key: *key,
+            parameters: parameters.clone(),
+            policy: Arc::clone(policy),
+            needs: *needs,
+            budget: *budget,
+            max_tokens: *max_tokens,
+            ends: ends.clone(),
+        });
+    }
+
     /// The view of its tokens that a policy gets.
     pub(crate) fn history<'a>(
         &'a self,
@@ -342,6 +383,11 @@ impl Continuation {
     /// Tokens of the output that were told.
     pub(crate) fn n_told(&self) -> usize {
         self.n_told
+    }
+
+    /// Allows the first `n_output` tokens of the output at most to have been told.
+    pub(crate) fn untell(&mut self, n_output: usize) {
+        self.n_told = self.n_told.min(n_output);
     }
 
     /// Calls `tell` with what is still to be told of the first `n_output` tokens of the output.

@@ -80,6 +80,24 @@ pub enum Raw {
         /// Where its first token will stand.
         position: usize,
     },
+    /// The policy decided something no token comes of: a return, an end, or further ends. What comes of it follows.
+    Decision {
+        /// Of which request.
+        request: RequestId,
+        /// Of which of its answers.
+        choice: u32,
+        /// About which line.
+        branch: u32,
+        /// Where its next token would have stood.
+        position: usize,
+        /// The region of the policy that decided.
+        region: RegionId,
+        /// `Rewind`, `Refork` or `Stop`.
+        decision: DecisionKind,
+        /// What the next token would have been taken from, and its attention where it was computed; none when the
+        /// answer was over.
+        seen: Option<(Signals, Option<AttentionSignals>)>,
+    },
     /// A line loses its last tokens.
     Retract {
         /// Of which request.
@@ -131,6 +149,7 @@ impl Raw {
         match self {
             Raw::Token { token, .. } => token.request,
             Raw::Inject { request, .. }
+            | Raw::Decision { request, .. }
             | Raw::Retract { request, .. }
             | Raw::Fork { request, .. }
             | Raw::Join { request, .. } => *request,

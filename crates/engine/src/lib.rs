@@ -27,7 +27,7 @@ mod stats;
 mod tests;
 
 pub use classes::{TokenClass, TokenClasses};
-pub use engine::{Engine, EngineOptions};
+pub use engine::{Engine, EngineOptions, Origin, Recorded, Retold, RetoldAnswer};
 pub use event::{Done, Event, FinishReason, Raw, Scored, Token, Usage};
 pub use interrupts::{Heard, Interrupts};
 pub use parameters::Parameters;

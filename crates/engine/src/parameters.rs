@@ -72,6 +72,12 @@ impl Default for Parameters {
 }
 
 impl Parameters {
+    /// Whether it changes logits before they are chosen from.
+    pub fn edits_logits(&self) -> bool {
+        let penalties = (self.repetition_penalty, self.frequency_penalty, self.presence_penalty);
+        penalties != (1.0, 0.0, 0.0) || !self.logit_bias.is_empty() || self.min_tokens > 0
+    }
+
     /// Whether every field is within its range by itself; what depends on prompt and model is checked by
     /// [`crate::Engine::submit`].
     ///

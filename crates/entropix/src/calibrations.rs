@@ -1,6 +1,8 @@
 //! Calibrations that come with the program, by the hash of the model.
 
-use entropix_engine::Calibration;
+use entropix_engine::{Calibration, PolicyFile};
+use entropix_model::{Class, Error, Result};
+use std::path::Path;
 
 /// Made by `scripts/make_calibrations`.
 const FILES: [(&str, &str); 2] = [
@@ -16,10 +18,47 @@ pub fn of(sha256: &str) -> Option<Calibration> {
     FILES.into_iter().map(read).find(|calibration| calibration.sha256 == sha256)
 }
 
+/// `policy` with its quantiles taken from the calibration of the model `name` whose files have the hash `sha256`:
+/// `given`, else one that comes with the program. Without either it stays as it is.
+///
+/// # Errors
+/// `Config` when the given one is of another model, or lacks a quantile.
+pub fn resolve(
+    policy: &PolicyFile,
+    given: Option<(&Path, &Calibration)>,
+    name: &str,
+    sha256: &str,
+) -> Result<PolicyFile> {
+    if let Some((path, calibration)) = given {
+        check(path, calibration, name, sha256)?;
+        return policy.calibrated(calibration);
+    }
+    match of(sha256) {
+        Some(calibration) if !policy.unresolved().is_empty() => policy.calibrated(&calibration),
+        _ => Ok(policy.clone()),
+    }
+}
+
+/// Whether the calibration at `path` is of the model `name` whose files have the hash `sha256`.
+///
+/// # Errors
+/// `Config` when it is of another one.
+pub fn check(path: &Path, calibration: &Calibration, name: &str, sha256: &str) -> Result<()> {
+    if sha256 == calibration.sha256 {
+        return Ok(());
+    }
+    let message = format!(
+        "{}: the calibration is of {} (sha256 {}), this is {name} (sha256 {sha256}); make one with `entropix calibrate`",
+        path.display(),
+        calibration.model,
+        calibration.sha256
+    );
+    Err(Error::new(Class::Config, "WrongModel", message))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use entropix_engine::PolicyFile;
 
     #[test]
     fn every_preset_finds_its_quantiles() {

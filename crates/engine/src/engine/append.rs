@@ -1,11 +1,13 @@
 //! How tokens join a line, and how answers end.
 
 use super::Engine;
-use super::decide::Decided;
+use super::decide::{Decided, conclude};
 use crate::continuation::Over;
 use crate::scheduler::SequenceId;
-use crate::{Decision, DecisionKind, Done, Event, FinishReason, Raw, RequestId, Rewind, Token, Usage};
-use entropix_model::{Candidate, Error, Signals};
+use crate::{
+    Decision, DecisionKind, Done, Event, FinishReason, Raw, RegionId, RequestId, Token, Usage, Verdict,
+};
+use entropix_model::{AttentionSignals, Candidate, Error, Signals};
 use std::sync::Arc;
 
 /// The choice of a token once it is known.
@@ -107,29 +109,40 @@ impl Engine {
     pub(super) fn conclude(&mut self, id: SequenceId, finish: FinishReason, events: &mut Vec<Event>) {
         let allowance = self.allowance(id);
         let (sequence, _) = self.scheduler.get_with_pool(id);
-        let (n_prompt, n_output) = (sequence.n_prompt, sequence.n_output());
-        let continuation = sequence.task.continuation_mut();
-        let job = Arc::clone(&continuation.job);
-        let mut state = std::mem::take(&mut continuation.state);
-        let history = continuation.history(&sequence.tokens, n_prompt, &self.options.classes, allowance);
-        let verdict = job.policy.conclude(finish, &history, &mut state);
-        continuation.state = state;
-        let n_told = continuation.n_told();
-        match verdict.map(|verdict| (verdict.decision, verdict.region)) {
-            Some((Decision::Rewind(rewind), region))
-                if allowance.rewind && may_go_to(&rewind, n_told, n_output) =>
-            {
-                self.rewind(id, &rewind, region, Some(finish), events);
-            }
-            Some((Decision::Refork(refork), region)) if allowance.refork => {
-                self.refork(id, &refork, region, finish, events);
-            }
-            Some((Decision::Stop { reason }, _)) => {
+        let n_prompt = sequence.n_prompt;
+        let (tokens, continuation) = (&sequence.tokens, sequence.task.continuation_mut());
+        let classes = &self.options.classes;
+        let verdict = conclude(continuation, tokens, n_prompt, finish, allowance, classes);
+        let Some(Verdict { region, decision }) = verdict else {
+            return self.finish(id, finish, None, events);
+        };
+        self.tell_decision(id, region, decision.kind(), None, events);
+        match decision {
+            Decision::Rewind(rewind) => self.rewind(id, &rewind, region, Some(finish), events),
+            Decision::Refork(refork) => self.refork(id, &refork, region, finish, events),
+            Decision::Stop { reason } => {
                 self.count(DecisionKind::Stop);
                 self.finish(id, FinishReason::Abstain, Some(reason), events);
             }
             _ => self.finish(id, finish, None, events),
         }
+    }
+
+    /// Tells of a decision no token comes of; `seen` is what it was made from, nothing at the end of an answer.
+    pub(super) fn tell_decision(
+        &self,
+        id: SequenceId,
+        region: RegionId,
+        decision: DecisionKind,
+        seen: Option<(Signals, Option<AttentionSignals>)>,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(sequence) = self.scheduler.get(id) else { return };
+        if !sequence.continuation().job.parameters.raw_events {
+            return;
+        }
+        let ((request, choice, branch), position) = (sequence.age, sequence.tokens.len());
+        events.push(Event::Raw(Raw::Decision { request, choice, branch, position, region, decision, seen }));
     }
 
     pub(super) fn count(&mut self, kind: DecisionKind) {
@@ -171,9 +184,4 @@ impl Engine {
         self.stats.failed += 1;
         events.push(Event::Failed { request, error });
     }
-}
-
-/// Whether a rewind leads to a place of the output that nobody was told of.
-pub(super) fn may_go_to(rewind: &Rewind, n_told: usize, n_output: usize) -> bool {
-    (n_told..n_output).contains(&rewind.to)
 }

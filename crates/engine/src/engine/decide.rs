@@ -1,11 +1,13 @@
 //! From the signals of a position to the order that carries the decision out. Pure but for the state of the
 //! policy.
 
+use crate::continuation::Continuation;
 use crate::scheduler::SequenceId;
 use crate::sequence::{Age, Sequence};
 use crate::{
-    Allowance, Branch, Decision, DecisionKind, EngineOptions, History, Parameters, Policy, RegionId, Rewind,
-    limits::{BEST_OF, BRANCH_WIDTH, PICK},
+    Allowance, Branch, Decision, DecisionKind, EngineOptions, FinishReason, History, Parameters, Policy,
+    Refork, RegionId, Rewind, TokenClasses, Verdict,
+    limits::{BEST_OF, BRANCH_WIDTH, PICK, REFORK_POINTS},
 };
 use entropix_model::{
     AttentionSignals, Candidate, Class, Coin, Error, Filters, Signals, Slot, Status, Temperature, TokenId,
@@ -96,14 +98,29 @@ pub(super) fn decide(
     allowance: Allowance,
     options: &EngineOptions,
 ) -> (RegionId, DecisionKind, Order) {
-    let (last, n_prompt, n_output) = (sequence.tokens.len() - 1, sequence.n_prompt, sequence.n_output());
+    let (last, n_prompt) = (sequence.tokens.len() - 1, sequence.n_prompt);
     if let Err(error) = check_signals(sequence.age.0.0, last, signals, attention) {
         return (RegionId::default(), DecisionKind::Argmax, Order::Fail(error));
     }
     let is_edited = sequence.continuation().is_edited(last + 1);
     let argmax = argmax(signals, is_edited, last, options);
     let Sequence { tokens, task, .. } = sequence;
-    let continuation = task.continuation_mut();
+    choose(task.continuation_mut(), tokens, n_prompt, signals, attention, allowance, argmax, &options.classes)
+}
+
+/// What the policy's verdict about the token after `tokens` amounts to; `argmax` takes the most probable one.
+#[expect(clippy::too_many_arguments, reason = "everything a decision depends on")]
+pub(super) fn choose(
+    continuation: &mut Continuation,
+    tokens: &[TokenId],
+    n_prompt: usize,
+    signals: &Signals,
+    attention: Option<&AttentionSignals>,
+    allowance: Allowance,
+    argmax: Order,
+    classes: &TokenClasses,
+) -> (RegionId, DecisionKind, Order) {
+    let (last, n_output) = (tokens.len() - 1, tokens.len() - n_prompt);
     if let Some((token, region)) = continuation.next_forced() {
         let candidate = Candidate { token, logprob: signals.target_logprob };
         return (region, DecisionKind::Inject, Order::Take(candidate));
@@ -117,7 +134,7 @@ pub(super) fn decide(
         return (resumed.region, resumed.kind, checked(order, resumed.region, last, &*job.policy));
     }
     let mut state = std::mem::take(&mut continuation.state);
-    let history = continuation.history(tokens, n_prompt, &options.classes, allowance);
+    let history = continuation.history(tokens, n_prompt, classes, allowance);
     // Whether the events want attention must not change what is decided.
     let attention = attention.filter(|_| job.needs.attention);
     let verdict = job.policy.decide(signals, attention, &history, &mut state);
@@ -161,6 +178,40 @@ pub(super) fn decide(
         Decision::Rewind(rewind) => (kind, Order::Rewind(rewind)),
     };
     (verdict.region, kind, checked(order, verdict.region, last, &*job.policy))
+}
+
+/// What the policy wants of an answer that is over, as far as it may have it; none lets the answer stand.
+pub(super) fn conclude(
+    continuation: &mut Continuation,
+    tokens: &[TokenId],
+    n_prompt: usize,
+    finish: FinishReason,
+    allowance: Allowance,
+    classes: &TokenClasses,
+) -> Option<Verdict> {
+    let job = Arc::clone(&continuation.job);
+    let mut state = std::mem::take(&mut continuation.state);
+    let history = continuation.history(tokens, n_prompt, classes, allowance);
+    let verdict = job.policy.conclude(finish, &history, &mut state);
+    continuation.state = state;
+    // What nobody was told of.
+    let open = continuation.n_told()..tokens.len() - n_prompt;
+    let Verdict { region, decision } = verdict?;
+    let decision = match decision {
+        Decision::Rewind(rewind) if allowance.rewind && open.contains(&rewind.to) => Decision::Rewind(rewind),
+        Decision::Refork(refork) if allowance.refork => {
+            let mut points: Vec<usize> = Vec::new();
+            for &point in refork.points.iter().filter(|&point| open.contains(point)) {
+                if points.len() < REFORK_POINTS && !points.contains(&point) {
+                    points.push(point);
+                }
+            }
+            (!points.is_empty()).then_some(Decision::Refork(Refork { points, ..refork }))?
+        }
+        Decision::Stop { reason } => Decision::Stop { reason },
+        _ => return None,
+    };
+    Some(Verdict { region, decision })
 }
 
 /// The most probable token after the edits.

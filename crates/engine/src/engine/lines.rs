@@ -6,7 +6,6 @@ use super::append::Chosen;
 use super::decide::{Decided, Outcome};
 use super::judge::{Line, Ruling, rule};
 use crate::continuation::Resumed;
-use crate::limits::{REFORK_POINTS, REFORKS, REWINDS};
 use crate::scheduler::SequenceId;
 use crate::sequence::{AnswerKey, Sequence};
 use crate::{
@@ -77,26 +76,15 @@ impl Engine {
         let in_batch = |share: f64| {
             share > 0.0 && self.stats.discarded_tokens as f64 <= share * self.stats.tokens_out as f64
         };
-        let is_affordable = budget.extra_tokens > 0.0
-            && spent as f64 <= budget.extra_tokens * n_output as f64
-            && self.options.extra_tokens.is_none_or(in_batch);
+        let in_job = self.options.extra_tokens.is_none_or(in_batch);
+        let allowance = Allowance::within(&budget, needs, n_output, (spent, rewinds, reforks), in_job);
         if let Some(answer) = answer
-            && !is_affordable
+            && !allowance.branch
             && !std::mem::replace(&mut answer.is_over_budget, true)
         {
             self.stats.over_budget += 1;
         }
-        let may_return = is_affordable && needs.trace;
-        let rewinds_left = budget.rewinds.min(REWINDS).saturating_sub(rewinds);
-        let reforks_left = budget.reforks.min(REFORKS).saturating_sub(reforks);
-        Allowance {
-            tentative: false,
-            branch: is_affordable,
-            rewind: may_return && rewinds_left > 0,
-            refork: may_return && reforks_left > 0,
-            rewinds_left,
-            reforks_left,
-        }
+        allowance
     }
 
     /// Forgets everything about the answers of a request.
@@ -210,17 +198,7 @@ impl Engine {
         events: &mut Vec<Event>,
     ) {
         let line = self.line(id);
-        let (key, n_prompt, n_output) = (line.answer(), line.n_prompt, line.n_output());
-        let n_told = line.continuation().n_told();
-        let mut points: Vec<usize> = Vec::new();
-        for &point in refork.points.iter().filter(|&&point| (n_told..n_output).contains(&point)) {
-            if points.len() < REFORK_POINTS && !points.contains(&point) {
-                points.push(point);
-            }
-        }
-        if points.is_empty() {
-            return self.finish(id, finish, None, events);
-        }
+        let (key, n_prompt, points) = (line.answer(), line.n_prompt, &refork.points);
         self.count(DecisionKind::Refork);
         self.answers.entry(key).or_default().reforks += 1;
         let resumed = Resumed { resume: refork.resume, kind: DecisionKind::Refork, region };

@@ -6,10 +6,12 @@ mod judge;
 mod lines;
 mod options;
 mod pick;
+mod retold;
 mod settle;
 mod submit;
 
 pub use options::EngineOptions;
+pub use retold::{Origin, Recorded, Retold, RetoldAnswer};
 
 use crate::blocks::BlockPool;
 use crate::limits::EMPTY_STEPS;

@@ -283,11 +283,15 @@ impl Engine {
                     }
                 },
                 Outcome::Stop(reason) => {
+                    let seen = Some((room.signals[decided.slot as usize], decided.attention));
+                    self.tell_decision(decided.id, decided.region, DecisionKind::Stop, seen, events);
                     self.count(DecisionKind::Stop);
                     self.finish(decided.id, FinishReason::Abstain, Some(Arc::clone(reason)), events);
                     continue;
                 }
                 Outcome::Rewind(rewind) => {
+                    let seen = Some((room.signals[decided.slot as usize], decided.attention));
+                    self.tell_decision(decided.id, decided.region, DecisionKind::Rewind, seen, events);
                     self.rewind(decided.id, rewind, decided.region, None, events);
                     continue;
                 }

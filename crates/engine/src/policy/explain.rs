@@ -1,9 +1,9 @@
 //! Why a policy file decides as it does at given signals.
 
 use super::outline::between;
-use super::rule::{Condition, When};
+use super::rule::{Condition, Rule, When};
 use super::signal::Inputs;
-use super::{PolicyFile, Signal};
+use super::{PolicyFile, RegionId, Signal};
 use entropix_model::{AttentionSignals, Signals};
 use std::sync::Arc;
 
@@ -19,6 +19,21 @@ pub struct Explained {
 }
 
 impl PolicyFile {
+    /// The numbers of the draw of a region at these signals, by the names policy files have for them, entropies in
+    /// nats; NaN for what depends on a signal that is NaN. 1 for `p_less`, which is there when it is on. Nothing for
+    /// a region that draws by no rule of numbers.
+    pub fn draw_of(
+        &self,
+        region: RegionId,
+        signals: &Signals,
+        attention: &AttentionSignals,
+    ) -> Vec<(&'static str, f64)> {
+        match self.spec().regions.get(usize::from(region.0)).map(|region| &region.rule) {
+            Some(Rule::Draw(draw) | Rule::BestOf { draw, .. }) => draw.told(&Inputs { signals, attention }),
+            _ => Vec::new(),
+        }
+    }
+
     /// Goes through the regions in order, down to the first that decides the next token whatever the output was
     /// so far. Signals that are not given are 0.
     pub fn explain(&self, given: &[(Signal, f64)]) -> Vec<Explained> {

@@ -2,10 +2,10 @@
 
 use super::document::Sources;
 use super::parse::{PhraseText, Spec, parse};
-use super::rule::Region;
+use super::rule::{Region, Rule};
 use super::table::TablePolicy;
 use super::{AnswerRule, Calibration, Needs, Phrase, Policy, ReadAnswer};
-use crate::limits::{PHRASE_TOKENS, POLICY_BYTES};
+use crate::limits::{PHRASE_TOKENS, PICK, POLICY_BYTES};
 use entropix_model::{Class, Error, Result, TokenId};
 use sha2::{Digest, Sha256};
 use std::{fs::File, io::Read, path::Path, sync::Arc};
@@ -188,6 +188,21 @@ impl PolicyFile {
     /// The calibration its quantiles were taken from, if it has any.
     pub fn calibration(&self) -> Option<&Calibration> {
         self.calibration.as_deref()
+    }
+
+    /// The texts it turns into tokens: what it injects and what its conditions look for.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let phrases = self.spec.phrases.iter().map(|phrase| phrase.text.as_str());
+        phrases.chain(self.spec.texts.iter().map(String::as_str))
+    }
+
+    /// The most candidates it picks among by a rule of its own ([`super::Decision::Pick`]); 0 when it does not.
+    pub fn candidates(&self) -> u16 {
+        let candidates = |region: &Region| match &region.rule {
+            Rule::Dslider(dslider) => dslider.candidates.clamp(1, PICK),
+            _ => 0,
+        };
+        self.spec.regions.iter().map(candidates).max().unwrap_or(0)
     }
 
     /// How to find the answers it counts.

@@ -1,6 +1,7 @@
 //! What a policy may look back at.
 
-use super::{Lots, Phrase, RegionId};
+use super::{Budget, Lots, Needs, Phrase, RegionId};
+use crate::limits::{REFORKS, REWINDS};
 use crate::{Token, TokenClass, TokenClasses};
 use entropix_model::TokenId;
 
@@ -55,6 +56,30 @@ impl Allowance {
         rewinds_left: u32::MAX,
         reforks_left: u32::MAX,
     };
+    /// Of a line on its own of a policy with these needs, whose answer of `n_output` tokens has thrown `spent` away,
+    /// was taken back and finished again so often; `in_job` says whether the whole job can afford more.
+    pub(crate) fn within(
+        budget: &Budget,
+        needs: Needs,
+        n_output: usize,
+        (spent, rewinds, reforks): (usize, u32, u32),
+        in_job: bool,
+    ) -> Self {
+        let is_affordable =
+            budget.extra_tokens > 0.0 && spent as f64 <= budget.extra_tokens * n_output as f64 && in_job;
+        let may_return = is_affordable && needs.trace;
+        let rewinds_left = budget.rewinds.min(REWINDS).saturating_sub(rewinds);
+        let reforks_left = budget.reforks.min(REFORKS).saturating_sub(reforks);
+        Self {
+            tentative: false,
+            branch: is_affordable,
+            rewind: may_return && rewinds_left > 0,
+            refork: may_return && reforks_left > 0,
+            rewinds_left,
+            reforks_left,
+        }
+    }
+
     /// Only tokens.
     pub const TENTATIVE: Self = Self {
         tentative: true,

@@ -124,6 +124,25 @@ impl DrawRule {
         }
     }
 
+    /// Its numbers by the names policy files have for them; NaN for what depends on a signal that is NaN.
+    pub(super) fn told(&self, inputs: &Inputs<'_>) -> Vec<(&'static str, f64)> {
+        let heat = match self.heat {
+            Heat::TargetEntropy(_) => "target_entropy",
+            Heat::Temperature(_) | Heat::Edt { .. } | Heat::Root { .. } => "temperature",
+        };
+        let mut all = vec![
+            (heat, self.heat.value(inputs)),
+            ("top_k", self.top_k.value(inputs)),
+            ("top_p", self.top_p.value(inputs)),
+            ("min_p", self.min_p.value(inputs)),
+        ];
+        all.extend(self.top_n_sigma.as_ref().map(|number| ("top_n_sigma", number.value(inputs))));
+        if self.p_less {
+            all.push(("p_less", 1.0));
+        }
+        all
+    }
+
     fn numbers(&self) -> impl Iterator<Item = &Number> {
         let heat = match &self.heat {
             Heat::Temperature(number) | Heat::TargetEntropy(number) => Some(number),

@@ -229,7 +229,7 @@ impl Heard {
                     }
                 }
             }
-            Raw::Inject { .. } => {}
+            Raw::Inject { .. } | Raw::Decision { .. } => {}
         }
     }
 }
@@ -324,6 +324,7 @@ fn run(
                     let choice = match &raw {
                         Raw::Token { token, .. } => token.choice,
                         Raw::Inject { choice, .. }
+                        | Raw::Decision { choice, .. }
                         | Raw::Retract { choice, .. }
                         | Raw::Fork { choice, .. }
                         | Raw::Join { choice, .. } => *choice,

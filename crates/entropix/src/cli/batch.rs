@@ -45,6 +45,8 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     }
     let policy_file = load::calibrated(&policy_file, &args.sampling, &session, output)?;
     session.engine().limit_extra_tokens(args.extra_tokens);
+    // What a policy picks among is what it takes to decide again.
+    let candidates = args.trace_candidates.max(policy_file.candidates());
     let batch = BatchJob {
         policy: session.bind(&policy_file)?,
         preparation: load::preparation(&chat),
@@ -52,7 +54,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         signals: args.signals.into(),
         max_in_flight: args.batch_size.saturating_mul(2),
         fail_fast: args.job.fail_fast,
-        trace_candidates: args.trace.is_some().then_some(args.trace_candidates),
+        trace_candidates: args.trace.is_some().then_some(candidates),
     };
     let trace_to =
         args.trace.as_deref().map(|path| Destination::new(path, job.input.file(), args.job.overwrite));
@@ -86,7 +88,10 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         .entries()
         .into_iter()
         .for_each(|(name, value, source)| manifest.set_parameter(name, value, source));
-    let tracer = |lines| Tracer::begin(lines, &manifest, &policy_file, session.tokenizer().clone());
+    let tracer = |lines| {
+        let tokenizer = session.tokenizer().clone();
+        Tracer::begin(lines, &manifest, &policy_file, tokenizer, session.ends(), candidates)
+    };
     let mut tracer = trace.map(tracer).transpose()?;
     let destination = job.destination.clone();
     let mut begun = job.begin(&args.job, manifest, output)?;

@@ -190,28 +190,13 @@ pub(crate) fn calibrated(
     session: &Session,
     output: &OutputArgs,
 ) -> Result<PolicyFile> {
-    let Some(path) = sampling.calibration.as_deref() else {
-        if policy.unresolved().is_empty() {
-            return Ok(policy.clone());
-        }
-        return match calibrations::of(&fingerprint(session, output)?) {
-            Some(calibration) => Ok(policy.calibrated(&calibration)?),
-            None => Ok(policy.clone()),
-        };
-    };
-    let sha256 = fingerprint(session, output)?;
-    let calibration = calibration(path)?;
-    if sha256 != calibration.sha256 {
-        let (model, other) = (&session.model().name, &calibration.model);
-        let message = format!(
-            "{}: the calibration is of {other} (sha256 {}), this is {model} (sha256 {sha256}); make one with `entropix \
-             calibrate`",
-            path.display(),
-            calibration.sha256
-        );
-        return Err(Error::new(Class::Config, "WrongModel", message).into());
+    let path = sampling.calibration.as_deref();
+    if path.is_none() && policy.unresolved().is_empty() {
+        return Ok(policy.clone());
     }
-    Ok(policy.calibrated(&calibration)?)
+    let sha256 = fingerprint(session, output)?;
+    let given = path.map(calibration).transpose()?;
+    Ok(calibrations::resolve(policy, path.zip(given.as_ref()), &session.model().name, &sha256)?)
 }
 
 /// The hash of the model's files; hashing a large one is shown.

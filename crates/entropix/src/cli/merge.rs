@@ -16,7 +16,7 @@ pub(super) fn run(args: &MergeArgs, output: &OutputArgs) -> Result<()> {
             std::fs::metadata(path).is_ok_and(|part| (part.dev(), part.ino()) == (old.dev(), old.ino()))
         };
         let path = args.output.display();
-        if args.parts.iter().any(|part| same(part)) {
+        if args.parts.iter().any(same) {
             let message = format!("{path}: is one of the parts; name another output");
             return Err(Error::new(Class::Usage, "SameFile", message).into());
         }

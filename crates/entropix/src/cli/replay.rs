@@ -5,7 +5,7 @@ use super::load;
 use crate::report::say::{say, sayln};
 use crate::report::table::{Align, Table};
 use anyhow::Result;
-use entropix::jobs::{Existing, LineWriter, Lines, Replay, Replayed, parquet};
+use entropix::jobs::{Change, Existing, LineWriter, Lines, Replay, Replayed, Said, parquet};
 use entropix_engine::PolicyFile;
 use entropix_model::Error;
 use std::fs::File;
@@ -14,38 +14,55 @@ use std::path::Path;
 
 /// Replays.
 pub(crate) fn run(args: &ReplayArgs, output: &OutputArgs) -> Result<()> {
-    parquet::refuse(&args.trace)?;
-    let mut policy = PolicyFile::load(&args.policy, &args.set)?;
-    if let Some(path) = &args.calibration {
-        policy = policy.calibrated(&load::calibration(path)?)?;
-    }
-    let mut replay = Replay::new(&policy)?;
-    let input = if args.trace == Path::new("-") { Path::new("/dev/stdin") } else { &args.trace };
-    let file = File::open(input).map_err(|error| Error::io(&args.trace, "open", &error))?;
-    let mut lines = LineWriter::open_beside(&args.output, &file, Existing::Refuse)?;
-    let place = args.trace.display().to_string();
-    let replayed = replay.run(Lines::new(BufReader::new(file), &args.trace), &place, &mut |value| {
+    let trace = parquet::lines_of(&args.trace)?;
+    let policy = PolicyFile::load(&args.policy, &args.set)?;
+    let calibration = args.calibration.as_deref().map(load::calibration).transpose()?;
+    let name = policy.name().to_owned();
+    let replay = Replay::new(policy, args.calibration.as_deref().zip(calibration.as_ref()));
+    let input = if trace == Path::new("-") { Path::new("/dev/stdin") } else { &trace };
+    let file = File::open(input).map_err(|error| Error::io(&trace, "open", &error))?;
+    let existing = if args.overwrite { Existing::Overwrite } else { Existing::Refuse };
+    let to = args.output.as_deref().unwrap_or(Path::new("-"));
+    let mut lines = LineWriter::open_beside(to, &file, existing)?;
+    let place = trace.display().to_string();
+    let replayed = replay.run(Lines::new(BufReader::new(file), &trace), &place, &mut |said| {
+        let value = match said {
+            Said::Bare(value) => value,
+            Said::Changed(change) if args.output.is_some() => change.to_json(),
+            Said::Changed(_) => return Ok(()),
+        };
         let mut line = value.to_string().into_bytes();
         line.push(b'\n');
         lines.write_line(&line)
     })?;
     lines.finish()?;
-    if !output.quiet && replayed.n_tokens > 0 {
-        tell(&replayed, policy.name());
+    if !output.quiet {
+        tell(&replayed, &name);
     }
     Ok(())
 }
 
 fn tell(replayed: &Replayed, policy: &str) {
-    let Replayed { n_tokens, n_changed, changes, examples } = replayed;
-    let share = 100.0 * *n_changed as f64 / *n_tokens as f64;
-    sayln!("policy {policy}: {n_changed} of {n_tokens} decisions are others ({share:.1} %)");
-    let mut table = Table::new(&[("before", Align::Left), ("now", Align::Left), ("tokens", Align::Right)]);
-    for ((before, now), count) in changes {
-        table.push(vec![before.clone(), (*now).to_owned(), count.to_string()]);
+    let Replayed { n_decisions: n, n_changed, n_region, n_temperature, changes, examples, .. } = replayed;
+    if *n > 0 {
+        let share = 100.0 * *n_changed as f64 / *n as f64;
+        sayln!("policy {policy}: {n_changed} of {n} decisions are others ({share:.1} %)");
+        sayln!("of the same: {n_region} by another region, {n_temperature} at another temperature");
     }
-    say!("{}", table.markdown());
-    for (id, position, before, now) in examples {
-        sayln!("{id}, position {position}: {before} -> {now}");
+    if *n_changed > 0 {
+        let columns = [("before", Align::Left), ("now", Align::Left), ("times", Align::Right)];
+        let mut table = Table::new(&columns);
+        for ((before, now), count) in changes {
+            table.push(vec![before.clone(), (*now).to_owned(), count.to_string()]);
+        }
+        say!("{}", table.markdown());
     }
+    for Change { id, choice, branch, position, before, now, .. } in examples {
+        let place = format!("{id}, choice {choice}, branch {branch}, position {position}");
+        sayln!("{place}: {} -> {}", before.decision, now.decision);
+    }
+    if *n_changed > examples.len() {
+        sayln!("and {} more; -o FILE writes all of them", n_changed - examples.len());
+    }
+    replayed.notes.iter().for_each(|note| sayln!("{note}"));
 }

@@ -39,7 +39,7 @@ pub(super) fn run(args: &ReportArgs, output: &OutputArgs) -> Result<()> {
         BufReader::with_capacity(1 << 16, file),
         named,
         manifest.as_ref(),
-        calibration.as_ref(),
+        args.calibration.as_deref().zip(calibration.as_ref()),
         &args.output,
     )?;
     if !output.quiet {

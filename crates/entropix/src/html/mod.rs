@@ -9,6 +9,7 @@ mod rows;
 mod story;
 mod trace;
 
+use crate::calibrations;
 use crate::jobs::limits::REPORT_BYTES;
 use crate::jobs::{Lines, Manifest, policy_value, put_whole};
 use answer::Shown;
@@ -92,16 +93,17 @@ impl Regions {
 }
 
 /// Reads `input`, called `name`, and writes the page that shows it to `output`, whole or not at all. `manifest` is the
-/// output's own, which names model and policy; `calibration` resolves the policy's quantiles.
+/// output's own, which names model and policy; `calibration`, of this file, resolves the policy's quantiles.
 ///
 /// # Errors
-/// `Data` naming the line that is neither of a trace nor of an output, or an answer beyond the limits; `Io` when
+/// `Data` naming the line that is neither of a trace nor of an output, or an answer beyond the limits; `Config` for a
+/// calibration of another model; `Io` when
 /// reading or writing fails.
 pub fn report(
     input: impl BufRead,
     name: &Path,
     manifest: Option<&Manifest>,
-    calibration: Option<&Calibration>,
+    calibration: Option<(&Path, &Calibration)>,
     output: &Path,
 ) -> Result<Reported> {
     let report = Report::read(input, name)?;
@@ -203,13 +205,21 @@ impl Report {
         mut self,
         title: &str,
         manifest: Option<&Manifest>,
-        calibration: Option<&Calibration>,
+        calibration: Option<(&Path, &Calibration)>,
     ) -> Result<(Vec<u8>, Reported)> {
+        let model = match (&self.head, manifest) {
+            (Some(head), _) => head.model["name"].as_str().zip(head.model["sha256"].as_str()),
+            (None, Some(manifest)) => Some((manifest.model.name.as_str(), manifest.model.sha256.as_str())),
+            (None, None) => None,
+        };
+        if let (Some((path, calibration)), Some((name, sha256))) = (calibration, model) {
+            calibrations::check(path, calibration, name, sha256)?;
+        }
         let policy = match (&self.head, manifest.and_then(|manifest| manifest.policy.as_ref())) {
             (Some(head), _) => head.policy.clone(),
             (None, Some(record)) => {
                 let mut policy = PolicyFile::parse(&record.name, record.source.as_bytes(), &record.changes)?;
-                if let Some(calibration) = calibration {
+                if let Some((_, calibration)) = calibration {
                     policy = policy.calibrated(calibration)?;
                 }
                 if !policy.unresolved().is_empty() {

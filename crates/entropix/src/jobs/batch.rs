@@ -7,7 +7,7 @@ use super::params::Params;
 use super::prepare::{Preparation, Prepared};
 use super::request::{Form, JobRequest};
 use super::row::{self, RowStyle};
-use super::{Choice, Item, SignalsLevel, Sink, Tracer};
+use super::{Asked, Choice, Item, SignalsLevel, Sink, Tracer};
 use crate::Session;
 use entropix_engine::{Event, Policy, RequestId, Stats, Work};
 use entropix_model::{Class, Error, Result, TokenId};
@@ -131,9 +131,9 @@ impl BatchJob {
                 let form = request.as_ref().map_or(Form::Short, |request| request.form.clone());
                 let prompt = request.as_ref().ok().filter(|_| tracer.is_some()).map(|r| r.prompt.clone());
                 match request.and_then(|request| self.submit(session, &id, request)) {
-                    Ok((request, answers)) => {
-                        if let (Some(tracer), Some(prompt)) = (&mut tracer, prompt) {
-                            tracer.request(&id, &prompt, answers.choices.len())?;
+                    Ok((request, answers, asked)) => {
+                        if let (Some(tracer), Some(prompt), Some(asked)) = (&mut tracer, prompt, asked) {
+                            tracer.request(&id, &prompt, answers.choices.len(), &asked)?;
                         }
                         in_flight.insert(request, InFlight { ticket, id, hash, form, answers });
                     }
@@ -205,11 +205,18 @@ impl BatchJob {
         }
     }
 
-    fn submit(&self, session: &mut Session, id: &str, request: JobRequest) -> Result<(RequestId, Answers)> {
+    fn submit(
+        &self,
+        session: &mut Session,
+        id: &str,
+        request: JobRequest,
+    ) -> Result<(RequestId, Answers, Option<Asked>)> {
         let Prepared { mut request, answers } =
             self.preparation.prepare(session, id, request, &self.defaults, &self.policy)?;
+        let mut asked = None;
         if let Work::Generate(generate) = &mut request.work {
             let parameters = &mut generate.parameters;
+            asked = self.trace_candidates.map(|_| Asked::new(parameters, &request.prompt));
             parameters.raw_events = self.trace_candidates.is_some();
             parameters.logprobs = parameters.logprobs.max(self.trace_candidates.unwrap_or(0));
         }
@@ -218,6 +225,6 @@ impl BatchJob {
             Class::Data => error,
             _ => Error { class: Class::Data, ..error },
         })?;
-        Ok((request, answers))
+        Ok((request, answers, asked))
     }
 }

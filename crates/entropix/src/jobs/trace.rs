@@ -2,9 +2,10 @@
 //! it happens. The first line names the model, the seed and the policy with its regions. Numbers in nats.
 
 use super::{LineWriter, Manifest, Prompt};
-use crate::text::Tokenizer;
-use entropix_engine::{Done, Outline, PolicyFile, Raw, RequestId, Token};
-use entropix_model::{Error, Result, TokenId};
+use crate::text::{Special, Tokenizer};
+use entropix_engine::limits::PHRASE_TOKENS;
+use entropix_engine::{Done, Outline, Parameters, PolicyFile, Raw, RequestId, Token};
+use entropix_model::{AttentionSignals, Error, Result, Signals, TokenId};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,6 +18,22 @@ pub(crate) const FORMAT: u64 = 2;
 
 /// Bytes of the first record of a trace; far more than any policy takes.
 const HEAD_BYTES: u64 = 16 << 20;
+
+/// What a trace tells of a request besides its prompt, so that it can be decided again.
+pub struct Asked {
+    /// Its own.
+    pub parameters: Parameters,
+    /// The last tokens of its prompt: as many as a text that a policy looks for may have.
+    pub prompt_end: Vec<TokenId>,
+}
+
+impl Asked {
+    /// Of a request with this prompt.
+    pub fn new(parameters: &Parameters, prompt: &[TokenId]) -> Self {
+        let first = prompt.len().saturating_sub(PHRASE_TOKENS);
+        Self { parameters: parameters.clone(), prompt_end: prompt[first..].to_vec() }
+    }
+}
 
 /// Writes the trace of a job.
 pub struct Tracer {
@@ -37,7 +54,8 @@ struct Fork {
 
 impl Tracer {
     /// A tracer of a job of this manifest, whose tokens are `tokenizer`'s and whose policy is `policy` with its
-    /// quantiles resolved. Its first record is written.
+    /// quantiles resolved; `ends` are the tokens that end an answer, `candidates` how many of the likeliest are told.
+    /// Its first record is written.
     ///
     /// # Errors
     /// What cannot be written.
@@ -46,8 +64,12 @@ impl Tracer {
         manifest: &Manifest,
         policy: &PolicyFile,
         tokenizer: Arc<Tokenizer>,
+        ends: &[TokenId],
+        candidates: u16,
     ) -> Result<Self> {
         let regions = policy.regions().to_vec();
+        let encoded = |text: &str| Ok(json!([text, tokenizer.encode(text, Special::Text)?]));
+        let texts = policy.texts().map(encoded).collect::<Result<Vec<Value>>>()?;
         let mut tracer = Self { lines, tokenizer, regions, forks: HashMap::new() };
         let seed = manifest.parameters.get("seed").map(|entry| entry["value"].clone());
         let model = &manifest.model;
@@ -55,6 +77,8 @@ impl Tracer {
             "event": "trace", "format": FORMAT, "version": manifest.engine.version,
             "model": {"name": model.name, "sha256": model.sha256, "precision": model.precision},
             "seed": seed, "policy": policy_value(policy),
+            "extra_tokens": manifest.policy.as_ref().and_then(|policy| policy.extra_tokens),
+            "candidates": candidates, "ends": ends, "texts": texts,
         }))?;
         Ok(tracer)
     }
@@ -72,8 +96,26 @@ impl Tracer {
     ///
     /// # Errors
     /// What cannot be written.
-    pub fn request(&mut self, id: &str, prompt: &Prompt, n: usize) -> Result<()> {
-        let mut value = json!({"event": "request", "id": id, "n": n});
+    pub fn request(&mut self, id: &str, prompt: &Prompt, n: usize, asked: &Asked) -> Result<()> {
+        let end = asked.prompt_end.iter().map(|&token| {
+            let mut value = json!({"token": token});
+            self.put_text(token, &mut value);
+            value
+        });
+        let mut value = json!({"event": "request", "id": id, "n": n, "prompt_end": end.collect::<Vec<_>>()});
+        let asked = &asked.parameters;
+        let numbers = [
+            ("temperature", asked.temperature.map(short)),
+            ("top_k", asked.top_k.map(|k| json!(k))),
+            ("top_p", asked.top_p.map(short)),
+            ("min_p", asked.min_p.map(short)),
+        ];
+        let mut parameters = Map::from_iter([("seed".to_owned(), json!(asked.seed))]);
+        parameters.extend(numbers.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+        if asked.edits_logits() {
+            parameters.insert("edited".into(), json!(true));
+        }
+        value["parameters"] = Value::Object(parameters);
         match prompt {
             Prompt::Text(text) => value["prompt"] = json!(text),
             Prompt::Tokens(tokens) => value["prompt"] = json!(self.tokenizer.decode(tokens)),
@@ -149,6 +191,17 @@ impl Tracer {
                 "event": "inject", "id": id, "choice": choice, "branch": branch, "phrase": phrase,
                 "position": position,
             }),
+            Raw::Decision { choice, branch, position, region: by, decision, seen, .. } => {
+                let mut value = json!({
+                    "event": "decision", "id": id, "choice": choice, "branch": branch, "position": position,
+                    "region": region(by.0), "decision": decision.name(),
+                });
+                match seen {
+                    Some((signals, attention)) => put_signals(signals, attention.as_ref(), &mut value),
+                    None => value["end"] = json!(true),
+                }
+                value
+            }
             Raw::Retract { choice, branch, position, region: by, discarded, .. } => json!({
                 "event": "retract", "id": id, "choice": choice, "branch": branch, "position": position,
                 "region": region(by.0), "discarded_tokens": discarded,
@@ -186,11 +239,7 @@ impl Tracer {
         });
         self.put_text(token.token, &mut value);
         value["logprob"] = short(token.logprob);
-        value["entropy"] = short(signals.entropy);
-        value["varentropy"] = short(signals.varentropy);
-        value["collision"] = short(signals.collision);
-        value["log_z"] = short(signals.log_z);
-        value["logit_std"] = short(signals.logit_std);
+        put_signals(signals, token.attention.as_ref(), &mut value);
         value["region"] = json!(region);
         value["decision"] = json!(token.decision.name());
         let is_drawn = token.temperature > 0.0;
@@ -203,14 +252,6 @@ impl Tracer {
         value["candidates"] = best.iter().map(candidate).collect();
         if token.end {
             value["end"] = json!(true);
-        }
-        if let Some(attention) = &token.attention {
-            value["attn_entropy"] = short(attention.entropy);
-            value["attn_entropy_rel"] = short(attention.entropy_rel);
-            value["attn_varentropy"] = short(attention.varentropy);
-            value["head_spread"] = short(attention.head_spread);
-            value["head_disagreement"] = short(attention.head_disagreement);
-            value["interaction"] = short(attention.interaction);
         }
         value
     }
@@ -226,6 +267,22 @@ impl Tracer {
         {
             value["name"] = json!(name);
         }
+    }
+}
+
+fn put_signals(signals: &Signals, attention: Option<&AttentionSignals>, value: &mut Value) {
+    value["entropy"] = short(signals.entropy);
+    value["varentropy"] = short(signals.varentropy);
+    value["collision"] = short(signals.collision);
+    value["log_z"] = short(signals.log_z);
+    value["logit_std"] = short(signals.logit_std);
+    if let Some(attention) = attention {
+        value["attn_entropy"] = short(attention.entropy);
+        value["attn_entropy_rel"] = short(attention.entropy_rel);
+        value["attn_varentropy"] = short(attention.varentropy);
+        value["head_spread"] = short(attention.head_spread);
+        value["head_disagreement"] = short(attention.head_disagreement);
+        value["interaction"] = short(attention.interaction);
     }
 }
 

@@ -144,6 +144,7 @@ impl ModelSummary {
 pub struct Session {
     engine: Engine,
     tokenizer: Arc<Tokenizer>,
+    ends: Vec<TokenId>,
     template: Option<ChatTemplate>,
     sandbox: Option<Sandbox>,
     date: Date,
@@ -205,6 +206,7 @@ impl Session {
         Ok(Self {
             engine,
             tokenizer: Arc::new(tokenizer),
+            ends,
             template,
             sandbox: options.template_command.clone().map(Sandbox::new),
             date,
@@ -281,6 +283,11 @@ impl Session {
     /// When a file cannot be read any more.
     pub fn fingerprint(&self, cache: Option<&Path>, progress: &mut dyn FnMut(u64, u64)) -> Result<String> {
         fingerprint::of_files(&self.model.files, cache, progress)
+    }
+
+    /// The tokens that end an answer, rising.
+    pub fn ends(&self) -> &[TokenId] {
+        &self.ends
     }
 
     /// The chat template, if there is one.

@@ -20,26 +20,25 @@ pub fn token_classes(tokenizer: &Tokenizer, rows: usize, ends: &[TokenId]) -> To
         ) {
             classes.add(token, TokenClass::Special);
         }
-        // A piece of a character is of no class.
-        let text = String::from_utf8_lossy(tokenizer.token_bytes(token));
-        let tests = [
-            (TokenClass::SentenceEnd, ends_sentence as fn(&str) -> bool),
-            (TokenClass::SentenceStart, starts_sentence),
-            (TokenClass::Newline, |text| text.contains(['\n', '\r', '\u{2028}', '\u{2029}'])),
-            (TokenClass::Digit, |text| {
-                text.contains(|c: char| c.is_ascii_digit() || ('０'..='９').contains(&c))
-            }),
-        ];
-        for (class, holds) in tests {
-            if holds(&text) {
-                classes.add(token, class);
-            }
-        }
+        of_text(tokenizer.token_bytes(token)).for_each(|class| classes.add(token, class));
     }
     for end in ends {
         classes.add(*end, TokenClass::End);
     }
     classes
+}
+
+/// The classes of a token that its text tells.
+pub(crate) fn of_text(bytes: &[u8]) -> impl Iterator<Item = TokenClass> {
+    // A piece of a character is of no class.
+    let text = String::from_utf8_lossy(bytes);
+    let tests = [
+        (TokenClass::SentenceEnd, ends_sentence as fn(&str) -> bool),
+        (TokenClass::SentenceStart, starts_sentence),
+        (TokenClass::Newline, |text| text.contains(['\n', '\r', '\u{2028}', '\u{2029}'])),
+        (TokenClass::Digit, |text| text.contains(|c: char| c.is_ascii_digit() || ('０'..='９').contains(&c))),
+    ];
+    tests.into_iter().filter(move |(_, holds)| holds(&text)).map(|(class, _)| class)
 }
 
 const QUOTES: &[char] = &[

@@ -19,6 +19,7 @@ mod tokenizer;
 mod vocabulary;
 
 pub use answer::{answer_reader, find_answer};
+pub(crate) use classes::of_text;
 pub use classes::token_classes;
 pub use special::Special;
 pub use stops::Stops;

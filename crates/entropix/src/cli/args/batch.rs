@@ -39,7 +39,7 @@ pub(crate) struct BatchArgs {
     /// it. FILE.parquet is made at the end of FILE.parquet.jsonl.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub trace: Option<FileArg>,
-    /// The likeliest tokens of every step that the trace tells with their ln p.
+    /// The likeliest tokens of every step that the trace tells with their ln p; at least those the policy picks among.
     #[arg(long, value_name = "K", default_value_t = 8, requires = "trace",
           value_parser = clap::value_parser!(u16).range(2..=256), help_heading = "Output")]
     pub trace_candidates: u16,

@@ -90,6 +90,7 @@ fn trace() -> String {
     format!(
         "message event {{ optional binary event (STRING); optional binary id (STRING); optional int64 n;
          optional binary prompt (STRING); optional binary messages (JSON);
+         optional binary prompt_end (JSON); optional binary parameters (JSON);
          optional int64 choice; optional int64 branch; optional int64 parent; optional int64 fork;
          optional int64 position; optional int32 token; optional binary text (STRING); {bytes}
          optional binary name (STRING); optional float logprob; optional float entropy; optional float varentropy;
