@@ -193,6 +193,7 @@ impl Talk {
         }
         let mut answers = prepared.answers;
         let started = Instant::now();
+        let n_spent = self.session.engine().stats().over_budget;
         let request = self.session.engine().submit(prepared.request)?;
         let (mut first, mut interrupted, mut done) = (None, false, false);
         let mut events = Vec::new();
@@ -250,7 +251,10 @@ impl Talk {
             say!("{}", self.token_table(&choice));
         }
         if self.signals != SignalsArg::Off && !self.quiet {
-            let footer = footer(&choice, first.unwrap_or(time), time, interrupted);
+            let mut footer = footer(&choice, first.unwrap_or(time), time, interrupted);
+            if self.session.engine().stats().over_budget > n_spent {
+                footer += " [budget spent: the policy went on without extra tokens]";
+            }
             sayln!("{}", self.say.dim(&footer));
         }
         Ok(Answered { choice, interrupted })
