@@ -36,14 +36,12 @@ fn assert_same(ended: &Ended, place: &Place) {
     assert!(decisions > 100, "{}", ended.stderr);
     assert_eq!(rest, [0; 3], "{}", ended.stderr);
     assert!(!ended.stderr.contains("not made again"), "{}", ended.stderr);
-    // Every token is a decision but those that were forced, and those a line begins with.
-    let trace = place.rows("trace");
+    // Most tokens are decisions: others were forced, begin a line, or are of one that breaks a tie.
     let free = ["argmax", "draw", "best_of"];
     let is_free =
         |event: &&Value| event["event"] == "token" && free.iter().any(|kind| event["decision"] == *kind);
-    let wanted = trace.iter().filter(is_free).count();
-    let given = trace.iter().filter(|event| event["event"] == "token").count() - wanted;
-    assert!(decisions >= wanted.saturating_sub(given.max(72)), "{decisions} of {wanted}: {}", ended.stderr);
+    let n_free = place.rows("trace").iter().filter(is_free).count();
+    assert!(decisions * 5 >= n_free * 4, "{decisions} of {n_free}: {}", ended.stderr);
 }
 
 /// Fails when budgets, attempts, states of policies, ends of answers or lines that compete are not those of the engine.
@@ -184,9 +182,8 @@ fn prompts_end_with_what_policies_look_for() {
          [default]
          decision = 'draw'",
     );
-    let input: String = (0..9)
-        .map(|i| format!("{}\n", json!({"prompt": ["The sky", "1 2", "Once"][i % 3], "max_tokens": 15})))
-        .collect();
+    let line = |prompt: &str| json!({"prompt": prompt, "max_tokens": 15});
+    let input: String = (0..9).map(|i| format!("{}\n", line(["The sky", "1 2", "Once"][i % 3]))).collect();
     let ended = own_trace(&place, &input, &["--policy", "ends.toml"], &["--ignore-eos"]);
     assert_same(&ended, &place);
     let regions: Vec<Value> = place.rows("trace").into_iter().map(|event| event["region"].clone()).collect();
@@ -314,7 +311,8 @@ fn changes_are_written() {
 #[test]
 fn broken_traces_are_refused_by_line() {
     let place = Place::new();
-    place.batch(prompts(), &["--policy", "sample", "--trace", "trace", "-b", "1"]).expect(0, "");
+    let input = json!({"id": "r0", "prompt": "Once upon", "max_tokens": 40}).to_string();
+    place.batch(input, &["--policy", "sample", "--trace", "trace", "--ignore-eos"]).expect(0, "");
     let text = std::fs::read_to_string(place.path("trace")).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     let replay = |text: &str| {
@@ -341,7 +339,8 @@ fn broken_traces_are_refused_by_line() {
     let event = |more: Value| {
         let mut row = json!({"id": "r0", "choice": 0, "branch": 0});
         row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let all = [&lines[..4], &[&row.to_string()]].concat();
+        let row = row.to_string();
+        let all = [&lines[..4], &[&row[..]]].concat();
         replay(&(all.join("\n") + "\n")).expect(65, "broken:5: ");
     };
     event(json!({"event": "retract", "position": 100, "discarded_tokens": 1}));

@@ -78,7 +78,7 @@ impl Tracer {
             "model": {"name": model.name, "sha256": model.sha256, "precision": model.precision},
             "seed": seed, "policy": policy_value(policy),
             "extra_tokens": manifest.policy.as_ref().and_then(|policy| policy.extra_tokens),
-            "candidates": candidates, "ends": ends, "texts": texts,
+            "trace_candidates": candidates, "ends": ends, "texts": texts,
         }))?;
         Ok(tracer)
     }

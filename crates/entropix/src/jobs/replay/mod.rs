@@ -316,9 +316,8 @@ impl<'a> Replay<'a> {
         if record.kind == Kind::Inject {
             return self.answer(record, policy)?.inject(record.branch, position);
         }
-        let Some(answer) = self.answers.get_mut(&(record.id.clone(), record.choice)) else {
-            return Err("something happens to an answer that was not begun".into());
-        };
+        // An answer may begin with a branch, before it has a token.
+        let answer = self.answer(record, policy)?;
         let is_known = match record.kind {
             Kind::Retract => answer.retract(record.branch, position, discarded, region)?,
             Kind::Fork => {

@@ -233,6 +233,9 @@ impl Record {
         if let Some(token) = record.token {
             spelling.learn(token, words);
         }
+        if record.kind == Kind::Fork && record.decision == Some(DecisionKind::Branch) {
+            record.position = record.children.first().map(|child| child.1);
+        }
         record.check(&line)?;
         Ok(record)
     }
@@ -264,7 +267,7 @@ impl Record {
             "logprob" => self.logprob = number(value, key)? as f32,
             "temperature" => self.temperature = number(value, key)? as f32,
             "end" => self.is_end = value.boolean(key)?,
-            "candidates" if value.is_array() => {
+            "candidates" => {
                 for pair in value.elements(key, MOST)? {
                     if let [token, logprob, ..] = &pair.elements(key, MOST)?[..] {
                         let logprob =
@@ -275,7 +278,7 @@ impl Record {
                 }
                 self.signals.best.iter_mut().zip(&self.candidates).for_each(|(best, &it)| *best = it);
             }
-            "candidates" => self.head.n_candidates = whole(value, key)? as usize,
+            "trace_candidates" => self.head.n_candidates = whole(value, key)? as usize,
             "children" => {
                 for child in value.elements(key, MOST)? {
                     let (mut branch, mut position) = (None, None);
