@@ -97,7 +97,7 @@ fn a_calibration_that_fails_leaves_nothing() {
     let args = ["calibrate", "-m", model, "-i", "in", "-o", "calib", "-n", "8", "--threads", "2"];
     place.run(args).expect(65, "\"long\": ");
     assert!(!place.path("calib").exists());
-    place.put("in", LINE.repeat(1));
+    place.put("in", LINE);
     place.run(args).expect(0, "");
     let calibration = std::fs::read_to_string(place.path("calib")).unwrap();
     for wanted in ["prefill_tokens = ", "\"attn_entropy\" = [", "\"interaction\" = [", "\"collision\" = ["] {
