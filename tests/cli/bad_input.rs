@@ -186,7 +186,7 @@ fn case_75_input_and_output() {
     let model = tiny("llama-tied.Q4_1.gguf");
     let model = model.to_str().unwrap();
     let args = |input: &'static str, output: &'static str| ["batch", "-i", input, "-o", output, "-m", model];
-    place.run(args("same", "same")).expect(USAGE, "input and output are the same file");
+    place.run(args("same", "same")).expect(USAGE, "--input and --output are the same file");
     assert_eq!(std::fs::read_to_string(place.path("same")).unwrap(), good);
     std::fs::hard_link(place.path("same"), place.path("link")).unwrap();
     place.run(args("same", "link")).expect(USAGE, "the same file");
