@@ -10,12 +10,14 @@ mod read;
 mod schema;
 #[cfg(feature = "parquet")]
 mod shred;
+#[cfg(feature = "parquet")]
 mod source;
 #[cfg(feature = "parquet")]
 mod write;
 
 #[cfg(feature = "parquet")]
 pub use read::serve;
+#[cfg(feature = "parquet")]
 pub(super) use source::rows;
 
 use super::output::beside;
@@ -127,12 +129,23 @@ pub fn lines_of(path: &Path) -> Result<PathBuf> {
 /// # Errors
 /// `Unsupported`, code `Parquet`, when it was not.
 pub(super) fn supported(path: &Path) -> Result<()> {
-    if cfg!(feature = "parquet") {
-        return Ok(());
-    }
+    if cfg!(feature = "parquet") { Ok(()) } else { Err(missing(path)) }
+}
+
+fn missing(path: &Path) -> Error {
     let message = format!(
         "{}: this program was built without Parquet; build it with cargo's --features parquet, or use JSON lines",
         path.display()
     );
-    Err(Error::unsupported("Parquet", message))
+    Error::unsupported("Parquet", message)
+}
+
+/// Stands in for the decoder where there is none.
+#[cfg(not(feature = "parquet"))]
+pub(super) fn rows(
+    _: &std::fs::File,
+    path: &Path,
+    _: Option<&[std::ffi::OsString]>,
+) -> Result<Box<dyn std::io::BufRead>> {
+    Err(missing(path))
 }

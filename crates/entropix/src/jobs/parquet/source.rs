@@ -21,7 +21,6 @@ pub(in crate::jobs) fn rows(
     path: &Path,
     command: Option<&[OsString]>,
 ) -> Result<Box<dyn BufRead>> {
-    super::supported(path)?;
     let start = || -> std::io::Result<Rows> {
         let file = opened_anew(file)?;
         Ok(match command {
@@ -68,16 +67,10 @@ fn start_process(file: File, command: &[OsString]) -> std::io::Result<Process> {
     Ok(Process { child, stdout })
 }
 
-#[cfg(feature = "parquet")]
 fn start_thread(file: File) -> std::io::Result<Rows> {
     let (from, to) = std::io::pipe()?;
     let decode = move || super::serve(file, to, &mut || Ok(()));
     Ok(Rows::Thread(from, Some(std::thread::Builder::new().name("parquet".into()).spawn(decode)?)))
-}
-
-#[cfg(not(feature = "parquet"))]
-fn start_thread(_: File) -> std::io::Result<Rows> {
-    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 impl Read for Rows {
