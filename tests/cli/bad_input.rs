@@ -208,8 +208,16 @@ fn case_75_input_and_output() {
     let copy = place.path("model.gguf");
     std::fs::copy(model, &copy).unwrap();
     let over = ["batch", "-i", "same", "-o", "model.gguf", "-m", "model.gguf", "--overwrite"];
-    place.run(over).expect(USAGE, "the model's own");
+    place.run(over).expect(USAGE, "--output and --model are the same file");
     assert_eq!(std::fs::read(&copy).unwrap(), std::fs::read(model).unwrap());
+    std::fs::create_dir(place.path("model")).unwrap();
+    for file in std::fs::read_dir(tiny("llama-tied")).unwrap().flatten() {
+        std::fs::copy(file.path(), place.path("model").join(file.file_name())).unwrap();
+    }
+    let config = std::fs::read(place.path("model/config.json")).unwrap();
+    let over = ["batch", "-i", "same", "-o", "model/config.json", "-m", "model", "--overwrite"];
+    place.run(over).expect(USAGE, "the model's own");
+    assert_eq!(std::fs::read(place.path("model/config.json")).unwrap(), config);
 
     place.run(args("missing", "out")).expect(NO_INPUT, "missing");
     place.run(args(".", "out")).expect(NO_INPUT, "directory");
