@@ -57,6 +57,11 @@ extern "C" void emulator_release(void* base);
 /// Forgets counts, failures and memory that a hung device kept; the device works again.
 EXPORT void fake_driver_reset() {
     std::lock_guard<std::recursive_mutex> lock(state().mutex);
+    // What a hanging device left undone is of memory that goes now.
+    for (Stream* stream : state().streams) {
+        stream->queue.clear();
+        stream->done = stream->queued;
+    }
     for (auto [base, bytes] : state().device) emulator_release(reinterpret_cast<void*>(base));
     state().device.clear();
     state().used = 0;
