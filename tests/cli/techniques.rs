@@ -292,6 +292,11 @@ fn calibrations_are_of_one_model() {
 fn explain_names_region_and_reason() {
     let place = calibrated();
     let explain = |signals: [&str; 2], more: &[&str]| {
+        let unknown = ["policy", "explain", "quadrants", "--signal", signals[0]];
+        place.run(unknown).expect(78, "--calibration");
+        let known =
+            ["policy", "explain", "quadrants", "--calibration", "smollm2-135m", "--signal", signals[0]];
+        place.run(known).expect(0, "");
         let args = ["policy", "explain", "attic", "--signal", signals[0], "--signal", signals[1]];
         place.run(args.iter().chain(more))
     };

@@ -18,6 +18,12 @@ pub fn of(sha256: &str) -> Option<Calibration> {
     FILES.into_iter().map(read).find(|calibration| calibration.sha256 == sha256)
 }
 
+/// The one of this name, if there is one.
+pub fn named(name: &str) -> Option<Calibration> {
+    let (name, text) = FILES.into_iter().find(|(known, _)| *known == name)?;
+    Some(Calibration::parse(name, text.as_bytes()).expect("a test reads every one of them"))
+}
+
 /// `policy` with its quantiles taken from the calibration of the model `name` whose files have the hash `sha256`:
 /// `given`, else one that comes with the program. Without either it stays as it is.
 ///
@@ -66,6 +72,7 @@ mod tests {
             let calibration = Calibration::parse(name, text.as_bytes()).unwrap();
             assert!(calibration.requests >= 200, "{name}: {} requests", calibration.requests);
             assert_eq!(of(&calibration.sha256), Some(calibration.clone()));
+            assert_eq!(named(name), Some(calibration.clone()));
             for preset in PolicyFile::presets() {
                 let policy = PolicyFile::load(preset.name, &[]).unwrap().calibrated(&calibration).unwrap();
                 assert!(policy.unresolved().is_empty(), "{}", preset.name);

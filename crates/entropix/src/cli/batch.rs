@@ -10,7 +10,7 @@ use crate::report::say::{say, sayln};
 use crate::report::tally::{Tally, facts, rate, speed};
 use anyhow::Result;
 use entropix::jobs::manifest::PolicyRecord;
-use entropix::jobs::parquet::{Destination, Shape};
+use entropix::jobs::parquet::{Destination, Shape, is_parquet};
 use entropix::jobs::{
     BatchJob, Choice, Ended, Existing, Flow, InputFormat, JobRequest, LineWriter, Observer, PlainText,
     Tracer, longest_first,
@@ -27,8 +27,9 @@ use std::time::{Duration, Instant};
 pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     let plain = if args.chat.no_chat_template { PlainText::Raw } else { PlainText::Question };
     let flags = load::flags(&args.sampling)?;
+    let is_traced_to_parquet = args.trace.as_deref().is_some_and(is_parquet);
     job::roles(&args.job)
-        .written("--trace", args.trace.as_deref(), &[".jsonl"])
+        .written("--trace", args.trace.as_deref(), if is_traced_to_parquet { &[".jsonl"] } else { &[] })
         .read("--policy", args.sampling.policy.as_deref().map(Path::new))
         .read("--calibration", args.sampling.calibration.as_deref())
         .read("--chat-template", args.chat.chat_template.as_deref())

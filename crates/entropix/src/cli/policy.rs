@@ -52,6 +52,14 @@ fn explain(args: &ExplainArgs) -> Result<String> {
     if let Some(path) = &args.calibration {
         policy = policy.calibrated(&load::calibration(path)?)?;
     }
+    if let Some(quantile) = policy.unresolved().first() {
+        let message = format!(
+            "policy {} has thresholds in quantiles ({quantile:?}), which are those of a model: name its calibration with \
+             --calibration",
+            policy.name()
+        );
+        return Err(Error::new(Class::Config, "Calibration", message).into());
+    }
     let signals = args.signals.iter().map(|text| signal(text)).collect::<Result<Vec<_>>>()?;
     let mut lines = String::new();
     for explained in policy.explain(&signals) {

@@ -219,13 +219,16 @@ impl Report {
             (Some(head), _) => head.policy.clone(),
             (None, Some(record)) => {
                 let mut policy = PolicyFile::parse(&record.name, record.source.as_bytes(), &record.changes)?;
-                if let Some((_, calibration)) = calibration {
+                let own = record.calibration.as_deref();
+                let own = own.map(|text| Calibration::parse("the manifest's calibration", text.as_bytes()));
+                let own = own.transpose()?;
+                if let Some(calibration) = calibration.map(|(_, given)| given).or(own.as_ref()) {
                     policy = policy.calibrated(calibration)?;
                 }
                 if !policy.unresolved().is_empty() {
                     self.notes.push(
-                        "The thresholds of the policy are quantiles of the model's signals, which an output does not \
-                         hold: --calibration FILE draws its regions."
+                        "The thresholds of the policy are quantiles of the model's signals, which the manifest of \
+                         this output does not hold: --calibration FILE draws its regions."
                             .into(),
                     );
                 }

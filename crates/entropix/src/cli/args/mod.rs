@@ -121,7 +121,8 @@ pub(crate) struct ExplainArgs {
     /// those not named are 0.
     #[arg(long = "signal", value_name = "NAME=VALUE", required = true)]
     pub signals: Vec<String>,
-    /// The calibration of a model, for thresholds that are quantiles.
+    /// The calibration of a model, for thresholds that are quantiles: a file, or smollm2-135m or qwen2.5-coder-0.5b, which
+    /// come along.
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<FileArg>,
 }

@@ -12,7 +12,8 @@ pub(crate) struct SamplingArgs {
     /// Change one parameter of the policy; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// The model's calibration (see calibrate), for a policy whose thresholds are quantiles.
+    /// The model's calibration (see calibrate), for a policy whose thresholds are quantiles; those that come along are
+    /// found by the model's hash.
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<std::path::PathBuf>,
     /// Most tokens of an answer, e.g. 256 or 2k [default: what the context holds].
