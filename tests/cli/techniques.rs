@@ -291,12 +291,12 @@ fn calibrations_are_of_one_model() {
 #[test]
 fn explain_names_region_and_reason() {
     let place = calibrated();
+    // Quantiles are not guessed.
+    let unknown = ["policy", "explain", "quadrants", "--signal", "entropy=1"];
+    place.run(unknown).expect(78, "--calibration");
+    let known = ["policy", "explain", "quadrants", "--calibration", "smollm2-135m", "--signal", "entropy=1"];
+    place.run(known).expect(0, "");
     let explain = |signals: [&str; 2], more: &[&str]| {
-        let unknown = ["policy", "explain", "quadrants", "--signal", signals[0]];
-        place.run(unknown).expect(78, "--calibration");
-        let known =
-            ["policy", "explain", "quadrants", "--calibration", "smollm2-135m", "--signal", signals[0]];
-        place.run(known).expect(0, "");
         let args = ["policy", "explain", "attic", "--signal", signals[0], "--signal", signals[1]];
         place.run(args.iter().chain(more))
     };
