@@ -189,3 +189,34 @@ fn the_word_finder_sees_code_only() {
     assert!(!has_word("let s = \"unsafe\";", "unsafe"));
     assert!(!has_word("#![forbid(unsafe_code)]", "unsafe"));
 }
+
+/// Whatever a policy file may say is told where people look it up, and what is shown there can be read.
+#[test]
+fn policy_files_are_documented() {
+    let page = std::fs::read_to_string(root().join("docs/policies.md")).unwrap();
+    let dslider = std::fs::read_to_string(root().join("crates/engine/presets/dslider.toml")).unwrap();
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let told: BTreeSet<&str> = page.split(|c| !is_word(c)).chain(dslider.split(|c| !is_word(c))).collect();
+    let mut files = Vec::new();
+    rust_files(&root().join("crates/engine/src/policy/parse"), &mut files);
+    files.push(root().join("crates/engine/src/policy/parse.rs"));
+    let mut n_keys = 0;
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        // Keys and the words they take are the literals that are one small word.
+        for literal in text.split('"') {
+            let is_key = literal.len() > 1 && literal.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+            if is_key && literal != "empty" {
+                n_keys += 1;
+                assert!(told.contains(literal), "{literal} of {} is not in docs/policies.md", file.display());
+            }
+        }
+    }
+    assert!(n_keys > 80, "{n_keys} keys");
+    let examples: Vec<&str> =
+        page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        entropix_engine::PolicyFile::parse("docs/policies.md", example.as_bytes(), &[]).unwrap();
+    }
+}

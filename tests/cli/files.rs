@@ -72,6 +72,36 @@ fn a_job_goes_on_with_its_own_trace_only() {
     assert!(place.rows("trace").len() > n, "gone on with");
 }
 
+/// What was traced of a request that was not finished then is not there twice.
+#[test]
+fn a_trace_holds_one_attempt_of_each_request() {
+    let place = Place::new();
+    let requests = |ids: &[&str]| {
+        let line = |id: &&str| format!("{}\n", json!({"id": id, "prompt": *id, "max_tokens": 3}));
+        ids.iter().map(line).collect::<String>()
+    };
+    place.batch(requests(&["a", "b", "c"]), &["--trace", "trace", "--ignore-eos"]).expect(0, "");
+    let whole = place.rows("trace");
+    // As if it had been killed after the first line: what came behind is not known to be done.
+    let lines = std::fs::read_to_string(place.path("out")).unwrap();
+    place.put("out", &lines[..=lines.find('\n').unwrap()]);
+    let said = place.batch(requests(&["a", "b", "c"]), &["--trace", "trace", "--ignore-eos"]);
+    said.expect(0, "going on, 1 done, 2 to do");
+    let mut again = place.rows("trace");
+    let n_heads = again.iter().filter(|event| event["event"] == "trace").count();
+    assert_eq!(n_heads, 2, "one a run");
+    again.retain(|event| event["event"] != "trace");
+    let key = |event: &serde_json::Value| format!("{} {}", event["id"], event);
+    let mut once: Vec<String> = whole.iter().filter(|event| event["event"] != "trace").map(key).collect();
+    let mut now: Vec<String> = again.iter().map(key).collect();
+    once.sort();
+    now.sort();
+    assert_eq!(now, once);
+    // A new trace of a job that is done says why it is empty.
+    let said = place.batch(requests(&["a", "b", "c"]), &["--trace", "other", "--ignore-eos"]);
+    said.expect(0, "nothing of the 3 requests that are done");
+}
+
 #[test]
 fn links_and_devices_stay_what_they_are() {
     let place = Place::new();

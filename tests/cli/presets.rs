@@ -30,7 +30,7 @@ fn every_preset_answers() {
     assert!(presets.len() >= 18, "{}", listed.stdout);
     for preset in presets {
         let run = |rows: &str| {
-            let ended = place.run([
+            let ended = place.run_long([
                 "batch",
                 "-i",
                 "in",
@@ -115,7 +115,14 @@ fn run_explains_every_token() {
     };
     assert!(lines.contains("torn: branch into line 1 from position"), "{lines}");
     assert!(lines.contains("goes on; scores: line "), "{lines}");
-    assert!(lines.contains("< back: goes back to position"), "{lines}");
+    // The tokens of the line that are taken back, as they were said.
+    let (before, back) = lines.split_once("< back: goes back to position").unwrap();
+    let (before, number) = before.rsplit_once('\n').unwrap();
+    let gone = back.lines().next().unwrap().split_once(", without ").unwrap().1;
+    let said = |line: &str| line.split_once('"').unwrap().1.trim_end_matches('"').to_owned();
+    let own = before.lines().filter(|line| line.starts_with(&number[..4]) && line.contains('"'));
+    let own: Vec<String> = own.map(said).collect();
+    assert_eq!(gone, format!("\"{}\"", own[own.len() - 2..].concat()), "{lines}");
     let tokens: usize = (0..4).map(|line| of_line(&line.to_string(), "argmax")).sum();
     // 4 before the branch, 3 of each child after its first, 3 to the return and the rest, less the first after it.
     assert!(tokens >= 4 + 3 * 3 + 3, "{tokens} in {lines}");

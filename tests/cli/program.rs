@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// No case may compute longer. Unoptimised builds get some more.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 10 });
+/// What takes a real model may compute that long.
+const LONG_PATIENCE: Duration = Duration::from_secs(200);
 /// No case may take longer; a busy machine must not look like a program that hangs.
 const WALL_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -65,6 +67,11 @@ impl Place {
         command
     }
 
+    /// As [`Place::run`], with time for real work.
+    pub(crate) fn run_long<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Ended {
+        finish_within(LONG_PATIENCE, &mut self.command(args), b"")
+    }
+
     /// Runs the program with nothing on standard input.
     pub(crate) fn run<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Ended {
         finish(&mut self.command(args), b"")
@@ -85,6 +92,10 @@ impl Place {
 
 /// Runs `command` to its end, which must not be a panic, a signal or a hang.
 pub(crate) fn finish(command: &mut Command, stdin: &[u8]) -> Ended {
+    finish_within(PATIENCE, command, stdin)
+}
+
+fn finish_within(patience: Duration, command: &mut Command, stdin: &[u8]) -> Ended {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut pipe = child.stdin.take().unwrap();
@@ -93,11 +104,15 @@ pub(crate) fn finish(command: &mut Command, stdin: &[u8]) -> Ended {
         // A program that does not read its input is no failure.
         let _ = pipe.write_all(&stdin);
     });
-    wait(child, &format!("{command:?}"))
+    wait_within(patience, child, &format!("{command:?}"))
 }
 
 /// Waits for `child`, with the same demands.
-pub(crate) fn wait(mut child: Child, told: &str) -> Ended {
+pub(crate) fn wait(child: Child, told: &str) -> Ended {
+    wait_within(PATIENCE, child, told)
+}
+
+fn wait_within(patience: Duration, mut child: Child, told: &str) -> Ended {
     fn gather(stream: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
         std::thread::spawn(move || {
             let mut bytes = Vec::new();
@@ -112,7 +127,7 @@ pub(crate) fn wait(mut child: Child, told: &str) -> Ended {
     let status = loop {
         match child.try_wait().unwrap() {
             Some(status) => break status,
-            None if started.elapsed() < WALL_PATIENCE && cpu_time(&child) < PATIENCE => {
+            None if started.elapsed() < WALL_PATIENCE && cpu_time(&child) < patience => {
                 std::thread::sleep(Duration::from_millis(5));
             }
             None => {

@@ -315,6 +315,8 @@ fn explain_names_region_and_reason() {
     assert!(ended.stdout.ends_with("adaptive: decides\n  decision: best_of\n"), "{}", ended.stdout);
     assert_eq!(explain(["entropi=1", "varentropy=1"], &[]).code, 64);
     assert_eq!(explain(["entropy=nan", "varentropy=1"], &[]).code, 64);
+    explain(["entropy=-1", "varentropy=1"], &[]).expect(64, "entropy is never below 0");
+    explain(["entropy=1", "collision=1.5"], &[]).expect(64, "collision is 0 to 1");
 }
 
 /// A trace decided again: by its own policy nothing changes, by another one all that is drawn does; bare signals

@@ -216,6 +216,12 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Tokens that were computed and thrown away by a decision.
     pub discarded_tokens: usize,
+    /// Times it was branched.
+    pub branches: u32,
+    /// Times it was taken back.
+    pub rewinds: u32,
+    /// Times it was finished again.
+    pub reforks: u32,
     /// Tokens of the prompt whose keys and values another request had computed already.
     pub shared_tokens: usize,
 }

@@ -4,7 +4,7 @@ use crate::{Class, Error, ModelConfig, Result, TokenId, Weights, folder, gguf};
 use std::path::{Path, PathBuf};
 
 /// Where a model's vocabulary is found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Vocabulary {
     /// A folder with tokenizer.json, tokenizer_config.json and perhaps chat_template.jinja.
     Folder(PathBuf),
@@ -13,7 +13,7 @@ pub enum Vocabulary {
 }
 
 /// The `tokenizer.*` tables of a GGUF file.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct GgufVocabulary {
     /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE) or `llama` (sentencepiece).
     pub model: String,

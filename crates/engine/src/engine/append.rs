@@ -160,11 +160,14 @@ impl Engine {
         events: &mut Vec<Event>,
     ) {
         let mut sequence = self.scheduler.remove(id);
-        let spent = self.answers.remove(&sequence.answer()).map_or(0, |answer| answer.spent);
+        let answer = self.answers.remove(&sequence.answer()).unwrap_or_default();
         let usage = Usage {
             prompt_tokens: sequence.n_prompt,
             completion_tokens: sequence.n_output(),
-            discarded_tokens: spent,
+            discarded_tokens: answer.spent,
+            branches: answer.branches,
+            rewinds: answer.rewinds,
+            reforks: answer.reforks,
             shared_tokens: sequence.n_shared.unwrap_or(0),
         };
         let (request, choice, _) = sequence.age;

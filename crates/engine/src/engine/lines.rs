@@ -19,8 +19,9 @@ use entropix_model::{Candidate, Signals};
 pub(super) struct Answer {
     /// Tokens thrown away.
     pub(super) spent: usize,
-    rewinds: u32,
-    reforks: u32,
+    pub(super) branches: u32,
+    pub(super) rewinds: u32,
+    pub(super) reforks: u32,
     /// Lines made after the first one.
     n_lines: u32,
     /// Whether a budget forbade something.
@@ -107,6 +108,7 @@ impl Engine {
         let parent = decided.id;
         self.count(DecisionKind::Branch);
         let key = self.line(parent).answer();
+        self.answers.entry(key).or_default().branches += 1;
         let base = self.line(parent).tokens.len();
         let children: Vec<SequenceId> = (1..first.len() as u32)
             .map(|child| {

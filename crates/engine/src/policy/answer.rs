@@ -17,3 +17,14 @@ pub enum AnswerRule {
     /// The last match of a regular expression, its first group if it has one.
     Regex(Arc<str>),
 }
+
+impl AnswerRule {
+    /// What policy files call it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::LastNumber => "last_number",
+            Self::Boxed => "boxed",
+            Self::Regex(_) => "regex",
+        }
+    }
+}

@@ -134,7 +134,10 @@ impl Sources<'_> {
                 }
             },
             DeValue::Array(values) => {
-                Value::Array(values.iter().map(|value| self.node(value, key, origin)).collect::<Result<_>>()?)
+                // A table of an array has no key of its own.
+                let element =
+                    |value: &Spanned<DeValue<'_>>| self.node(value, origin(value.span().start), origin);
+                Value::Array(values.iter().map(element).collect::<Result<_>>()?)
             }
             DeValue::Table(table) => {
                 return Ok(Node { origin: key, value: self.table(table, origin)? });

@@ -136,6 +136,7 @@ impl PolicyFile {
         let root = sources.read()?;
         let canonical = root.canonical();
         let uncalibrated = parse(&sources, root.clone(), None)?;
+        refuse_idle_overrides(&sources, &canonical, &uncalibrated)?;
         let is_calibrated = calibration.is_some() && !uncalibrated.unresolved.is_empty();
         let spec = if is_calibrated { parse(&sources, root, calibration)? } else { uncalibrated };
         let mut digest = Sha256::new();
@@ -277,4 +278,26 @@ impl PolicyFile {
             texts: self.spec.texts.iter().map(|text| tokens(text)).collect::<Result<_>>()?,
         }))
     }
+}
+
+/// Refuses an override without which the policy would say something else and do the same: a parameter that every region
+/// has a value of its own for, or one of a region that is switched off.
+fn refuse_idle_overrides(sources: &Sources<'_>, canonical: &str, spec: &Spec) -> Result<()> {
+    for i in 0..sources.overrides.len() {
+        let mut others = sources.overrides.to_vec();
+        let order = others.remove(i);
+        let without = Sources { overrides: &others, ..sources.clone() };
+        let Ok(root) = without.read() else { continue };
+        let says_otherwise = root.canonical() != canonical;
+        let Ok(other) = parse(&without, root, None) else { continue };
+        if says_otherwise && format!("{other:?}") == format!("{spec:?}") {
+            let message = format!(
+                "--set {order}: changes nothing that policy {} does; `entropix policy show` tells which regions have \
+                 values of their own, set with region.NAME.KEY=VALUE",
+                spec.name
+            );
+            return Err(Error::new(Class::Config, "NoEffect", message));
+        }
+    }
+    Ok(())
 }

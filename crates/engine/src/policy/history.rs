@@ -89,6 +89,11 @@ impl Allowance {
         rewinds_left: 0,
         reforks_left: 0,
     };
+
+    /// Without what costs extra tokens.
+    pub(crate) fn without_extra(self) -> Self {
+        Self { branch: false, rewind: false, refork: false, ..self }
+    }
 }
 
 /// What a policy may look back at: the tokens so far and how they came about.

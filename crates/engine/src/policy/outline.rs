@@ -59,11 +59,16 @@ impl PolicyFile {
 
 /// `above 1.0000`, `below 2.0000`, or both.
 pub(super) fn between(above: f64, below: f64) -> String {
-    let limit = |limit: f64| if limit.is_nan() { "a quantile".to_owned() } else { format!("{limit:.4}") };
+    let limit = |limit: f64| match limit {
+        _ if limit.is_nan() => "a quantile".to_owned(),
+        f64::INFINITY => "anything, for want of a band in the calibration".to_owned(),
+        _ => format!("{limit:.4}"),
+    };
     match (above == f64::NEG_INFINITY, below == f64::INFINITY) {
         (false, false) => format!("between {} and {}", limit(above), limit(below)),
         (false, true) => format!("above {}", limit(above)),
-        _ => format!("below {}", limit(below)),
+        (true, true) => "anything".to_owned(),
+        (true, false) => format!("below {}", limit(below)),
     }
 }
 

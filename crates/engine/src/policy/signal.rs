@@ -133,7 +133,7 @@ impl Signal {
     }
 
     /// The values it can have.
-    pub(super) fn range(self) -> (f64, f64) {
+    pub fn range(self) -> (f64, f64) {
         match self {
             Signal::LogZ => (f64::NEG_INFINITY, f64::INFINITY),
             Signal::Collision | Signal::AttnEntropyRel => (0.0, 1.0),

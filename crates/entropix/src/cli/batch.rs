@@ -10,7 +10,7 @@ use crate::report::say::{say, sayln};
 use crate::report::tally::{Tally, facts, rate, speed};
 use anyhow::Result;
 use entropix::jobs::manifest::PolicyRecord;
-use entropix::jobs::parquet::{Destination, Shape, is_parquet};
+use entropix::jobs::parquet::{self, Destination, Shape};
 use entropix::jobs::{
     BatchJob, Choice, Ended, Existing, Flow, InputFormat, JobRequest, LineWriter, Observer, PlainText,
     Tracer, longest_first,
@@ -27,9 +27,9 @@ use std::time::{Duration, Instant};
 pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     let plain = if args.chat.no_chat_template { PlainText::Raw } else { PlainText::Question };
     let flags = load::flags(&args.sampling)?;
-    let is_traced_to_parquet = args.trace.as_deref().is_some_and(is_parquet);
     job::roles(&args.job)
-        .written("--trace", args.trace.as_deref(), if is_traced_to_parquet { &[".jsonl"] } else { &[] })
+        .written("--trace", args.trace.as_deref())
+        .written("--trace", args.trace.as_deref().map(parquet::lines_path).as_deref())
         .read("--policy", args.sampling.policy.as_deref().map(Path::new))
         .read("--calibration", args.sampling.calibration.as_deref())
         .read("--chat-template", args.chat.chat_template.as_deref())
@@ -60,17 +60,17 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     let trace_to =
         args.trace.as_deref().map(|path| Destination::new(path, job.input.file(), args.job.overwrite));
     let trace_to = trace_to.transpose()?;
-    let trace = match &trace_to {
-        None => None,
-        Some(trace_to) => {
-            let existing = match job.is_resumed() && Tracer::wrote(trace_to.lines()) {
-                true => Existing::Append,
-                false if args.job.overwrite => Existing::Overwrite,
-                false => Existing::Refuse,
-            };
-            Some(LineWriter::open_beside(trace_to.lines(), job.input.file(), existing)?)
-        }
+    let goes_on = |trace_to: &Destination| job.is_resumed() && Tracer::wrote(trace_to.lines());
+    let is_trace_appended = trace_to.as_ref().is_some_and(goes_on);
+    let open_trace = |trace_to: &Destination| {
+        let existing = match is_trace_appended {
+            true => Existing::Append,
+            false if args.job.overwrite => Existing::Overwrite,
+            false => Existing::Refuse,
+        };
+        LineWriter::open_beside(trace_to.lines(), job.input.file(), existing)
     };
+    let mut trace = trace_to.as_ref().map(open_trace).transpose()?;
     let template_file = chat.chat_template.as_deref();
     let special = batch.preparation.special;
     let mut manifest = job.manifest(&args.job, "batch", &session, special, template_file, output)?;
@@ -89,13 +89,18 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         .entries()
         .into_iter()
         .for_each(|(name, value, source)| manifest.set_parameter(name, value, source));
+    let destination = job.destination.clone();
+    let mut begun = job.begin(&args.job, manifest.clone(), output)?;
+    if is_trace_appended && let Some(lines) = &mut trace {
+        Tracer::go_on(lines, &begun.done)?;
+    } else if trace.is_some() && !begun.done.is_empty() && !output.quiet {
+        sayln!("the trace will have nothing of the {} requests that are done already", begun.done.len());
+    }
     let tracer = |lines| {
         let tokenizer = session.tokenizer().clone();
         Tracer::begin(lines, &manifest, &policy_file, tokenizer, session.ends(), candidates)
     };
     let mut tracer = trace.map(tracer).transpose()?;
-    let destination = job.destination.clone();
-    let mut begun = job.begin(&args.job, manifest, output)?;
     load::tell(&session, &policy_file, &sources, output);
     if !output.quiet && output.verbose == 0 {
         let (name, rows) = (load::headline(&session), args.batch_size);
@@ -120,7 +125,8 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     let files: Vec<_> = [(&destination, Shape::Answers)].into_iter().chain(traced).collect();
     job::complete(ended.flow, &files)?;
     let time = started.elapsed();
-    let report = Report { ended, n_earlier, n_left, tally, stats, time };
+    let extra_tokens = args.extra_tokens;
+    let report = Report { ended, n_earlier, n_left, tally, stats, time, extra_tokens };
     if !output.quiet {
         sayln!("{} -> {}", args.job.input.display(), args.job.output.display());
         say!("{}", report.table());
@@ -137,9 +143,17 @@ struct Report {
     tally: Tally,
     stats: Stats,
     time: Duration,
+    /// The share of the tokens answered that might be thrown away.
+    extra_tokens: Option<f64>,
 }
 
 impl Report {
+    /// Tokens thrown away for each one answered, if any was.
+    fn discarded_share(&self) -> Option<f64> {
+        let Stats { discarded_tokens, tokens_out, .. } = self.stats;
+        (tokens_out > 0).then(|| discarded_tokens as f64 / tokens_out as f64)
+    }
+
     fn table(&self) -> String {
         let Self { ended, n_earlier, tally, stats, time, .. } = self;
         let earlier = if *n_earlier > 0 { format!(", {n_earlier} by earlier runs") } else { String::new() };
@@ -153,8 +167,13 @@ impl Report {
             rows.push(("signals", format!("mean H {h:.3} nats, mean V {v:.3} nats²")));
             rows.push(("decisions", tally.decisions()));
         }
-        if stats.discarded_tokens > 0 {
-            rows.push(("discarded", format!("{} tokens", stats.discarded_tokens)));
+        if stats.discarded_tokens > 0 || self.extra_tokens.is_some() {
+            let share = self
+                .discarded_share()
+                .map_or(String::new(), |share| format!(", {share:.2} for each answered"));
+            let limit =
+                self.extra_tokens.map_or(String::new(), |limit| format!(" (none begun above {limit})"));
+            rows.push(("discarded", format!("{} tokens{share}{limit}", stats.discarded_tokens)));
         }
         if stats.over_budget > 0 {
             let n = stats.over_budget;
@@ -171,7 +190,7 @@ impl Report {
     }
 
     fn json(&self) -> Value {
-        let Self { ended, n_earlier, n_left, tally, stats, time } = self;
+        let Self { ended, n_earlier, n_left, tally, stats, time, extra_tokens } = self;
         let seconds = time.as_secs_f64();
         let rate = |tokens: u64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
         let decisions: serde_json::Map<String, Value> =
@@ -194,6 +213,7 @@ impl Report {
                 "recomputed": stats.recomputed_tokens,
             },
             "tokens_per_second": {"prompt": rate(stats.tokens_in), "answer": rate(stats.tokens_out)},
+            "extra_tokens": {"limit": extra_tokens, "share": self.discarded_share()},
             "over_budget": stats.over_budget,
             "preemptions": stats.preemptions,
             "signals": {

@@ -5,14 +5,19 @@ use super::job::input_options;
 use super::load::{self, Loaded};
 use super::roles::Roles;
 use crate::report::progress::{Progress, Unit};
-use crate::report::say::sayln;
+use crate::report::say::{say, sayln};
+use crate::report::tally::facts;
 use anyhow::Result;
 use entropix::jobs::params::Params;
 use entropix::jobs::{
     BadLine, CalibrationJob, Done, JobInput, JobRequest, Labels, LineWriter, PlainText, Shard, SyncEvery,
 };
-use entropix_engine::AnswerRule;
+use entropix_engine::doubt::Bin;
+use entropix_engine::{AnswerRule, Calibration};
 use std::path::Path;
+
+/// Below this many requests the outer quantiles of requests are those of a handful.
+const FEW_REQUESTS: u64 = 100;
 
 /// Calibrates.
 pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
@@ -21,12 +26,13 @@ pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
         .read("--labels", args.labels.as_deref())
         .read("--chat-template", args.chat.chat_template.as_deref())
         .read("--model", args.model.model.as_deref().map(Path::new))
-        .written("--output", Some(&args.output), &[])
+        .written("--output", Some(&args.output))
         .check()?;
     let plain = if args.chat.no_chat_template { PlainText::Raw } else { PlainText::Question };
     let input = JobInput::open(&args.input, input_options(args.input_format.map(Into::into), plain))?;
     let n_requests = input.check::<JobRequest>(BadLine::Fail, Shard::WHOLE, &mut Done::default())?.n_requests;
     let labels = args.labels.as_deref().map(Labels::read).transpose()?.unwrap_or_default();
+    let n_labels = labels.len();
     // Taken now, so that nobody works for an output that will be refused, and changed only when there is something.
     let mut lines = LineWriter::open(&args.output, input.file(), SyncEvery::Lines(u64::MAX))?;
     if !args.overwrite {
@@ -60,6 +66,39 @@ pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
     lines.finish()?;
     if !output.quiet {
         sayln!("{} -> {}", args.input.display(), args.output.display());
+        say!("{}", facts(&found(&calibration, n_labels)));
     }
     Ok(())
+}
+
+/// What was found out, and whether it was made from enough.
+fn found(calibration: &Calibration, n_labels: usize) -> Vec<(&'static str, String)> {
+    let Calibration { requests, tokens, prefill_tokens, replace, accuracy, .. } = calibration;
+    let mut rows =
+        vec![("made from", format!("{requests} requests, {tokens} tokens, {prefill_tokens} of prompts"))];
+    if *requests < FEW_REQUESTS {
+        rows.push(("few", format!("quantiles of requests want {FEW_REQUESTS} and more of them")));
+    }
+    // Every span has all answers that are long enough; the first one takes any.
+    let Some(bins) = accuracy.values().max_by_key(|bins| bins.iter().map(|bin| bin.requests).sum::<u64>())
+    else {
+        return rows;
+    };
+    let sum = |of: &dyn Fn(&Bin) -> u64| bins.iter().map(of).sum::<u64>();
+    let (n, right) = (sum(&|bin| bin.requests), sum(&|bin| bin.right));
+    let unused = (n_labels as u64).saturating_sub(n);
+    let more = if unused > 0 { format!("; {unused} labels are of no answer here") } else { String::new() };
+    rows.push(("right", format!("{right} of {n} answers{more}")));
+    let by_doubt: Vec<String> = bins.iter().map(|bin| format!("{} of {}", bin.right, bin.requests)).collect();
+    rows.push(("by doubt", format!("{}, the least doubtful first", by_doubt.join(", "))));
+    let (fixed, broken) = (sum(&|bin| bin.fixed), sum(&|bin| bin.broken));
+    rows.push(("another line", format!("would mend {fixed} answers and break {broken}")));
+    rows.push((
+        "replace",
+        match replace.values().next() {
+            Some(from) => format!("from a doubt of {from:.4} on"),
+            None => "nowhere: the other line is not surely better at any doubt".into(),
+        },
+    ));
+    rows
 }

@@ -4,6 +4,8 @@
 use crate::report::paint::{Mark, Paint};
 use entropix::text::Tokenizer;
 use entropix_engine::{DecisionKind, Policy, Raw, Token};
+use entropix_model::TokenId;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Columns of a region's name; longer ones are cut.
@@ -14,11 +16,18 @@ pub(super) struct Explainer {
     paint: Paint,
     policy: Arc<dyn Policy>,
     tokenizer: Arc<Tokenizer>,
+    /// The tokens of each line with their positions, so that it can say what is taken back.
+    lines: BTreeMap<u32, Vec<(usize, TokenId)>>,
 }
 
 impl Explainer {
     pub(super) fn new(paint: Paint, policy: Arc<dyn Policy>, tokenizer: Arc<Tokenizer>) -> Self {
-        Self { paint, policy, tokenizer }
+        Self { paint, policy, tokenizer, lines: BTreeMap::new() }
+    }
+
+    /// Another answer begins.
+    pub(super) fn begin(&mut self) {
+        self.lines.clear();
     }
 
     /// What the columns and the signs mean.
@@ -39,18 +48,31 @@ impl Explainer {
     }
 
     /// The line of an event.
-    pub(super) fn line(&self, raw: &Raw) -> String {
+    pub(super) fn line(&mut self, raw: &Raw) -> String {
         match raw {
-            Raw::Token { branch, token } => self.token(*branch, token),
+            Raw::Token { branch, token } => {
+                self.lines.entry(*branch).or_default().push((token.position, token.token));
+                self.token(*branch, token)
+            }
             Raw::Inject { branch, phrase, .. } => {
                 let tokens = &self.policy.phrases()[*phrase].tokens;
                 self.note(*branch, "+", &format!("injects {:?}", self.tokenizer.decode(tokens)))
             }
             Raw::Retract { branch, position, region, .. } => {
                 let region = self.region(region.0);
-                self.note(*branch, "<", &format!("{region}: goes back to position {position}"))
+                let text = self.taken_back(*branch, *position);
+                self.note(
+                    *branch,
+                    "<",
+                    &format!("{region}: goes back to position {position}, without {text:?}"),
+                )
             }
             Raw::Fork { parent, children, decision, region, .. } => {
+                let tokens = self.lines.get(parent).cloned().unwrap_or_default();
+                for &(line, from) in children {
+                    let shared = tokens.iter().copied().filter(|&(position, _)| position < from).collect();
+                    self.lines.insert(line, shared);
+                }
                 let children =
                     children.iter().map(|(line, position)| format!("line {line} from position {position}"));
                 let children = children.collect::<Vec<_>>().join(", ");
@@ -88,6 +110,13 @@ impl Explainer {
             self.region(token.region.0),
             self.paint.tint(&text, signals.entropy, mark),
         )
+    }
+
+    /// The text of a line from a position on, which is no longer its.
+    fn taken_back(&mut self, line: u32, position: usize) -> String {
+        let tokens = self.lines.entry(line).or_default();
+        let rest = tokens.split_off(tokens.partition_point(|&(other, _)| other < position));
+        self.tokenizer.decode(&rest.into_iter().map(|(_, token)| token).collect::<Vec<_>>())
     }
 
     fn note(&self, line: u32, sign: &str, text: &str) -> String {

@@ -6,7 +6,7 @@ use super::roles::Roles;
 use crate::report::say::sayln;
 use anyhow::Result;
 use entropix::jobs::manifest::{EngineRecord, InputRecord, ModelRecord, PromptRecord};
-use entropix::jobs::parquet::{Destination, Shape, is_parquet};
+use entropix::jobs::parquet::{Destination, Shape};
 use entropix::jobs::{
     Checked, Done, Flow, InputFormat, InputOptions, Item, Items, JobInput, JobLine, Ledger, Manifest,
     PlainText, Shard, Sink, pending,
@@ -180,20 +180,12 @@ pub(super) fn complete(flow: Flow, files: &[(&Destination, Shape)]) -> Result<()
     Ok(())
 }
 
-/// What a job writes beside an output of this name.
-pub(super) fn beside(output: &Path) -> &'static [&'static str] {
-    match is_parquet(output) {
-        true => &[".jsonl", ".jsonl.manifest.json"],
-        false => &[".manifest.json"],
-    }
-}
-
 /// The files that `batch` and `score` name alike.
 pub(super) fn roles(args: &JobArgs) -> Roles {
     Roles::default()
         .read("--input", Some(&args.input))
-        .written("--output", Some(&args.output), beside(&args.output))
-        .written("--summary", args.summary.as_deref(), &[])
+        .output("--output", Some(&args.output))
+        .written("--summary", args.summary.as_deref())
 }
 
 /// Refuses to write a summary over anything but an older summary, before the job has cost anything.

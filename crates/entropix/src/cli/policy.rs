@@ -38,7 +38,8 @@ pub(super) fn run(verb: PolicyVerb) -> Result<()> {
             writeln!(out, "regions  {}", regions.join(", "))?;
             writeln!(out, "sha256   {}", policy.hash())?;
             if !policy.unresolved().is_empty() {
-                writeln!(out, "needs    a calibration, for {}", policy.unresolved().join(", "))?;
+                let quantiles = policy.unresolved().join(", ");
+                writeln!(out, "needs    a calibration, for {quantiles}; with one it has another hash")?;
             }
         }
         PolicyVerb::Explain(args) => out.write_all(explain(&args)?.as_bytes())?,
@@ -76,6 +77,16 @@ fn signal(text: &str) -> Result<(Signal, f64)> {
         let value: f64 = value.trim().parse().ok()?;
         value.is_finite().then_some((*signal, value))
     });
+    if let Some((signal, value)) = parts {
+        let ((least, most), name) = (signal.range(), signal.name());
+        if !(least..=most).contains(&value) {
+            let message = match most.is_finite() {
+                true => format!("--signal {text}: {name} is {least} to {most}"),
+                false => format!("--signal {text}: {name} is never below {least}"),
+            };
+            return Err(Error::new(Class::Usage, "Flags", message).into());
+        }
+    }
     parts.ok_or_else(|| {
         let message = format!("--signal {text}: a signal is NAME=VALUE in nats; known are {}", known());
         Error::new(Class::Usage, "Flags", message).into()

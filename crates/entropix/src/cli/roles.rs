@@ -1,8 +1,8 @@
 //! No file of a command line is written for one purpose and used for another.
 
 use anyhow::Result;
+use entropix::jobs::{manifest_path, parquet};
 use entropix_model::{Class, Error};
-use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -24,17 +24,16 @@ impl Roles {
         self.with(flag, path, false)
     }
 
-    /// With a file that is written, and what is written beside it.
-    pub(super) fn written(mut self, flag: &'static str, path: Option<&Path>, beside: &[&str]) -> Self {
-        for ending in beside {
-            let named = path.filter(|path| *path != Path::new("-")).map(|path| {
-                let mut name = OsString::from(path);
-                name.push(ending);
-                PathBuf::from(name)
-            });
-            self = self.with(flag, named.as_deref(), true);
-        }
+    /// With a file that is written.
+    pub(super) fn written(self, flag: &'static str, path: Option<&Path>) -> Self {
         self.with(flag, path, true)
+    }
+
+    /// With a file that is written, the lines it is made of, if it is to be a Parquet file, and their manifest.
+    pub(super) fn output(self, flag: &'static str, path: Option<&Path>) -> Self {
+        let lines = path.map(parquet::lines_path);
+        let manifest = lines.as_deref().map(manifest_path);
+        self.written(flag, path).written(flag, lines.as_deref()).written(flag, manifest.as_deref())
     }
 
     fn with(mut self, flag: &'static str, path: Option<&Path>, is_written: bool) -> Self {

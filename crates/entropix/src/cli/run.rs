@@ -193,20 +193,24 @@ impl Talk {
         }
         let mut answers = prepared.answers;
         let started = Instant::now();
-        let n_spent = self.session.engine().stats().over_budget;
+        let before = self.session.engine().stats();
         let request = self.session.engine().submit(prepared.request)?;
         let (mut first, mut interrupted, mut done) = (None, false, false);
         let mut events = Vec::new();
         let mut out = std::io::stdout().lock();
-        if let Some(explain) = &self.explain {
+        if let Some(explain) = &mut self.explain {
+            explain.begin();
             out.write_all(explain.legend().as_bytes()).context(STDOUT)?;
         }
         while !done {
             self.session.engine().step(&mut events)?;
+            // A policy that may take tokens back lets none be said before it is sure: what counts is the decision.
+            if first.is_none() && self.session.engine().stats().decisions != before.decisions {
+                first = Some(started.elapsed());
+            }
             for event in events.drain(..) {
                 match event {
                     Event::Token(token) => {
-                        first.get_or_insert_with(|| started.elapsed());
                         let (entropy, mark) = (token.signals.entropy, mark(token.decision));
                         let text = answers.push(token);
                         if self.explain.is_none() {
@@ -227,7 +231,7 @@ impl Talk {
                         done = true;
                     }
                     Event::Raw(raw) => {
-                        if let Some(explain) = &self.explain {
+                        if let Some(explain) = &mut self.explain {
                             out.write_all(explain.line(&raw).as_bytes()).context(STDOUT)?;
                         }
                     }
@@ -252,7 +256,7 @@ impl Talk {
         }
         if self.signals != SignalsArg::Off && !self.quiet {
             let mut footer = footer(&choice, first.unwrap_or(time), time, interrupted);
-            if self.session.engine().stats().over_budget > n_spent {
+            if self.session.engine().stats().over_budget > before.over_budget {
                 footer += " [budget spent: the policy went on without extra tokens]";
             }
             sayln!("{}", self.say.dim(&footer));
@@ -309,18 +313,12 @@ fn footer(choice: &Choice, first: Duration, time: Duration, interrupted: bool) -
     let n = choice.tokens.len();
     let usage = &choice.usage;
     let mut parts = Vec::new();
-    // A policy that may take tokens back lets none be said before it is sure: then all come at once.
-    let said_at_once = time.saturating_sub(first) * 50 < time / n.max(1) as u32;
-    let is_held_back = n > 1 && (usage.discarded_tokens > 0 || said_at_once);
-    if !interrupted && n > 0 && !is_held_back {
+    if !interrupted && n > 0 {
         let computed = usage.prompt_tokens - usage.shared_tokens;
         parts.push(format!("prompt {} tok, {} tok/s", usage.prompt_tokens, rate(computed, first)));
     }
     // The first token comes with the prompt.
-    let later = match is_held_back {
-        true => rate(n, time),
-        false => rate(n.saturating_sub(1), time.saturating_sub(first)),
-    };
+    let later = rate(n.saturating_sub(1), time.saturating_sub(first));
     parts.push(format!("answer {n} tok in {}, {later} tok/s", duration(time)));
     if n > 0 {
         parts.push(format!(

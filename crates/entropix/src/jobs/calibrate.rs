@@ -151,10 +151,7 @@ impl CalibrationJob {
 /// What a request says in the end, known or given.
 fn normal(label: &str, rule: &AnswerRule) -> Result<String> {
     find_answer(rule, label)?.ok_or_else(|| {
-        Error::data(
-            "Labels",
-            format!("the label {label:?} holds no answer of the kind {rule:?}; see --answer"),
-        )
+        Error::data("Labels", format!("the label {label:?} holds no answer ({}); see --answer", rule.name()))
     })
 }
 

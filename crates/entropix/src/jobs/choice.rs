@@ -80,7 +80,8 @@ pub struct Summary {
     pub p95_entropy: Option<f32>,
     /// Mean varentropy in nats squared.
     pub mean_varentropy: Option<f32>,
-    /// Tokens by decision, in the order of [`DecisionKind::ALL`].
+    /// Decisions in the order of [`DecisionKind::ALL`]: the tokens of the answer by what they were taken by, and how
+    /// often the answer was branched, taken back, finished again and stopped, of which its tokens need not tell.
     pub decisions: [usize; DecisionKind::ALL.len()],
     /// Tokens in the longest run at each of which H >= ln 2, as unsure as a fair coin.
     pub longest_unsure_span: usize,
@@ -94,6 +95,16 @@ impl Summary {
         let mut decisions = [0; DecisionKind::ALL.len()];
         for &kind in &choice.decision {
             decisions[decision_index(kind)] += 1;
+        }
+        let Usage { branches, rewinds, reforks, .. } = choice.usage;
+        let stops = u32::from(choice.finish == Some(FinishReason::Abstain));
+        for (kind, times) in [
+            (DecisionKind::Branch, branches),
+            (DecisionKind::Rewind, rewinds),
+            (DecisionKind::Refork, reforks),
+            (DecisionKind::Stop, stops),
+        ] {
+            decisions[decision_index(kind)] = times as usize;
         }
         let (mut span, mut longest) = (0, 0);
         for &entropy in &choice.entropy {
@@ -132,10 +143,13 @@ mod tests {
         choice.entropy[9] = 0.0;
         choice.decision = vec![DecisionKind::Argmax; 20];
         choice.decision[3] = DecisionKind::BestOf;
+        // Of what was begun only the last left a token in the answer.
+        choice.decision[5] = DecisionKind::Rewind;
+        choice.usage = Usage { branches: 3, rewinds: 2, reforks: 1, ..Usage::default() };
         let summary = Summary::of(&choice);
         assert_eq!(summary.mean_entropy, Some(1.0));
         assert_eq!((summary.max_entropy, summary.p95_entropy), (Some(2.0), Some(1.9)));
-        assert_eq!(summary.decisions, [19, 0, 1, 0, 0, 0, 0, 0]);
+        assert_eq!(summary.decisions, [18, 0, 1, 0, 0, 3, 2, 1]);
         // 0.7 to 0.9, then the planted 0, then 1.1 to 2.0.
         assert_eq!(summary.longest_unsure_span, 10);
     }

@@ -89,6 +89,11 @@ impl Done {
         }
     }
 
+    /// Whether there is a line of the request.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.rows.contains_key(&key(id))
+    }
+
     /// As [`Done::look`], and remembers that the input asks for it.
     pub(super) fn see(&mut self, id: &str, hash: &str) -> Earlier {
         if let Some(row) = self.rows.get_mut(&key(id)) {

@@ -44,6 +44,9 @@ impl Labels {
                 return Err(fail(Flaw::new("Labels", 0, format!("the id {id:?} was there before"))));
             }
         }
+        if answers.is_empty() {
+            return Err(Error::data("Labels", format!("{}: holds no labels", path.display())));
+        }
         Ok(Self { answers })
     }
 
@@ -101,6 +104,7 @@ mod tests {
             (Some("#### 1,200"), Some("72"), None)
         );
         for (text, place) in [
+            ("\n", "holds no labels"),
             ("{\"id\":\"a\"}", ":1:1:"),
             ("{\"id\":\"a\",\"answer\":[]}", ":1:20:"),
             ("{\"id\":\"a\",\"answer\":1,\"x\":1}", ":1:26:"),

@@ -5,7 +5,8 @@ use super::check::Checked;
 use super::done::{Done, Earlier, Found, RowHead};
 use super::limits::MANIFEST_BYTES;
 use super::manifest::Manifest;
-use super::output::{LineWriter, SyncEvery, beside, put_whole};
+use super::output::{LineWriter, SyncEvery};
+use super::whole::{beside, put_whole};
 use entropix_model::{Class, Error, Result};
 use std::fs::File;
 use std::io::Read;
@@ -55,7 +56,7 @@ impl Ledger {
             found = lines.read()?;
             if found.n_broken > 0 && !resume.force {
                 let message = format!(
-                    "{}: {} lines are no results; --force drops them and answers their requests again\n  {}",
+                    "{}: lines that are no results: {}; --force drops them and answers their requests again\n  {}",
                     path.display(),
                     found.n_broken,
                     found.broken.join("\n  ")

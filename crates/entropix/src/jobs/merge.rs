@@ -3,8 +3,8 @@
 use super::done::{Done, RowHead, for_each_line};
 use super::ledger::{manifest_path, read_manifest};
 use super::manifest::Manifest;
-use super::output::{put_whole, replace};
 use super::shard::Shard;
+use super::whole::{put_whole, replace};
 use entropix_model::{Class, Error, Result};
 use std::fs::File;
 use std::io::{BufReader, Write};
@@ -158,15 +158,9 @@ fn read(part: &Part, place: &Place) -> Result<Vec<u8>> {
 }
 
 fn write(output: &Path, parts: &[Part], places: &[Place]) -> Result<()> {
-    let mut unread = None;
-    let written = replace(output, &mut |out| {
-        places.iter().try_for_each(|place| match read(&parts[place.part], place) {
-            Ok(line) => out.write_all(&line),
-            Err(error) => {
-                unread = Some(error);
-                Err(std::io::ErrorKind::Other.into())
-            }
+    replace(output, &mut |out| {
+        places.iter().try_for_each(|place| {
+            out.write_all(&read(&parts[place.part], place).map_err(std::io::Error::other)?)
         })
-    });
-    unread.map_or(written, Err)
+    })
 }

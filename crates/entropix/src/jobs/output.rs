@@ -2,6 +2,7 @@
 //! cut off again, so that the file always ends with a whole line.
 
 use super::done::{Found, for_each_line};
+use super::whole::{beside, failed, followed, sync_folder};
 use entropix_model::{Class, Error, Result};
 use std::fs::{File, Metadata, TryLockError};
 use std::io::{BufReader, BufWriter, ErrorKind, Seek, Write};
@@ -118,19 +119,14 @@ impl LineWriter {
         }
     }
 
-    /// Opens what is written beside a job: as [`LineWriter::open`], ready for lines.
+    /// Opens what is written beside a job: as [`LineWriter::open`], ready for lines unless it is to be appended to.
     ///
     /// # Errors
     /// Those of [`LineWriter::open`], and `Usage` for a file that holds something where it is to be refused.
     pub fn open_beside(path: &Path, input: &File, existing: Existing) -> Result<Self> {
         let mut lines = Self::open(path, input, SyncEvery::Lines(u64::MAX))?;
         match existing {
-            Existing::Append if lines.is_file() => {
-                // A line that an earlier run tore goes.
-                let whole = lines.read()?.whole;
-                lines.begin_behind(whole)?;
-            }
-            Existing::Append => lines.begin_behind(0)?,
+            Existing::Append => {}
             Existing::Refuse => {
                 lines.refuse_existing()?;
                 lines.begin_empty()?;
@@ -237,6 +233,23 @@ impl LineWriter {
         Ok(())
     }
 
+    /// Begins behind those lines that `keep` takes, as [`LineWriter::begin_with`], which copies nothing when it takes
+    /// them all. A line that an earlier run tore goes.
+    pub(super) fn begin_keeping(&mut self, keep: &mut dyn FnMut(&[u8]) -> bool) -> Result<()> {
+        if !self.is_file() {
+            return self.begin_behind(0);
+        }
+        let failed = |e: std::io::Error| failed(&self.path, "read", &e);
+        let (mut whole, mut keeps_all) = (0, true);
+        for_each_line(BufReader::with_capacity(1 << 16, self.rewound().map_err(failed)?), &mut |line| {
+            whole += line.len() as u64;
+            keeps_all &= keep(line);
+            Ok(())
+        })
+        .map_err(failed)?;
+        if keeps_all { self.begin_behind(whole) } else { self.begin_with(keep) }
+    }
+
     /// Appends `line`, which ends with its only line end.
     pub fn write_line(&mut self, line: &[u8]) -> Result<()> {
         assert!(line.ends_with(b"\n") && !line[..line.len() - 1].contains(&b'\n'), "one line at a time");
@@ -314,63 +327,6 @@ impl Drop for LineWriter {
     }
 }
 
-/// Makes a file of `bytes` at `path` that is there whole or not at all, whatever happens meanwhile.
-///
-/// # Errors
-/// `Io`.
-pub fn put_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    replace(path, &mut |file| file.write_all(bytes))
-}
-
-/// As [`put_whole`], of what `write` writes. When that fails, what stood there stays.
-pub(super) fn replace(
-    path: &Path,
-    write: &mut dyn FnMut(&mut BufWriter<File>) -> std::io::Result<()>,
-) -> Result<()> {
-    let path = &followed(path);
-    if std::fs::metadata(path).is_ok_and(|old| !old.is_file()) {
-        // A device or a pipe is no file that could be replaced.
-        let mut open = || {
-            let mut out = BufWriter::with_capacity(1 << 16, File::options().write(true).open(path)?);
-            write(&mut out)?;
-            out.flush()
-        };
-        return open().map_err(|e| failed(path, "write", &e));
-    }
-    let partial = beside(path, ".partial");
-    let mut attempt = || {
-        let mut out = BufWriter::with_capacity(1 << 16, File::create(&partial)?);
-        write(&mut out)?;
-        out.flush()?;
-        out.get_ref().sync_all()?;
-        std::fs::rename(&partial, path)
-    };
-    attempt().map_err(|e| {
-        // It may not be there, and is in nobody's way if it will not go.
-        let _ = std::fs::remove_file(&partial);
-        failed(path, "write", &e)
-    })?;
-    sync_folder(path);
-    Ok(())
-}
-
-/// Where a link leads, at most 40 of them; what replaces a file must not replace the link to it.
-fn followed(path: &Path) -> PathBuf {
-    let mut path = path.to_owned();
-    for _ in 0..40 {
-        let Ok(target) = std::fs::read_link(&path) else { break };
-        path = path.parent().unwrap_or(Path::new("")).join(target);
-    }
-    path
-}
-
-/// `path` with `ending` behind its name.
-pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
-}
-
 /// Takes the lock of an output.
 fn lock(file: &File, path: &Path) -> Result<()> {
     match file.try_lock() {
@@ -383,21 +339,6 @@ fn lock(file: &File, path: &Path) -> Result<()> {
         // Some network file systems know no locks.
         Err(TryLockError::Error(_)) => Ok(()),
     }
-}
-
-/// Forces the names in the folder of `path` to the disk.
-fn sync_folder(path: &Path) {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    // Not every file system lets a folder be opened or synced; the lines themselves are safe.
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
-}
-
-/// Unlike an input, an output that cannot be opened is an I/O error whatever the reason.
-fn failed(path: &Path, doing: &str, error: &std::io::Error) -> Error {
-    Error::new(Class::Io, "Os", format!("{}: cannot {doing}: {error}", path.display()))
 }
 
 /// Refuses an output that is a file of the model.

@@ -6,7 +6,9 @@ use crate::text::{Special, Tokenizer};
 use entropix_engine::limits::PHRASE_TOKENS;
 use entropix_engine::{Done, Outline, Parameters, PolicyFile, Raw, RequestId, Token};
 use entropix_model::{AttentionSignals, Error, Result, Signals, TokenId};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -90,6 +92,23 @@ impl Tracer {
             .and_then(|file| BufReader::new(file.take(HEAD_BYTES)).read_until(b'\n', &mut first));
         let head: serde_json::Result<Value> = serde_json::from_slice(&first);
         read.is_ok() && head.is_ok_and(|head| head["event"] == "trace" && head["format"] == FORMAT)
+    }
+
+    /// Begins behind what an earlier run traced of the requests that are `done`; what it said of others was of attempts
+    /// that came to nothing, and goes.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn go_on(lines: &mut LineWriter, done: &super::Done) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Head<'a> {
+            #[serde(borrow)]
+            id: Option<Cow<'a, str>>,
+        }
+        lines.begin_keeping(&mut |line| match serde_json::from_slice(line) {
+            Ok(Head { id }) => id.is_none_or(|id| done.has(&id)),
+            Err(_) => false,
+        })
     }
 
     /// A request of `n` answers was admitted. Whatever the trace said of its id before was of an earlier attempt.

@@ -2,7 +2,7 @@
 
 use crate::report::progress::duration;
 use crate::report::table::{Align, Table};
-use entropix::jobs::{Choice, decision_index};
+use entropix::jobs::{Choice, Summary};
 use entropix_engine::DecisionKind;
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ impl Tally {
         self.n_tokens += choice.tokens.len();
         self.entropy_sum += choice.entropy.iter().map(|&h| f64::from(h)).sum::<f64>();
         self.varentropy_sum += choice.varentropy.iter().map(|&v| f64::from(v)).sum::<f64>();
-        choice.decision.iter().for_each(|&kind| self.decisions[decision_index(kind)] += 1);
+        let decisions = Summary::of(choice).decisions;
+        self.decisions.iter_mut().zip(decisions).for_each(|(all, n)| *all += n);
     }
 
     /// Mean entropy in nats.

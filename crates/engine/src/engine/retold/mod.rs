@@ -325,7 +325,7 @@ impl RetoldAnswer {
             && chosen.1 != recorded.kind
         {
             line.continuation = before;
-            chosen = choose(line, Allowance { branch: false, rewind: false, refork: false, ..allowance });
+            chosen = choose(line, allowance.without_extra());
         }
         let (region, mut kind, order) = chosen;
         let temperature = match order {
@@ -379,7 +379,7 @@ impl RetoldAnswer {
         let kind = |verdict: &Option<Verdict>| verdict.as_ref().map(|verdict| verdict.decision.kind());
         let is_return = verdict.as_ref().is_some_and(|it| !matches!(it.decision, Decision::Stop { .. }));
         if is_rationed && is_return && kind(&verdict) != recorded {
-            verdict = end(Allowance { branch: false, rewind: false, refork: false, ..allowance });
+            verdict = end(allowance.without_extra());
         }
         Ok(match verdict {
             Some(Verdict { region, decision }) => {

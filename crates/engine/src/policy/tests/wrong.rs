@@ -5,6 +5,44 @@ use super::{MINIMAL, parse};
 use entropix_model::Class;
 use proptest::prelude::*;
 
+/// An override that changes nothing is a mistake that nobody would see.
+#[test]
+fn idle_overrides_are_refused() {
+    let text = "name = \"m\"\n[[region]]\nname = \"a\"\nwhen.entropy = { above = 1 }\ndecision = \"draw\"\nmin_p = 0.1\n\
+                [[region]]\nname = \"off\"\nenabled = false\nwhen.entropy = { above = 0.5 }\ndecision = \"draw\"\n[default]\n\
+                decision = \"draw\"\nmin_p = 0.2\n";
+    let load = |orders: &[&str]| {
+        let orders: Vec<String> = orders.iter().map(|order| order.to_string()).collect();
+        PolicyFile::parse("p.toml", text.as_bytes(), &orders).map(drop)
+    };
+    for idle in ["min_p=0.3", "region.off.min_p=0.3"] {
+        for orders in [&[idle][..], &["temperature=2", idle]] {
+            let error = load(orders).unwrap_err();
+            assert_eq!(error.code, "NoEffect");
+            assert!(error.message.contains(idle), "{}", error.message);
+        }
+    }
+    for orders in [
+        &["temperature=2"][..],
+        &["region.a.min_p=0.3"],
+        &["region.a.min_p=0.1"],
+        &["description=other"],
+        &["region.off.enabled=true"],
+        &["region.off.enabled=true", "region.off.min_p=0.3"],
+    ] {
+        load(orders).unwrap();
+    }
+}
+
+#[test]
+fn a_second_region_is_named_by_its_own_line() {
+    let text = "name = \"m\"\n[[region]]\nname = \"a\"\nwhen.entropy = { above = 1 }\ndecision = \"argmax\"\n\n\
+                [[region]]\nname = \"a\"\nwhen.entropy = { above = 0.5 }\ndecision = \"argmax\"\n[default]\n\
+                decision = \"argmax\"\n";
+    let error = PolicyFile::parse("p.toml", text.as_bytes(), &[]).unwrap_err();
+    assert!(error.message.starts_with("p.toml:7:"), "{}", error.message);
+}
+
 #[test]
 fn what_is_wrong_is_named_with_its_place() {
     let region = |body: &str| {
@@ -166,7 +204,7 @@ fn what_is_wrong_is_named_with_its_place() {
         (
             region("decision = \"argmax\"\nwhen.entropy = { below = 0 }"),
             "Unreachable",
-            "p.toml:2:3: region r can never decide: its conditions",
+            "p.toml:2:1: region r can never decide: its conditions",
         ),
         (
             region("decision = \"argmax\"\nwhen.collision = { above = 1 }"),

@@ -17,8 +17,9 @@ pub(crate) struct BatchArgs {
     /// Begin with the requests that take longest, as far as a few thousand can be seen ahead.
     #[arg(long, conflicts_with = "ordered", help_heading = "Job")]
     pub longest_first: bool,
-    /// Tokens that decisions may throw away, as a share of those answered, e.g. 0.5; when they are used up, policies go
-    /// on with what costs nothing. Which answers that hits depends on the order they are computed in.
+    /// Tokens that decisions may throw away, as a share of those answered, e.g. 0.5. From there on policies go on with
+    /// what costs nothing; what was begun is carried out, so a small job may end well above. Which answers that hits
+    /// depends on the order they are computed in.
     #[arg(long, value_name = "SHARE", value_parser = values::share, allow_negative_numbers = true, help_heading = "Job")]
     pub extra_tokens: Option<f64>,
     /// Most requests computed at once.

@@ -6,9 +6,10 @@ use clap::Args;
 /// A table on standard error says which decisions would be others, how often and where; the tokens stay those of the
 /// trace, and what the policy begins beside it (phrases, branches, returns) counts as begun and comes to nothing. A
 /// policy on its own trace changes nothing. With -o every change is a line: {"id", "choice", "branch", "position",
-/// "change": decision, region or temperature, "before" and "now": {"region", "decision", "temperature"}}. What the trace
-/// does not hold is said and counts as the same: candidates a policy picks among beyond those told, temperatures of
-/// draws to a target entropy, attention signals its policy did not ask for, what a budget of the whole job forbade.
+/// "change": decision, region or temperature, "before" and "now": {"region", "decision", "temperature"}}. Other
+/// parameters of draws (top_k, min_p, ...) are in no trace and not compared. What else the trace does not hold is said
+/// and left out or counted as the same: candidates a policy picks among beyond those told, temperatures of draws to a
+/// target entropy, attention signals its policy did not ask for, what a budget of the whole job forbade.
 ///
 /// Lines that are bare signals, such as {"entropy": 1.2, "varentropy": 0.4} in nats, each stand alone, and what is
 /// decided for each is a line of the output: {"region", "decision", parameters; null where one depends on a signal that is

@@ -4,6 +4,8 @@
 //! `NAME.parquet` keeps its lines in `NAME.parquet.jsonl`, which is what it goes on with after any end, and makes the
 //! Parquet file of them when it is complete; traces likewise. An input is read as the JSON lines its rows would be.
 
+#[cfg(not(feature = "parquet"))]
+mod absent;
 #[cfg(feature = "parquet")]
 mod read;
 #[cfg(feature = "parquet")]
@@ -15,12 +17,16 @@ mod source;
 #[cfg(feature = "parquet")]
 mod write;
 
+#[cfg(not(feature = "parquet"))]
+pub(super) use absent::rows;
 #[cfg(feature = "parquet")]
 pub use read::serve;
 #[cfg(feature = "parquet")]
 pub(super) use source::rows;
 
-use super::output::beside;
+use super::whole::beside;
+#[cfg(not(feature = "parquet"))]
+use absent::{supported, write};
 use entropix_model::{Class, Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -54,7 +60,7 @@ impl Destination {
             return Ok(Self { lines: path.to_owned(), parquet: None });
         }
         supported(path)?;
-        let lines = beside(path, ".jsonl");
+        let lines = lines_path(path);
         if let Ok(old) = std::fs::metadata(path) {
             let is_input = |input: &std::fs::Metadata| super::output::same_file(input, &old);
             let usage = |code, message| Err(Error::new(Class::Usage, code, message));
@@ -86,16 +92,7 @@ impl Destination {
     /// # Errors
     /// `Io`; `Data` for lines that no job wrote.
     pub fn complete(&self, shape: Shape) -> Result<()> {
-        match &self.parquet {
-            None => Ok(()),
-            #[cfg(feature = "parquet")]
-            Some(parquet) => write::write(&self.lines, parquet, shape),
-            #[cfg(not(feature = "parquet"))]
-            Some(parquet) => {
-                let _ = shape;
-                supported(parquet)
-            }
-        }
+        self.parquet.as_deref().map_or(Ok(()), |parquet| write::write(&self.lines, parquet, shape))
     }
 }
 
@@ -104,16 +101,18 @@ pub fn is_parquet(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"))
 }
 
+/// Where the lines are kept of what is wanted at `path`.
+pub fn lines_path(path: &Path) -> PathBuf {
+    if is_parquet(path) { beside(path, ".jsonl") } else { path.to_owned() }
+}
+
 /// Where the lines are that `path` holds or, if it is a Parquet file, was made of.
 ///
 /// # Errors
 /// `NoInput`, code `Parquet`, for a Parquet file without its lines.
 pub fn lines_of(path: &Path) -> Result<PathBuf> {
-    if !is_parquet(path) {
-        return Ok(path.to_owned());
-    }
-    let lines = beside(path, ".jsonl");
-    if lines.is_file() {
+    let lines = lines_path(path);
+    if !is_parquet(path) || lines.is_file() {
         return Ok(lines);
     }
     let message = format!(
@@ -125,27 +124,7 @@ pub fn lines_of(path: &Path) -> Result<PathBuf> {
 }
 
 /// Whether this program was built with Parquet.
-///
-/// # Errors
-/// `Unsupported`, code `Parquet`, when it was not.
-pub(super) fn supported(path: &Path) -> Result<()> {
-    if cfg!(feature = "parquet") { Ok(()) } else { Err(missing(path)) }
-}
-
-fn missing(path: &Path) -> Error {
-    let message = format!(
-        "{}: this program was built without Parquet; build it with cargo's --features parquet, or use JSON lines",
-        path.display()
-    );
-    Error::unsupported("Parquet", message)
-}
-
-/// Stands in for the decoder where there is none.
-#[cfg(not(feature = "parquet"))]
-pub(super) fn rows(
-    _: &std::fs::File,
-    path: &Path,
-    _: Option<&[std::ffi::OsString]>,
-) -> Result<Box<dyn std::io::BufRead>> {
-    Err(missing(path))
+#[cfg(feature = "parquet")]
+fn supported(_: &Path) -> Result<()> {
+    Ok(())
 }

@@ -26,9 +26,9 @@ pub fn serve(file: File, out: impl Write, before_each: &mut dyn FnMut() -> io::R
             before_each()?;
         }
         let failed = |error: String| io::Error::other(format!("row {}: {error}", row + 1));
-        let fields = fields.map_err(|error| failed(error.to_string()))?.into_columns();
+        let fields = fields.map_err(|error| failed(error.to_string()))?;
         line.clear();
-        put_object(&mut line, &fields).map_err(failed)?;
+        put_object(&mut line, fields.get_column_iter()).map_err(|why| failed(format!("the column {why}")))?;
         line.push(b'\n');
         out.write_all(&line)?;
     }
@@ -57,16 +57,18 @@ fn other(error: impl std::error::Error) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-fn put_object(out: &mut Vec<u8>, fields: &[(String, Field)]) -> Result<(), String> {
+/// An error begins with the names of the columns that lead to it.
+fn put_object<'a>(
+    out: &mut Vec<u8>,
+    fields: impl Iterator<Item = (impl AsRef<str>, &'a Field)>,
+) -> Result<(), String> {
     let mut next = b'{';
-    for (name, field) in fields.iter().filter(|(_, field)| !matches!(field, Field::Null)) {
+    for (name, field) in fields.filter(|(_, field)| !matches!(field, Field::Null)) {
         out.push(next);
         next = b',';
-        put_text(out, name);
+        put_text(out, name.as_ref());
         out.push(b':');
-        put(out, field).map_err(|why| {
-            if why.starts_with("the column") { why } else { format!("the column {name}: {why}") }
-        })?;
+        put(out, field).map_err(|why| format!("{}: {why}", name.as_ref()))?;
     }
     if next == b'{' {
         out.push(next);
@@ -96,11 +98,7 @@ fn put(out: &mut Vec<u8>, field: &Field) -> Result<(), String> {
             Ok(text) => put_text(out, text),
             Err(_) => return Err("holds bytes that are no text".into()),
         },
-        Field::Group(row) => {
-            let fields: Vec<_> =
-                row.get_column_iter().map(|(name, field)| (name.clone(), field.clone())).collect();
-            put_object(out, &fields)?;
-        }
+        Field::Group(row) => put_object(out, row.get_column_iter())?,
         Field::ListInternal(list) => {
             out.push(b'[');
             for (i, element) in list.elements().iter().enumerate() {
@@ -118,8 +116,8 @@ fn put(out: &mut Vec<u8>, field: &Field) -> Result<(), String> {
                 Field::Long(number) => Ok(number.to_string()),
                 _ => Err("has keys that are neither texts nor numbers"),
             };
-            let entry = |(key, value): &(Field, Field)| Ok::<_, &str>((name(key)?, value.clone()));
-            put_object(out, &map.entries().iter().map(entry).collect::<Result<Vec<_>, _>>()?)?;
+            let names = map.entries().iter().map(|(key, _)| name(key)).collect::<Result<Vec<_>, _>>()?;
+            put_object(out, names.iter().zip(map.entries().iter().map(|(_, value)| value)))?;
         }
         Field::Decimal(_)
         | Field::Date(_)

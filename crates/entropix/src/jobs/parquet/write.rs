@@ -4,7 +4,7 @@ use super::shred::{Shredder, Values};
 use super::{Shape, schema};
 use crate::jobs::done::for_each_line;
 use crate::jobs::ledger::{manifest_path, read_manifest};
-use crate::jobs::output::replace;
+use crate::jobs::whole::replace;
 use entropix_model::{Error, Result};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{BoolType, ByteArrayType, DoubleType, FloatType, Int32Type, Int64Type};
@@ -29,8 +29,7 @@ const GROUP_BYTES: usize = 64 << 20;
 pub(super) fn write(lines: &Path, parquet: &Path, shape: Shape) -> Result<()> {
     let from = File::open(lines).map_err(|e| Error::io(lines, "open", &e))?;
     let manifest = read_manifest(&manifest_path(lines))?;
-    let mut wrong = None;
-    let written = replace(parquet, &mut |file| {
+    replace(parquet, &mut |file| {
         let mut table = Table::begin(file, shape).map_err(io::Error::other)?;
         if let Some(manifest) = &manifest {
             let text = String::from_utf8_lossy(&manifest.to_json()).into_owned();
@@ -40,18 +39,12 @@ pub(super) fn write(lines: &Path, parquet: &Path, shape: Shape) -> Result<()> {
         for_each_line(BufReader::with_capacity(1 << 16, &from), &mut |line| {
             number += 1;
             let row = serde_json::from_slice(line).map_err(|e| e.to_string());
-            let added = row.and_then(|row: Value| table.add(row));
-            added.map_err(|why| {
-                wrong = Some(format!("{}:{number}: {why}", lines.display()));
-                io::Error::from(io::ErrorKind::InvalidData)
+            row.and_then(|row: Value| table.add(row)).map_err(|why| {
+                io::Error::other(Error::data("Output", format!("{}:{number}: {why}", lines.display())))
             })
         })?;
         table.finish().map_err(io::Error::other)
-    });
-    match wrong {
-        Some(message) => Err(Error::data("Output", message)),
-        None => written,
-    }
+    })
 }
 
 struct Table<W: Write + Send> {

@@ -264,7 +264,7 @@ impl<'a> Replay<'a> {
             let answer = RetoldAnswer::new(origin, Arc::clone(policy), &self.words.classes);
             self.answers.insert(key.clone(), answer);
         }
-        self.answers.get_mut(&key).ok_or_else(|| "an answer is there".into())
+        Ok(self.answers.get_mut(&key).expect("it was put there"))
     }
 
     fn decide(&mut self, record: &Record, policy: &Arc<dyn Policy>) -> Result<Retold, String> {
@@ -335,7 +335,7 @@ impl<'a> Replay<'a> {
         let Replayed { n_unknown, lacks_attention, notes, n_decisions, .. } = &mut self.replayed;
         if *n_unknown > 0 {
             let mut note = format!(
-                "{n_unknown} decisions are not made again and count as the same: what they were made from is not in the \
+                "{n_unknown} decisions are not made again and not among these: what they were made from is not in the \
                  trace"
             );
             match self.file.candidates() {
