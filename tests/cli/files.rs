@@ -99,7 +99,7 @@ fn a_trace_holds_one_attempt_of_each_request() {
     assert_eq!(now, once);
     // A new trace of a job that is done says why it is empty.
     let said = place.batch(requests(&["a", "b", "c"]), &["--trace", "other", "--ignore-eos"]);
-    said.expect(0, "nothing of the 3 requests that are done");
+    said.expect(0, "nothing of the 3 requests that earlier runs did");
 }
 
 #[test]

@@ -191,7 +191,7 @@ fn a_branch_keeps_the_likeliest_continuation() {
         let (n_discarded, n_output) = (told.done.usage.discarded_tokens, told.done.usage.completion_tokens);
         assert_eq!((n_discarded, n_output), (8, 12), "two children of four tokens");
         assert_eq!(told.tokens[place].decision, DecisionKind::Branch);
-        assert_eq!(told.stats.decisions[5], 1);
+        assert_eq!((told.stats.decisions[5], told.done.usage.branches), (1, 1));
         let joins = told.raw.iter().filter_map(|raw| match raw {
             Raw::Join { winner, scores, .. } => Some((*winner as usize, scores.clone())),
             _ => None,
@@ -354,6 +354,8 @@ fn returns_that_are_refused() {
     };
     let told = hear(engine(), ask(9, Plan::new(always)));
     assert_eq!(told.stats.decisions[6], 2, "two rewinds, then no more");
+    // Of which only the last left a token.
+    assert_eq!((told.done.usage.branches, told.done.usage.rewinds, told.done.usage.reforks), (0, 2, 0));
     let (start, _) = greedy(PROMPT.to_vec(), 3);
     assert_eq!(told.ids[3], ranked(&start)[2].0, "the third choice");
     let broke = Plan { budget: Budget { extra_tokens: 0.0, ..Budget::default() }, ..Plan::new(always) };
@@ -445,7 +447,7 @@ fn ends_are_tallied() {
     let best = others.iter().fold((0, f64::NEG_INFINITY), |best, &it| if it.1 > best.1 { it } else { best });
     let told = run(Judge::Replace(Score::MeanLogp));
     assert_eq!(told.ids, lines[best.0][3..], "line {} of {others:?}", best.0);
-    assert_eq!(told.stats.decisions[7], 1);
+    assert_eq!((told.stats.decisions[7], told.done.usage.reforks), (1, 1));
     assert_eq!(told.done.finish, FinishReason::Length);
     let lost: usize = [7, 5, 2, 1].iter().sum::<usize>();
     let winner_own = if best.0 == 0 { 0 } else { 8 - points[best.0 - 1] };

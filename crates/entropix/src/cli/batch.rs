@@ -7,7 +7,7 @@ use super::job::{self, Job};
 use super::load::{self, Loaded};
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::{say, sayln};
-use crate::report::tally::{Tally, facts, rate, speed};
+use crate::report::tally::{Tally, facts, rate, requests, speed};
 use anyhow::Result;
 use entropix::jobs::manifest::PolicyRecord;
 use entropix::jobs::parquet::{self, Destination, Shape};
@@ -94,7 +94,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     if is_trace_appended && let Some(lines) = &mut trace {
         Tracer::go_on(lines, &begun.done)?;
     } else if trace.is_some() && !begun.done.is_empty() && !output.quiet {
-        sayln!("the trace will have nothing of the {} requests that are done already", begun.done.len());
+        sayln!("the trace will have nothing of the {} that earlier runs did", requests(begun.done.len()));
     }
     let tracer = |lines| {
         let tokenizer = session.tokenizer().clone();
@@ -104,8 +104,8 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     load::tell(&session, &policy_file, &sources, output);
     if !output.quiet && output.verbose == 0 {
         let (name, rows) = (load::headline(&session), args.batch_size);
-        let requests = begun.n_pending().map_or("requests".into(), |n| format!("{n} requests"));
-        sayln!("{name}, policy {}: {requests}, {rows} at once", policy_file.name());
+        let pending = begun.n_pending().map_or("requests".into(), requests);
+        sayln!("{name}, policy {}: {pending}, {rows} at once", policy_file.name());
     }
     let mut watch = Watch::new(output, begun.done.len() as u64, begun.n_requests)?;
     let (n_pending, n_earlier, resumable) = (begun.n_pending(), begun.done.len(), begun.resumable);

@@ -6,7 +6,7 @@ use super::load::{self, Loaded};
 use super::roles::Roles;
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::{say, sayln};
-use crate::report::tally::facts;
+use crate::report::tally::{facts, requests};
 use anyhow::Result;
 use entropix::jobs::params::Params;
 use entropix::jobs::{
@@ -42,7 +42,12 @@ pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
         load::session(&args.model, Some(&args.chat), args.batch_size, Params::default(), output)?;
     let sha256 = load::fingerprint(&session, output)?;
     if !output.quiet {
-        sayln!("{}: {n_requests} requests of {} tokens at most", load::headline(&session), args.max_tokens);
+        sayln!(
+            "{}: {} of {} tokens at most",
+            load::headline(&session),
+            requests(n_requests),
+            args.max_tokens
+        );
     }
     let job = CalibrationJob {
         preparation: load::preparation(&args.chat),
@@ -73,10 +78,12 @@ pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
 
 /// What was found out, and whether it was made from enough.
 fn found(calibration: &Calibration, n_labels: usize) -> Vec<(&'static str, String)> {
-    let Calibration { requests, tokens, prefill_tokens, replace, accuracy, .. } = calibration;
-    let mut rows =
-        vec![("made from", format!("{requests} requests, {tokens} tokens, {prefill_tokens} of prompts"))];
-    if *requests < FEW_REQUESTS {
+    let Calibration { requests: n_requests, tokens, prefill_tokens, replace, accuracy, .. } = calibration;
+    let mut rows = vec![(
+        "made from",
+        format!("{}, {tokens} tokens, {prefill_tokens} of prompts", requests(*n_requests as usize)),
+    )];
+    if *n_requests < FEW_REQUESTS {
         rows.push(("few", format!("quantiles of requests want {FEW_REQUESTS} and more of them")));
     }
     // Every span has all answers that are long enough; the first one takes any.

@@ -61,6 +61,11 @@ impl Tally {
     }
 }
 
+/// `1 request`, `12 requests`.
+pub(crate) fn requests(n: usize) -> String {
+    format!("{n} request{}", if n == 1 { "" } else { "s" })
+}
+
 /// Tokens a second as a person reads them.
 pub(crate) fn rate(tokens: usize, time: Duration) -> String {
     let seconds = time.as_secs_f64();
