@@ -7,6 +7,7 @@ use anyhow::Result;
 use entropix::text::find_answer;
 use entropix_engine::{PolicyFile, Signal};
 use entropix_model::{Class, Error};
+use std::collections::BTreeSet;
 use std::io::Write;
 
 /// Lists, shows, checks.
@@ -38,7 +39,8 @@ pub(super) fn run(verb: PolicyVerb) -> Result<()> {
             writeln!(out, "regions  {}", regions.join(", "))?;
             writeln!(out, "sha256   {}", policy.hash())?;
             if !policy.unresolved().is_empty() {
-                let quantiles = policy.unresolved().join(", ");
+                let quantiles: BTreeSet<&str> = policy.unresolved().iter().map(String::as_str).collect();
+                let quantiles = quantiles.into_iter().collect::<Vec<_>>().join(", ");
                 writeln!(out, "needs    a calibration, for {quantiles}; with one it has another hash")?;
             }
         }
