@@ -2,7 +2,7 @@
 //! code, no panic, no signal, no hang, nothing half-written presented as whole.
 
 use crate::program::{Place, finish, tiny};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 const OK: i32 = 0;
 const FAILED_ROWS: i32 = 3;
@@ -300,7 +300,86 @@ fn case_79_and_80_paths_and_devices() {
     }
     place.run(["run", "-p", "x", "-m", ""]).expect(NO_INPUT, "");
     place.run(["run", "-p", "x", "-m", "no-such.gguf"]).expect(NO_INPUT, "no-such.gguf");
+    // Without a driver there is nothing to use; with one, no tenth device.
     let ended = place.run(["run", "-p", "x", "--device", "cuda:9"]);
-    ended.expect(UNSUPPORTED, "--device cpu");
+    assert!(
+        [USAGE, UNSUPPORTED].contains(&ended.code) && ended.stderr.contains("--device"),
+        "{}",
+        ended.stderr
+    );
     place.run(["run", "-p", "x", "--dtype", "f16"]).expect(UNSUPPORTED, "f16");
+}
+
+/// What belongs to a model and is no file: refused at once, whichever it is, also where it may be left out.
+#[test]
+fn case_17_what_is_no_file() {
+    let place = Place::new();
+    let model = tiny("llama-tied");
+    for name in [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    ] {
+        for what in ["mkfifo \"$1\"", "ln -s /dev/zero \"$1\"", "ln -s nowhere \"$1\"", "mkdir \"$1\""] {
+            let folder = place.path("model");
+            std::fs::create_dir(&folder).unwrap();
+            for file in std::fs::read_dir(&model).unwrap() {
+                let file = file.unwrap();
+                std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+            }
+            let path = folder.join(name);
+            let _ = std::fs::remove_file(&path);
+            let made = Command::new("sh").args(["-c", what, "sh"]).arg(&path).status().unwrap();
+            assert!(made.success());
+            let ended =
+                place.run(["run", "-p", "x", "-n", "1", "--threads", "1", "-m", folder.to_str().unwrap()]);
+            assert_eq!(ended.code, NO_INPUT, "{name}, {what}: {}", ended.stderr);
+            assert!(ended.stderr.contains(name), "{}", ended.stderr);
+            std::fs::remove_dir_all(&folder).unwrap();
+        }
+    }
+}
+
+/// Weights that are no numbers: every request fails by itself, with what was computed and where.
+#[test]
+fn cases_15_and_46_weights_that_are_no_numbers() {
+    let place = Place::new();
+    for file in ["llama-tied.Q4_1.gguf", "llama-tied.F16.gguf", "llama-tied.F32.gguf", "qwen3-wide.Q6_K.gguf"]
+    {
+        let mut bytes = std::fs::read(tiny(file)).unwrap();
+        // All ones are a NaN in every format of floating-point numbers, and so are the scales of blocks.
+        let last = bytes.len() - 8192;
+        bytes[last..].fill(0xff);
+        place.put("spoiled.gguf", bytes);
+        place.put("in", "{\"id\": \"a\", \"prompt\": \"x y z\", \"max_tokens\": 2}\n");
+        for precision in ["exact", "int8", "bf16"] {
+            let args =
+                ["batch", "-i", "in", "-o", "out", "--overwrite", "--threads", "1", "-m", "spoiled.gguf"];
+            let ended = place.run(args.iter().chain(&["--precision", precision]));
+            ended.expect(FAILED_ROWS, "NumericalError");
+            assert_eq!(place.rows("out")[0]["error"]["code"], "NumericalError", "{file}, {precision}");
+        }
+    }
+}
+
+/// A system message that no template would put anywhere is not dropped in silence.
+#[test]
+fn case_60_a_system_message_without_a_template() {
+    let place = Place::new();
+    let folder = place.path("model");
+    std::fs::create_dir(&folder).unwrap();
+    for file in std::fs::read_dir(tiny("llama-tied")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+    }
+    std::fs::write(folder.join("tokenizer_config.json"), "{}").unwrap();
+    let run = |more: &[&str]| {
+        let args = ["run", "-p", "x", "-n", "1", "--threads", "1", "-m", folder.to_str().unwrap()];
+        place.run(args.iter().chain(more))
+    };
+    run(&[]).expect(OK, "--chat-template gives it one");
+    run(&["--system", "Be brief."]).expect(USAGE, "give one with --chat-template");
 }

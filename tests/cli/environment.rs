@@ -1,6 +1,7 @@
 //! Cases 85 to 87 of the bad-input catalogue: odd surroundings, small limits, signals.
 
 use crate::program::{Place, finish, tiny, wait};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -72,11 +73,60 @@ fn case_86_small_limits() {
         command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_entropix"), "--version"]);
         command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
     };
-    let least = (1..100).map(|n| n * 10_000).find(loads).unwrap();
-    for kib in [0, 10_000, 20_000, 40_000].map(|more| least + more) {
+    let about = (1..100).map(|n| n * 10_000).find(loads).unwrap();
+    let least = (about - 10_000..=about).step_by(250).find(loads).unwrap();
+    for kib in [0, 250, 500, 750, 1000, 10_000, 20_000, 40_000].map(|more| least + more) {
         let ended = limited(&place, &format!("-v {kib}"), &args);
         assert!([0, 74, 75].contains(&ended.code), "{kib} KiB: exit code {}: {}", ended.code, ended.stderr);
     }
+    // A line that is legal, and more than there is room for: the row's own failure or the machine's, never a signal.
+    place.put("in", format!("{{\"prompt\": \"{}\"}}\n", "x ".repeat(6_000_000)));
+    for kib in [60_000, 80_000, 120_000] {
+        let ended = limited(&place, &format!("-v {}", least + kib), &args);
+        assert!([3, 74, 75].contains(&ended.code), "{kib} KiB: exit code {}: {}", ended.code, ended.stderr);
+    }
+}
+
+/// What the machine refuses for now is no failure of a request: nothing is written about it, and the next run does it.
+#[test]
+fn case_86_no_process_for_a_template() {
+    let place = Place::new();
+    place.put(
+        "in",
+        "{\"id\": \"a\", \"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"max_tokens\": 2}\n",
+    );
+    place.put("foreign.jinja", "{% for m in messages %}{{ m.content }} {% endfor %}");
+    let model = model();
+    let args = [
+        "batch",
+        "-i",
+        "in",
+        "-o",
+        "out",
+        "--threads",
+        "1",
+        "--chat-template",
+        "foreign.jinja",
+        "-m",
+        &model,
+    ];
+    let mut n_refused = 0;
+    for n in 4..24 {
+        let ended = limited(&place, &format!("-n {n}"), &args);
+        assert!(
+            [0, 66, 74, 75].contains(&ended.code),
+            "{n} open files: exit code {}: {}",
+            ended.code,
+            ended.stderr
+        );
+        if ended.code == 0 {
+            break;
+        }
+        n_refused += usize::from(ended.stderr.contains("no process for its chat template"));
+    }
+    assert!(n_refused > 0, "no limit let the job begin and its template fail");
+    let rows = place.rows("out");
+    assert_eq!((rows.len(), rows[0]["error"].is_null()), (1, true), "{rows:?}");
 }
 
 /// RLIMIT_FSIZE kills a careless program in the middle of a line; ours cuts the torn line off.
@@ -140,6 +190,28 @@ fn case_87_two_signals_stop_at_once() {
     send(&child, "INT");
     wait(child, "two signals").expect(75, "every line of the output is whole");
     place.rows("out");
+}
+
+/// Nobody reads what is written: what was begun never ends, and the program does.
+#[test]
+fn case_87_two_signals_end_what_is_blocked() {
+    let place = Place::new();
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    // As much as Linux lets a pipe hold.
+    writer.write_all(&[b'\n'; 1 << 16]).unwrap();
+    place.put("in", PROMPT);
+    let model = model();
+    let mut command = place.command(["batch", "-i", "in", "-o", "-", "--threads", "1", "-m", &model]);
+    let mut child = command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    drop(command);
+    // Soon after its first line it listens.
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    stderr.read_line(&mut String::new()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    send(&child, "INT");
+    std::thread::sleep(Duration::from_millis(20));
+    send(&child, "INT");
+    wait(child, "two signals").expect(130, "");
 }
 
 #[test]

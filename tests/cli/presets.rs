@@ -155,6 +155,9 @@ fn calibrations_know_the_truth() {
         ])
     };
     run("{\"id\":\"r1\",\"answer\":\"no number\"}\n").expect(65, "holds no answer");
+    // However many answers a request wants, it is measured once.
+    place.put("texts", (0..12).map(prompt).collect::<String>().replace("}\n", ",\"n\":2}\n"));
+    run("{\"id\":\"r1\",\"answer\":1}\n").expect(0, "made from     12 requests");
     run("{\"id\":\"nobody\",\"answer\":1}\n").expect(65, "none of the 1 labels has the id of a request");
     let label = |i: usize| format!("{}\n", json!({"id": format!("r{i}"), "answer": i}));
     run(&(0..10).map(label).collect::<String>()).expect(0, "");

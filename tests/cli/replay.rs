@@ -212,6 +212,26 @@ fn candidates_that_are_missing_are_said() {
     assert!(ended.stderr.contains("--trace-candidates 64"), "{}", ended.stderr);
 }
 
+/// A bare line is decided by its own signals: what would be taken back is told though there is nothing there.
+#[test]
+fn bare_signals_stand_alone() {
+    let place = calibrated();
+    let replay = |lines: &str| {
+        place.put("bare", lines);
+        place.run(["replay", "bare", "--policy", "quadrants", "--calibration", "calib.toml"])
+    };
+    let ended = replay(
+        "{\"entropy\":90,\"varentropy\":90}\n{\"entropy\":0,\"varentropy\":90}\n{\"entropy\":0,\"varentropy\":0}\n",
+    );
+    ended.expect(0, "");
+    let told: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let side = |i: usize| (told[i]["region"].as_str().unwrap(), told[i]["decision"].as_str().unwrap());
+    assert_eq!([side(0), side(1), side(2)], [("hehv", "rewind"), ("lehv", "branch"), ("lelv", "argmax")]);
+    replay("{\"entropy\":-1,\"varentropy\":1}\n")
+        .expect(65, "bare:1: entropy is -1, which no distribution has");
+    replay("").expect(0, "nothing was decided in this trace");
+}
+
 /// The trace says of which model it is: another one's calibration is refused, its own is found.
 #[test]
 fn calibrations_are_of_the_model_of_the_trace() {

@@ -158,9 +158,24 @@ fn a_job_has_a_budget() {
     };
     let ((free, _), (bound, said)) = (run(&[]), run(&["--extra-tokens", "0.02"]));
     assert!(bound > 0 && bound * 2 < free, "{bound} of {free} thrown away");
-    assert!(said.contains("their policy went on without extra tokens"), "{said}");
-    let (none, _) = run(&["--extra-tokens", "0"]);
+    assert!(said.contains("the policy went on without what it wanted to begin"), "{said}");
+    assert!(said.contains("for each answered (none begun above 0.02)"), "{said}");
+    // A job that goes on counts what its earlier runs threw away.
+    let costly = |line: &&str| {
+        let row: Value = serde_json::from_str(line).unwrap();
+        row["usage"]["discarded_tokens"].as_u64().unwrap() > 0
+    };
+    let lines = std::fs::read_to_string(place.path("out")).unwrap();
+    place.put("out", lines.lines().filter(costly).map(|line| format!("{line}\n")).collect::<String>());
+    let args = ["--policy", "quadrants", "--calibration", "calib.toml", "--ignore-eos", "-b", "4"];
+    let all: Vec<&str> = args.iter().chain(&["--extra-tokens", "0.02"]).copied().collect();
+    place.batch(prompts(), &all).expect(0, "going on");
+    let after: u64 =
+        place.rows("out").iter().map(|row| row["usage"]["discarded_tokens"].as_u64().unwrap()).sum();
+    assert_eq!(after, bound, "all of it was spent");
+    let (none, said) = run(&["--extra-tokens", "0"]);
     assert_eq!(none, 0, "nothing may be thrown away");
+    assert!(said.contains("spent: in 12 answers the policy went on"), "{said}");
     place.batch(prompts(), &["--extra-tokens", "-1"]).expect(64, "at least 0");
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Continuation {
     pub(crate) n_forks: u32,
     /// Whether it is one of several lines of which one will go on.
     pub(crate) is_tentative: bool,
+    /// Whether the policy wanted to begin what the budget forbade.
+    pub(crate) was_held_back: bool,
     /// Places in the sequence and what may not stand there again.
     tried: Vec<(usize, TokenId)>,
     /// The regions that wanted this line, or one it comes from, taken back or finished again.
@@ -128,6 +130,7 @@ impl Continuation {
             watcher,
             n_forks: parameters.n - 1,
             is_tentative: false,
+            was_held_back: false,
             tried: Vec::new(),
             begun: Vec::new(),
             n_decided: 0,
@@ -153,6 +156,7 @@ impl Continuation {
             fresh_watcher: self.fresh_watcher.as_ref().map(|watcher| watcher.clone_box()),
             n_forks: 0,
             is_tentative: self.is_tentative,
+            was_held_back: self.was_held_back,
             tried: self.tried.clone(),
             begun: self.begun.clone(),
             n_decided: self.n_decided,

@@ -30,7 +30,7 @@ pub struct Stats {
     pub discarded_tokens: u64,
     /// Cache blocks copied because a line wrote into one that another line reads.
     pub copied_blocks: u64,
-    /// Answers whose policy could not go on as it liked because a budget was spent
+    /// Answers whose policy wanted to begin something that a spent budget forbade
     /// ([`crate::Budget::extra_tokens`], [`crate::EngineOptions::extra_tokens`]).
     pub over_budget: u64,
     /// Sequences that lost their blocks to an older one.

@@ -36,5 +36,6 @@ pub use fingerprint::hash_file;
 pub use memory::MemoryPlan;
 pub use quant::DType;
 pub use signals::{AttentionSignals, Candidate, Candidates, Signals, Status};
+pub use source::open_regular;
 pub use tensor::Tensor;
 pub use weights::{LayerWeights, Weights};

@@ -17,33 +17,42 @@ pub(crate) struct SourceFile {
     file: File,
 }
 
+/// Opens a regular file. Devices, pipes and sockets are refused before they are opened, since opening a pipe may wait
+/// for ever and a device may never end.
+///
+/// # Errors
+/// `NoInput` for what is no regular file, is not there or may not be read; `Io`.
+pub fn open_regular(path: &Path) -> Result<File> {
+    let os = |error: std::io::Error| match std::fs::read_link(path) {
+        Ok(target) if error.kind() == ErrorKind::NotFound => Error::new(
+            Class::NoInput,
+            "Os",
+            format!("{}: links to {}, which does not exist", path.display(), target.display()),
+        ),
+        _ => Error::io(path, "open it", &error),
+    };
+    let regular = |metadata: &std::fs::Metadata| {
+        if metadata.is_file() {
+            return Ok(());
+        }
+        let what = if metadata.is_dir() { "a folder" } else { "a device, pipe or socket" };
+        Err(Error::new(
+            Class::NoInput,
+            "NotAFile",
+            format!("{}: is {what}, not a regular file", path.display()),
+        ))
+    };
+    regular(&std::fs::metadata(path).map_err(os)?)?;
+    let file = File::open(path).map_err(os)?;
+    regular(&file.metadata().map_err(os)?)?;
+    Ok(file)
+}
+
 impl SourceFile {
-    /// Opens a regular file. Devices, pipes and sockets are refused before they are opened, since opening a
-    /// pipe may wait for ever and a device may never end.
+    /// As [`open_regular`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let os = |error: std::io::Error| match std::fs::read_link(path) {
-            Ok(target) if error.kind() == ErrorKind::NotFound => Error::new(
-                Class::NoInput,
-                "Os",
-                format!("{}: links to {}, which does not exist", path.display(), target.display()),
-            ),
-            _ => Error::io(path, "open it", &error),
-        };
-        let regular = |metadata: &std::fs::Metadata| {
-            if metadata.is_file() {
-                return Ok(());
-            }
-            let what = if metadata.is_dir() { "a folder" } else { "a device, pipe or socket" };
-            Err(Error::new(
-                Class::NoInput,
-                "NotAFile",
-                format!("{}: is {what}, not a regular file", path.display()),
-            ))
-        };
-        regular(&std::fs::metadata(path).map_err(os)?)?;
-        let file = File::open(path).map_err(os)?;
-        let metadata = file.metadata().map_err(os)?;
-        regular(&metadata)?;
+        let file = open_regular(path)?;
+        let metadata = file.metadata().map_err(|error| Error::io(path, "look at it", &error))?;
         Ok(Self { path: path.to_owned(), len: metadata.len(), file })
     }
 

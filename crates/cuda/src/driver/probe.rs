@@ -7,6 +7,13 @@ use entropix_model::{Class, Error, Result};
 /// Least compute capability: bf16 tensor cores and asynchronous copies.
 const LEAST_CAPABILITY: (u32, u32) = (8, 0);
 
+/// What the driver says where its parts do not fit together, or where it is a stand-in for building only.
+const BROKEN: [sys::CUresult; 3] = [
+    sys::CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH,
+    sys::CUresult::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE,
+    sys::CUresult::CUDA_ERROR_STUB_LIBRARY,
+];
+
 /// A CUDA device of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -38,7 +45,7 @@ pub fn probe(ordinal: u32) -> Result<Found> {
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::unsupported(
             "NoDriver",
-            "no CUDA driver: libcuda.so was not found; install NVIDIA's driver, or use --device cpu",
+            "no CUDA driver: libcuda.so was not found or is none; install NVIDIA's driver, or use --device cpu",
         ));
     }
     let mut version = 0;
@@ -61,6 +68,13 @@ pub fn probe(ordinal: u32) -> Result<Found> {
     let no_device = || Error::unsupported("NoDevice", "the CUDA driver sees no device; use --device cpu");
     match result::init() {
         Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => return Err(no_device()),
+        // Nothing of that heals by itself.
+        Err(error) if BROKEN.contains(&error.0) => {
+            let what = describe(error.0);
+            let message =
+                format!("the CUDA driver cannot be used: {what}; install it anew, or use --device cpu");
+            return Err(Error::unsupported("DriverBroken", message));
+        }
         other => other.map_err(|error| super::failed("cuInit", error.0))?,
     }
     let count = result::device::get_count().map_err(|error| super::failed("cuDeviceGetCount", error.0))?;
@@ -69,8 +83,11 @@ pub fn probe(ordinal: u32) -> Result<Found> {
         return Err(no_device());
     }
     if ordinal >= count {
-        let message =
-            format!("--device cuda:{ordinal}: there are {count} devices, cuda:0 to cuda:{}", count - 1);
+        let there = match count {
+            1 => "there is one device, cuda:0".to_owned(),
+            _ => format!("there are {count} devices, cuda:0 to cuda:{}", count - 1),
+        };
+        let message = format!("--device cuda:{ordinal}: {there}");
         return Err(Error::new(Class::Usage, "DeviceIndex", message));
     }
     let device =

@@ -136,11 +136,19 @@ fn what_cannot_be_used_says_why() {
     for (error, class, code, words) in [
         (refused("devices", 0, 0), Class::Unsupported, "NoDevice", "no device"),
         (refused("devices", 2, 2), Class::Usage, "DeviceIndex", "cuda:0 to cuda:1"),
+        (refused("devices", 1, 1), Class::Usage, "DeviceIndex", "one device, cuda:0"),
         (refused("version", 11080, 0), Class::Unsupported, "DriverTooOld", "CUDA 11.8"),
         (refused("capability", 75, 0), Class::Unsupported, "DeviceTooOld", "7.5"),
     ] {
         assert_eq!((error.class, error.code), (class, code), "{error}");
         assert!(error.message.contains(words), "{error}");
+    }
+    // A library for building only, and parts of different ages: trying again would not help.
+    for what in [34, 803] {
+        driver.reset();
+        driver.fail("cuInit", 1, what);
+        let error = probe(0).unwrap_err();
+        assert_eq!((error.class, error.code), (Class::Unsupported, "DriverBroken"), "{error}");
     }
     driver.reset();
     assert_eq!(probe(0).unwrap().capability, (9, 0));

@@ -173,6 +173,7 @@ impl Engine {
         let (request, choice, _) = sequence.age;
         let n_output = sequence.n_output();
         if let crate::sequence::Task::Continue(continuation) = &mut sequence.task {
+            self.stats.over_budget += u64::from(continuation.was_held_back);
             let n_events = events.len();
             continuation.tell(n_output, |token| events.push(Event::Token(token)));
             self.stats.tokens_out += (events.len() - n_events) as u64;

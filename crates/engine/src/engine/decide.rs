@@ -134,9 +134,14 @@ pub(super) fn choose(
         return (resumed.region, resumed.kind, checked(order, resumed.region, last, &*job.policy));
     }
     let mut state = std::mem::take(&mut continuation.state);
-    let history = continuation.history(tokens, n_prompt, classes, allowance);
     // Whether the events want attention must not change what is decided.
     let attention = attention.filter(|_| job.needs.attention);
+    if allowance.is_spent() && !continuation.was_held_back {
+        let rich = continuation.history(tokens, n_prompt, classes, allowance.as_if_affordable(job.needs));
+        let wanted = job.policy.decide(signals, attention, &rich, &mut state.clone()).decision;
+        continuation.was_held_back = matches!(wanted, Decision::Branch(_) | Decision::Rewind(_));
+    }
+    let history = continuation.history(tokens, n_prompt, classes, allowance);
     let verdict = job.policy.decide(signals, attention, &history, &mut state);
     let decision = match verdict.decision {
         Decision::Inject { phrase } if !may_inject(&*job.policy, phrase, &history) => Decision::Argmax,
@@ -191,6 +196,11 @@ pub(super) fn conclude(
 ) -> Option<Verdict> {
     let job = Arc::clone(&continuation.job);
     let mut state = std::mem::take(&mut continuation.state);
+    if allowance.is_spent() && !continuation.was_held_back {
+        let rich = continuation.history(tokens, n_prompt, classes, allowance.as_if_affordable(job.needs));
+        let wanted = job.policy.conclude(finish, &rich, &mut state.clone()).map(|verdict| verdict.decision);
+        continuation.was_held_back = matches!(wanted, Some(Decision::Rewind(_) | Decision::Refork(_)));
+    }
     let history = continuation.history(tokens, n_prompt, classes, allowance);
     let verdict = job.policy.conclude(finish, &history, &mut state);
     continuation.state = state;

@@ -24,8 +24,6 @@ pub(super) struct Answer {
     pub(super) reforks: u32,
     /// Lines made after the first one.
     n_lines: u32,
-    /// Whether a budget forbade something.
-    is_over_budget: bool,
     contest: Option<Contest>,
 }
 
@@ -63,7 +61,7 @@ impl Member {
 
 impl Engine {
     /// What the line may begin besides a token.
-    pub(super) fn allowance(&mut self, id: SequenceId) -> Allowance {
+    pub(super) fn allowance(&self, id: SequenceId) -> Allowance {
         let Some(sequence) = self.scheduler.get(id) else { panic!("line {id} has ended") };
         let (key, n_output) = (sequence.answer(), sequence.n_output());
         let continuation = sequence.continuation();
@@ -71,21 +69,13 @@ impl Engine {
             return Allowance::TENTATIVE;
         }
         let (budget, needs) = (continuation.job.budget, continuation.job.needs);
-        let answer = self.answers.get_mut(&key);
         let (spent, rewinds, reforks) =
-            answer.as_ref().map_or((0, 0, 0), |answer| (answer.spent, answer.rewinds, answer.reforks));
-        let in_batch = |share: f64| {
-            share > 0.0 && self.stats.discarded_tokens as f64 <= share * self.stats.tokens_out as f64
-        };
+            self.answers.get(&key).map_or((0, 0, 0), |answer| (answer.spent, answer.rewinds, answer.reforks));
+        let (discarded, told) =
+            (self.earlier.0 + self.stats.discarded_tokens, self.earlier.1 + self.stats.tokens_out);
+        let in_batch = |share: f64| share > 0.0 && discarded as f64 <= share * told as f64;
         let in_job = self.options.extra_tokens.is_none_or(in_batch);
-        let allowance = Allowance::within(&budget, needs, n_output, (spent, rewinds, reforks), in_job);
-        if let Some(answer) = answer
-            && !allowance.branch
-            && !std::mem::replace(&mut answer.is_over_budget, true)
-        {
-            self.stats.over_budget += 1;
-        }
-        allowance
+        Allowance::within(&budget, needs, n_output, (spent, rewinds, reforks), in_job)
     }
 
     /// Forgets everything about the answers of a request.
@@ -176,12 +166,15 @@ impl Engine {
             self.scheduler.unpark(id);
             return;
         };
+        // Where the line that is left ended before the tokens that the score looks at, the new one need not.
+        let n_first = if finish.is_some() { score.n_first() } else { 0 };
+        let until = length.max(sequence.n_prompt + n_first);
         let child = self.leave(id, 1, position, resumed, attempt);
         let contest = Contest {
             kind: DecisionKind::Rewind,
             region,
             judge: Judge::Best(score),
-            until: Some(length),
+            until: Some(until),
             to_sentence_end: false,
             known: 0,
             lines: vec![Member { finish, ..Member::running(id, position) }, Member::running(child, position)],

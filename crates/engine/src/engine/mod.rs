@@ -41,6 +41,8 @@ pub struct Engine {
     done_at_once: Vec<Done>,
     empty_steps: u32,
     stats: Stats,
+    /// Tokens that earlier engines of the same job threw away and told.
+    earlier: (u64, u64),
     failure: Option<Error>,
     room: StepRoom,
     #[cfg(test)]
@@ -86,6 +88,7 @@ impl Engine {
             done_at_once: Vec::new(),
             empty_steps: 0,
             stats: Stats::default(),
+            earlier: (0, 0),
             failure: None,
             room: StepRoom::default(),
             #[cfg(test)]
@@ -150,9 +153,11 @@ impl Engine {
         self.scheduler.remove_request(request) || self.done_at_once.len() < n_done
     }
 
-    /// Sets [`EngineOptions::extra_tokens`].
-    pub fn limit_extra_tokens(&mut self, share: Option<f64>) {
+    /// Sets [`EngineOptions::extra_tokens`] for a job of which earlier engines have thrown `discarded` tokens away and told
+    /// `told`.
+    pub fn limit_extra_tokens(&mut self, share: Option<f64>, discarded: u64, told: u64) {
         self.options.extra_tokens = share;
+        self.earlier = (discarded, told);
     }
 
     /// What was done so far.

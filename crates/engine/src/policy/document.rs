@@ -44,7 +44,7 @@ pub(super) struct Entry {
 impl Value {
     fn name(&self) -> &'static str {
         match self {
-            Value::Bool(_) => "true or false",
+            Value::Bool(_) => "a boolean",
             Value::Integer(_) => "a whole number",
             Value::Real(_) => "a number",
             Value::Text(_) => "a text",
@@ -331,9 +331,7 @@ impl<'a> Fields<'a> {
         let Some(Node { origin, value }) = self.take(key) else { return Ok(None) };
         match value {
             Value::Bool(value) => Ok(Some(value)),
-            other => {
-                Err(self.wrong("WrongType", origin, key, format!("{}, not true or false", other.name())))
-            }
+            other => Err(self.wrong("WrongType", origin, key, format!("{}, not a boolean", other.name()))),
         }
     }
 

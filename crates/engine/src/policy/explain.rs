@@ -1,7 +1,7 @@
 //! Why a policy file decides as it does at given signals.
 
-use super::outline::between;
-use super::rule::{Condition, Rule, When};
+use super::outline::{between, told};
+use super::rule::{Condition, Region, Rule, When};
 use super::signal::Inputs;
 use super::{PolicyFile, RegionId, Signal};
 use entropix_model::{AttentionSignals, Signals};
@@ -34,6 +34,25 @@ impl PolicyFile {
         }
     }
 
+    /// The first region that takes tokens back, asks only for signals, and finds what it asks for; whether there is
+    /// anything to take back is not looked at.
+    pub fn returns_at(&self, signals: &Signals, attention: &AttentionSignals) -> Option<RegionId> {
+        let inputs = Inputs { signals, attention };
+        let holds = |condition: &Condition| match *condition {
+            Condition::Between { signal, above, below } => {
+                let value = signal.value(&inputs);
+                above < value && value < below
+            }
+            _ => false,
+        };
+        let returns = |region: &Region| {
+            region.when == When::Token
+                && matches!(region.rule, Rule::Rewind { .. })
+                && region.conditions.iter().all(holds)
+        };
+        self.spec().regions.iter().position(returns).map(|place| RegionId(place as u16))
+    }
+
     /// Goes through the regions in order, down to the first that decides the next token whatever the output was
     /// so far. Signals that are not given are 0.
     pub fn explain(&self, given: &[(Signal, f64)]) -> Vec<Explained> {
@@ -52,7 +71,7 @@ impl PolicyFile {
                         let name = signal.name();
                         let asked = between(above, below);
                         let is = if is_within { "is" } else { "is not" };
-                        reasons.push(format!("{name} {value:.4} {is} {asked}"));
+                        reasons.push(format!("{name} {} {is} {asked}", told(value)));
                         holds &= is_within;
                     }
                     Condition::EndsWith { .. } | Condition::Injected(_) | Condition::Class { .. } => {
@@ -60,7 +79,7 @@ impl PolicyFile {
                         is_known = false;
                     }
                     Condition::Lot { .. } => {
-                        reasons.push("asks for a lot".to_owned());
+                        reasons.push("asks for a number drawn for the answer or the token".to_owned());
                         is_known = false;
                     }
                     Condition::Span { .. } | Condition::Output { .. } | Condition::Repeats { .. } => {
@@ -78,6 +97,7 @@ impl PolicyFile {
                 (true, true) => "decides",
                 (true, false) => "depends on the output",
             };
+            reasons.dedup();
             let decision = region.rule.name();
             let verdict_decides = verdict == "decides";
             if holds {

@@ -90,6 +90,17 @@ impl Allowance {
         reforks_left: 0,
     };
 
+    /// Whether extra tokens are used up.
+    pub(crate) fn is_spent(&self) -> bool {
+        !self.tentative && !self.branch
+    }
+
+    /// As if they were not, for a policy with these needs.
+    pub(crate) fn as_if_affordable(self, needs: Needs) -> Self {
+        let may = |left: u32| needs.trace && left > 0;
+        Self { branch: true, rewind: may(self.rewinds_left), refork: may(self.reforks_left), ..self }
+    }
+
     /// Without what costs extra tokens.
     pub(crate) fn without_extra(self) -> Self {
         Self { branch: false, rewind: false, refork: false, ..self }

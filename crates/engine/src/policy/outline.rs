@@ -62,13 +62,21 @@ pub(super) fn between(above: f64, below: f64) -> String {
     let limit = |limit: f64| match limit {
         _ if limit.is_nan() => "a quantile".to_owned(),
         f64::INFINITY => "anything, for want of a band in the calibration".to_owned(),
-        _ => format!("{limit:.4}"),
+        _ => told(limit),
     };
     match (above == f64::NEG_INFINITY, below == f64::INFINITY) {
         (false, false) => format!("between {} and {}", limit(above), limit(below)),
         (false, true) => format!("above {}", limit(above)),
         (true, true) => "anything".to_owned(),
         (true, false) => format!("below {}", limit(below)),
+    }
+}
+
+/// A number as a person reads it: four decimals, and powers of ten where they would say nothing.
+pub(super) fn told(value: f64) -> String {
+    match value.abs() {
+        0.0 | 1e-3..1e6 => format!("{value:.4}"),
+        _ => format!("{value:.3e}"),
     }
 }
 

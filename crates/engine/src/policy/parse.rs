@@ -8,7 +8,7 @@ use super::document::{Fields, Node, Origin, Sources, Value};
 use super::reach::{Unreachable, unreachable};
 use super::rule::{Condition, Region, Rule, When};
 use super::signal::Unit;
-use super::{AnswerRule, Budget, Calibration};
+use super::{AnswerRule, Budget, Calibration, Judge};
 use crate::limits::{POLICY_REGIONS, REFORKS, REWINDS};
 use entropix_model::Result;
 use std::sync::Arc;
@@ -97,12 +97,14 @@ pub(super) fn parse(sources: &Sources<'_>, root: Node, calibration: Option<&Cali
         unit,
         base,
         calibration,
+        reads_answers: false,
         regions: Vec::new(),
         phrases: Vec::new(),
         texts: Vec::new(),
         unresolved: Vec::new(),
     };
     let answer = reader.answer(&mut fields)?;
+    reader.reads_answers = answer.is_some();
     let regions = fields.take("region");
     let default = fields.table("default")?.ok_or_else(|| fields.missing("default"))?;
     fields.finish()?;
@@ -166,6 +168,8 @@ struct Reader<'a> {
     unit: Unit,
     base: Base,
     calibration: Option<&'a Calibration>,
+    /// Whether the file says how to find answers.
+    reads_answers: bool,
     regions: Vec<Region>,
     phrases: Vec<PhraseText>,
     texts: Vec<String>,
@@ -241,6 +245,19 @@ impl<'a> Reader<'a> {
                 When::Token | When::At(_) => "refork makes sense only at = \"end\"",
             };
             return Err(fields.error("OutOfRange", message));
+        }
+        let judge = match &rule {
+            Rule::Branch(branch) => Some(&branch.judge),
+            Rule::Refork { judge, .. } => Some(judge),
+            _ => None,
+        };
+        let compares = judge.is_some_and(|judge| !matches!(judge, Judge::Best(_)));
+        if compares && !self.reads_answers {
+            return Err(fields.error(
+                "MissingKey",
+                "it compares answers, and the file does not say how to find them: add answer = \"last_number\", \"boxed\" or \
+                 { regex = ... } at its top, or then = \"best\" here",
+            ));
         }
         fields.finish()?;
         self.regions.push(Region { name: Arc::clone(&name), when, conditions, rule });

@@ -308,7 +308,7 @@ fn reach(target: &Target, n_output: usize) -> usize {
     match target {
         Target::Back(n) => n_output.saturating_sub(*n),
         Target::Peak { peak, .. } => match peak.part {
-            super::Part::Last(n) => n_output.saturating_sub(n),
+            super::Part::Last(n) => n_output.saturating_sub(n.saturating_add(peak.before)),
             super::Part::First(_) | super::Part::All => 0,
         },
     }

@@ -23,6 +23,14 @@ const TAIL: usize = 16;
 const WINDOW: usize = 8;
 
 impl Score {
+    /// The tokens of an output that it looks at if it looks at the first ones only; else 0.
+    pub(crate) fn n_first(&self) -> usize {
+        match self {
+            Score::Span(Span { part: Part::First(n), .. }) => *n,
+            _ => 0,
+        }
+    }
+
     /// Of a line whose output is `trace` (the own tokens at least), the first `n_shared` of them not its own.
     /// Minus infinity when there is nothing to go by.
     pub fn of(&self, trace: &[Token], n_shared: usize) -> f64 {

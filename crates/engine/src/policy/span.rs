@@ -97,6 +97,8 @@ pub struct Peak {
     pub by: PeakBy,
     /// Where to look.
     pub part: Part,
+    /// Tokens at the end that are left out first.
+    pub before: usize,
     /// Fewest tokens between a peak and another one, or a place that was tried before.
     pub min_gap: usize,
     /// Fewest effective choices, 1 / `collision`.
@@ -115,6 +117,7 @@ impl Peak {
         lots: Lots,
         n: usize,
     ) -> Vec<usize> {
+        let trace = &trace[..trace.len().saturating_sub(self.before)];
         let part = self.part.of(trace);
         let first = match self.part {
             Part::Last(_) => trace.len() - part.len(),

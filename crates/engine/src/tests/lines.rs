@@ -385,6 +385,38 @@ fn a_kept_parent_comes_back_unless_beaten() {
     assert!(n_beaten > 0 && n_beaten < 6, "{n_beaten} of 6: both must happen");
 }
 
+/// An answer that ended before the tokens its score looks at: the other line is judged when it has them.
+#[test]
+fn a_line_that_ended_early_is_beaten_at_full_length() {
+    let span = Span { signal: Signal::Entropy, stat: Stat::Mean, part: Part::First(8), window: 1 };
+    let (parent, _) = greedy(PROMPT.to_vec(), 4);
+    let stop = parent[6];
+    assert!(!parent[3..6].contains(&stop));
+    let mut n_seen = 0;
+    for place in 0..3 {
+        let (start, _) = greedy(PROMPT.to_vec(), place);
+        let (child, _) = greedy([start.as_slice(), &[ranked(&start)[1].0]].concat(), 11 - place);
+        if child[3..11].contains(&stop) {
+            continue;
+        }
+        n_seen += 1;
+        let plan = Plan::concluding(move |history, _| {
+            let rewind = Rewind { to: place, resume: Resume::default(), keep: Some(Score::Span(span)) };
+            (history.output().len() == 4).then_some(Decision::Rewind(rewind))
+        });
+        let plan = Plan { budget: Budget { extra_tokens: 100.0, rewinds: 1, reforks: 0 }, ..plan };
+        let parameters = Parameters { raw_events: true, stop_tokens: vec![stop], ..at_most(12) };
+        let told = hear(engine(), generate(&PROMPT, parameters, Arc::new(plan)));
+        // Of the child all tokens up to the eighth of the output were computed, whoever won.
+        let computed = told.raw.iter().filter(|raw| matches!(raw, Raw::Token { branch: 1, .. })).count();
+        assert!(computed >= 8 - place, "from {place}: {computed}");
+        let is_parent = told.raw.iter().any(|raw| matches!(raw, Raw::Join { winner: 0, .. }));
+        let lost = if is_parent { 8 - place + 1 } else { 4 - place + 1 };
+        assert_eq!(told.done.usage.discarded_tokens, lost, "from {place}");
+    }
+    assert!(n_seen > 0);
+}
+
 /// A reader of the stream never sees a token that goes: what it was told only ever grows.
 #[test]
 fn told_tokens_stay() {

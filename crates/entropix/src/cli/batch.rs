@@ -45,7 +45,6 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         return Err(ChatTemplate::missing(&session.model().path).into());
     }
     let policy_file = load::calibrated(&policy_file, &args.sampling, &session, output)?;
-    session.engine().limit_extra_tokens(args.extra_tokens);
     // What a policy picks among is what it takes to decide again.
     let candidates = args.trace_candidates.max(policy_file.candidates());
     let batch = BatchJob {
@@ -91,6 +90,12 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         .for_each(|(name, value, source)| manifest.set_parameter(name, value, source));
     let destination = job.destination.clone();
     let mut begun = job.begin(&args.job, manifest.clone(), output)?;
+    let earlier = begun.done.cost();
+    session.engine().limit_extra_tokens(
+        args.extra_tokens,
+        earlier.discarded_tokens,
+        earlier.completion_tokens,
+    );
     if is_trace_appended && let Some(lines) = &mut trace {
         Tracer::go_on(lines, &begun.done)?;
     } else if trace.is_some() && !begun.done.is_empty() && !output.quiet {
@@ -177,7 +182,11 @@ impl Report {
         }
         if stats.over_budget > 0 {
             let n = stats.over_budget;
-            rows.push(("budget", format!("spent in {n} answers; their policy went on without extra tokens")));
+            let answers = if n == 1 { "1 answer" } else { &format!("{n} answers") };
+            rows.push((
+                "budget",
+                format!("spent: in {answers} the policy went on without what it wanted to begin"),
+            ));
         }
         if stats.preemptions > 0 {
             let (n, again) = (stats.preemptions, stats.recomputed_tokens);

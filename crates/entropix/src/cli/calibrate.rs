@@ -99,7 +99,7 @@ fn found(calibration: &Calibration, n_labels: usize) -> Vec<(&'static str, Strin
     let by_doubt: Vec<String> = bins.iter().map(|bin| format!("{} of {}", bin.right, bin.requests)).collect();
     rows.push(("by doubt", format!("{}, the least doubtful first", by_doubt.join(", "))));
     let (fixed, broken) = (sum(&|bin| bin.fixed), sum(&|bin| bin.broken));
-    rows.push(("another line", format!("would mend {fixed} answers and break {broken}")));
+    rows.push(("another line", format!("would mend {fixed} of the answers and break {broken}")));
     rows.push((
         "replace",
         match replace.values().next() {

@@ -7,7 +7,7 @@ use crate::report::say::sayln;
 use anyhow::Result;
 use entropix::jobs::Preparation;
 use entropix::jobs::params::Params;
-use entropix::text::Special;
+use entropix::text::{ChatTemplate, Special};
 use entropix::{Device, Precision, Session, SessionOptions, calibrations, hub};
 use entropix_engine::{Calibration, PolicyFile};
 use entropix_model::{Class, Error};
@@ -45,6 +45,9 @@ pub(crate) fn session(
     };
     let mut session = open(&path, &options, output)?;
     check_tokens(&flags, session.engine().capacity().vocab_size)?;
+    if chat.is_some_and(|chat| chat.system.is_some()) && !session.has_chat_template() {
+        return Err(ChatTemplate::missing(&session.model().path).into());
+    }
     let sources = Sources::new(flags, session.generation_config().clone())?;
     if !output.quiet {
         session.choice().into_iter().for_each(|choice| sayln!("{choice}"));
@@ -201,7 +204,15 @@ pub(crate) fn calibrated(
     }
     let sha256 = fingerprint(session, output)?;
     let given = path.map(calibration).transpose()?;
-    Ok(calibrations::resolve(policy, path.zip(given.as_ref()), &session.model().name, &sha256)?)
+    let policy = calibrations::resolve(policy, path.zip(given.as_ref()), &session.model().name, &sha256)?;
+    let here = session.model().precision_name();
+    if let Some(calibration) = policy.calibration().filter(|it| it.precision != here && !output.quiet) {
+        let there = &calibration.precision;
+        sayln!(
+            "warning: the calibration was measured at precision {there}, and this is {here}: its quantiles are near, not exact"
+        );
+    }
+    Ok(policy)
 }
 
 /// The hash of the model's files; hashing a large one is shown.

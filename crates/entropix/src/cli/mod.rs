@@ -40,6 +40,7 @@ pub(crate) fn main() -> ExitCode {
         return work().map_or_else(|error| exit::failure(&error), |()| ExitCode::SUCCESS);
     }
     interrupt::survive_file_size_limits();
+    interrupt::end_in_order_without_memory();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return exit::usage(&error),

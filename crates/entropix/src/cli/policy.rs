@@ -64,6 +64,12 @@ fn explain(args: &ExplainArgs) -> Result<String> {
         return Err(Error::new(Class::Config, "Calibration", message).into());
     }
     let signals = args.signals.iter().map(|text| signal(text)).collect::<Result<Vec<_>>>()?;
+    if let Some((i, (twice, _))) =
+        signals.iter().enumerate().find(|(i, (name, _))| signals[..*i].iter().any(|(other, _)| other == name))
+    {
+        let message = format!("--signal {}: {} was given before", args.signals[i], twice.name());
+        return Err(Error::new(Class::Usage, "Flags", message).into());
+    }
     let mut lines = String::new();
     for explained in policy.explain(&signals) {
         lines += &format!("{}: {}\n", explained.region, explained.verdict);

@@ -44,6 +44,9 @@ pub(crate) fn run(args: &ReplayArgs, output: &OutputArgs) -> Result<()> {
 
 fn tell(replayed: &Replayed, policy: &str) {
     let Replayed { n_decisions: n, n_changed, n_region, n_temperature, changes, examples, .. } = replayed;
+    if *n == 0 && replayed.n_bare == 0 {
+        sayln!("nothing was decided in this trace");
+    }
     if *n > 0 {
         let share = 100.0 * *n_changed as f64 / *n as f64;
         sayln!("policy {policy}: {n_changed} of {n} decisions are others ({share:.1} %)");

@@ -123,7 +123,9 @@ impl Talk {
     fn answer_once(&mut self, text: String, no_chat_template: bool) -> Result<ExitCode> {
         let chat = !no_chat_template && self.session.has_chat_template();
         if !chat && !no_chat_template && !self.quiet {
-            sayln!("note: the model has no chat template; it goes on from the prompt as it is");
+            sayln!(
+                "note: the model has no chat template (--chat-template gives it one); it goes on from the prompt as it is"
+            );
         }
         let prompt = match chat {
             true => Prompt::Messages(vec![Message::new("user", text)]),

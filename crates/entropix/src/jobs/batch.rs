@@ -90,8 +90,8 @@ impl BatchJob {
     /// Runs all of `items`.
     ///
     /// # Errors
-    /// Failures of the input, the output and the backend, which end the job; what was written stays. A request
-    /// that fails is a line of the output instead.
+    /// Failures of the input, the output, the backend and the machine, which end the job; what was written stays. A
+    /// request that fails is a line of the output instead.
     pub fn run(
         &self,
         session: &mut Session,
@@ -137,6 +137,8 @@ impl BatchJob {
                         }
                         in_flight.insert(request, InFlight { ticket, id, hash, form, answers });
                     }
+                    // The machine is to blame, not the request: it is still to be done.
+                    Err(error) if matches!(error.class, Class::Temp | Class::Io) => return Err(error),
                     Err(error) => {
                         if let Some(tracer) = &mut tracer {
                             tracer.failed(&id, &error)?;

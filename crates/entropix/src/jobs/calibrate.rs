@@ -96,6 +96,8 @@ impl CalibrationJob {
                 let mut prepared = prepared.map_err(named)?;
                 let prompt = prepared.request.prompt.clone();
                 if let Work::Generate(generate) = &mut prepared.request.work {
+                    // A request is measured once, however many answers it wants.
+                    generate.parameters.n = 1;
                     generate.parameters.raw_events = true;
                     generate.parameters.attention = true;
                 }

@@ -19,6 +19,19 @@ pub struct RowHead {
     pub hash: String,
     /// Whether it tells of a failure.
     pub failed: bool,
+    /// What its answers cost.
+    pub cost: Cost,
+}
+
+/// Tokens of answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub struct Cost {
+    /// Answered.
+    #[serde(default)]
+    pub completion_tokens: u64,
+    /// Thrown away by decisions.
+    #[serde(default)]
+    pub discarded_tokens: u64,
 }
 
 impl RowHead {
@@ -33,6 +46,31 @@ impl RowHead {
             #[serde(borrow)]
             request: Option<Cow<'a, str>>,
             error: Option<IgnoredAny>,
+            usage: Option<Cost>,
+            response: Option<Response>,
+        }
+        #[derive(Deserialize)]
+        struct Response {
+            body: Option<Body>,
+        }
+        #[derive(Deserialize)]
+        struct Body {
+            usage: Option<Cost>,
+            #[serde(default)]
+            choices: Vec<BodyChoice>,
+        }
+        /// OpenAI's usage has no word for what was thrown away; it stands with each answer.
+        #[derive(Deserialize)]
+        struct BodyChoice {
+            entropix: Option<Cost>,
+        }
+        impl Body {
+            fn cost(self) -> Cost {
+                let discarded = self.choices.iter().filter_map(|choice| choice.entropix);
+                let discarded_tokens =
+                    discarded.map(|cost| cost.discarded_tokens).fold(0, u64::saturating_add);
+                Cost { discarded_tokens, ..self.usage.unwrap_or_default() }
+            }
         }
         let head: Head = serde_json::from_slice(line).map_err(|e| e.to_string())?;
         let (id, hash) = match (head.custom_id, head.request) {
@@ -47,7 +85,9 @@ impl RowHead {
         if hash.len() != 16 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err("its request hash is not 16 hexadecimal digits".into());
         }
-        Ok(Self { id, hash, failed: head.error.is_some() })
+        let of_body = || head.response.and_then(|response| response.body).map(Body::cost);
+        let cost = head.usage.or_else(of_body).unwrap_or_default();
+        Ok(Self { id, hash, failed: head.error.is_some(), cost })
     }
 }
 
@@ -76,6 +116,7 @@ pub enum Earlier {
 pub struct Done {
     rows: HashMap<Key, DoneRow>,
     n_failed: usize,
+    cost: Cost,
 }
 
 impl Done {
@@ -127,6 +168,11 @@ impl Done {
         self.n_failed
     }
 
+    /// What all of them cost.
+    pub fn cost(&self) -> Cost {
+        self.cost
+    }
+
     /// Takes a line in; why not, when its id stands there already.
     pub(super) fn add(&mut self, head: &RowHead) -> Result<(), String> {
         match self.rows.entry(key(&head.id)) {
@@ -134,6 +180,10 @@ impl Done {
             Entry::Vacant(vacant) => {
                 vacant.insert(DoneRow { hash: number(&head.hash), failed: head.failed, seen: false });
                 self.n_failed += usize::from(head.failed);
+                self.cost.completion_tokens =
+                    self.cost.completion_tokens.saturating_add(head.cost.completion_tokens);
+                self.cost.discarded_tokens =
+                    self.cost.discarded_tokens.saturating_add(head.cost.discarded_tokens);
                 Ok(())
             }
         }
@@ -206,14 +256,18 @@ mod tests {
     #[test]
     fn both_forms_have_heads() {
         let head = |line: &str| RowHead::read(line.as_bytes());
-        let short = head(r#"{"id":"a","request":"00000000000000ff","text":"x","error":null}"#).unwrap();
-        assert_eq!(short, RowHead { id: "a".into(), hash: "00000000000000ff".into(), failed: false });
+        let short = head(r#"{"id":"a","request":"00000000000000ff","text":"x","usage":{"completion_tokens":3,"discarded_tokens":2},"error":null}"#).unwrap();
+        let cost = Cost { completion_tokens: 3, discarded_tokens: 2 };
+        assert_eq!(short, RowHead { id: "a".into(), hash: "00000000000000ff".into(), failed: false, cost });
         let openai =
             r#"{"id":"batch_req_00000000000000ff","custom_id":"b","response":null,"error":{"code":"x"}}"#;
         assert_eq!(
             head(openai).unwrap(),
-            RowHead { id: "b".into(), hash: "00000000000000ff".into(), failed: true }
+            RowHead { id: "b".into(), hash: "00000000000000ff".into(), failed: true, cost: Cost::default() }
         );
+        let told = r#"{"id":"batch_req_00000000000000ff","custom_id":"b","response":{"status_code":200,"body":
+            {"choices":[{"index":0,"entropix":{"discarded_tokens":4}}],"usage":{"completion_tokens":3}}},"error":null}"#;
+        assert_eq!(head(told).unwrap().cost, Cost { completion_tokens: 3, discarded_tokens: 4 });
         for bad in ["", "{}", "[]", r#"{"id":"a"}"#, r#"{"id":"a","request":"+0000000000000ff"}"#, "\0\0\0"] {
             assert!(head(bad).is_err(), "{bad}");
         }

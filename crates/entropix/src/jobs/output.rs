@@ -298,6 +298,13 @@ impl LineWriter {
 
     fn sync(&mut self) -> Result<()> {
         (self.synced, self.unsynced) = (Instant::now(), 0);
+        if self.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
+            let message = format!(
+                "{}: was removed while it was written, and its lines with it; give the same command again to begin anew",
+                self.path.display()
+            );
+            return Err(Error::new(Class::Io, "Removed", message));
+        }
         // After a failed sync the kernel may have dropped the pages: trying again would lie.
         self.file.sync_data().map_err(|e| {
             let told = failed(&self.path, "write to disk", &e);
@@ -452,6 +459,18 @@ mod tests {
         assert_eq!(writer.write_line(b"a\n").unwrap_err().class, Class::Io);
         let gone = LineWriter::open(Path::new("/no/such/folder/out"), &input, SYNC).err().unwrap();
         assert_eq!(gone.class, Class::Io);
+    }
+
+    /// With its folder, say: what is written then is nowhere.
+    #[test]
+    fn an_output_that_was_removed_is_an_error() {
+        let (_folder, path, input) = folder();
+        let mut writer = LineWriter::open(&path, &input, SYNC).unwrap();
+        writer.begin_empty().unwrap();
+        writer.write_line(b"a\n").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let error = writer.finish().unwrap_err();
+        assert_eq!((error.class, error.code), (Class::Io, "Removed"), "{}", error.message);
     }
 
     #[test]

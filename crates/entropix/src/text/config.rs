@@ -1,7 +1,7 @@
 //! The part of a folder's tokenizer_config.json that matters here, and reading files with a limit.
 
 use super::limits;
-use entropix_model::{Error, Result};
+use entropix_model::{Error, Result, open_regular};
 use serde::Deserialize;
 use std::fs::File;
 use std::io::Read;
@@ -55,10 +55,10 @@ impl TokenizerConfig {
     /// Of a folder; empty when it has none.
     pub(super) fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer_config.json");
-        if !path.exists() {
+        if !is_named(&path) {
             return Ok(Self::default());
         }
-        let text = read(&path, limits::TOKENIZER_CONFIG_BYTES, "TokenizerConfig")?;
+        let text = read_own(&path, limits::TOKENIZER_CONFIG_BYTES, "TokenizerConfig")?;
         let document: Document = serde_json::from_str(&text)
             .map_err(|e| Error::model("TokenizerConfig", format!("{}: {e}", path.display())))?;
         Ok(Self {
@@ -73,14 +73,27 @@ impl TokenizerConfig {
     }
 }
 
-/// The text of a file of at most `limit` bytes.
+/// Whether something has that name, a link that leads nowhere included.
+pub(super) fn is_named(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// The text of a file of at most `limit` bytes; it may be a pipe.
 ///
 /// # Errors
 /// Of class `Model` and `code` when it is longer or no UTF-8; as [`Error::io`] when it cannot be read.
 pub(super) fn read(path: &Path, limit: u64, code: &'static str) -> Result<String> {
-    let io = |error: std::io::Error| Error::io(path, "read it", &error);
+    text_of(File::open(path).map_err(|error| Error::io(path, "read it", &error))?, path, limit, code)
+}
+
+/// As [`read`], of a file of a model, which nobody named: only of a regular one.
+pub(super) fn read_own(path: &Path, limit: u64, code: &'static str) -> Result<String> {
+    text_of(open_regular(path)?, path, limit, code)
+}
+
+fn text_of(file: File, path: &Path, limit: u64, code: &'static str) -> Result<String> {
     let mut bytes = Vec::new();
-    File::open(path).map_err(io)?.take(limit + 1).read_to_end(&mut bytes).map_err(io)?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| Error::io(path, "read it", &error))?;
     if bytes.len() as u64 > limit {
         return Err(Error::model(code, format!("{}: more than {limit} bytes", path.display())));
     }

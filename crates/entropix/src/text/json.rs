@@ -111,7 +111,7 @@ impl Tokenizer {
     /// As [`Tokenizer::open`].
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let text = config::read(&path, limits::TOKENIZER_BYTES, "Tokenizer")?;
+        let text = config::read_own(&path, limits::TOKENIZER_BYTES, "Tokenizer")?;
         let named = config::TokenizerConfig::read(folder)?;
         // The crate's constructors are fed checked parts only; what was overlooked ends here, not the process.
         catch_unwind(AssertUnwindSafe(|| from_json(&text, &named)))

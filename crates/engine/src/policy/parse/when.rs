@@ -74,6 +74,12 @@ impl<'a> Reader<'a> {
             if above.is_none() && below.is_none() && bounds.is_empty() {
                 return Err(bounds.missing("above or below"));
             }
+            if let (Some(above), Some(below)) = (above, below)
+                && above + 1 >= below
+            {
+                let message = format!("{}: no number is above {above} and below {below}", bounds.path);
+                return Err(bounds.error("OutOfRange", message));
+            }
             bounds.finish()?;
             conditions.push(Condition::Output { above, below });
         }
@@ -131,7 +137,8 @@ impl<'a> Reader<'a> {
         of: Population<'_>,
     ) -> Result<Option<f64>> {
         if !fields.holds_text(key) {
-            return Ok(fields.number(key, -LARGEST, LARGEST)?.map(|number| number * scale));
+            let (least, most) = if matches!(of, Population::Lots) { (0.0, 1.0) } else { (-LARGEST, LARGEST) };
+            return Ok(fields.number(key, least, most)?.map(|number| number * scale));
         }
         let Some((text, at)) = fields.text(key, NAME_BYTES)? else { return Ok(None) };
         let level = |prefix: &str| {
@@ -229,6 +236,7 @@ impl<'a> Reader<'a> {
         let peak = Peak {
             by,
             part,
+            before: fields.integer("before", 0, LENGTH)?.unwrap_or(0) as usize,
             min_gap: fields.integer("min_gap", 1, LENGTH)?.unwrap_or(1) as usize,
             choices: fields.number("choices", 1.0, LARGEST)?.unwrap_or(1.5),
             runner_up: fields.number("runner_up", 0.0, 0.5)?.unwrap_or(0.05),

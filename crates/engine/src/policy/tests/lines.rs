@@ -99,6 +99,7 @@ fn spans_by_their_definitions() {
 fn peaks_are_real_choices_apart() {
     let trace = trace(&[1.0, 3.0, 2.9, 0.05, 2.0, 9.0, 2.0]);
     let peak = Peak {
+        before: 0,
         by: PeakBy::Signal(Signal::Entropy),
         part: Part::First(5),
         min_gap: 2,
@@ -109,6 +110,8 @@ fn peaks_are_real_choices_apart() {
     assert_eq!(find(peak, &[], 9), [1, 4], "2 is too near to 1, 3 no choice, 0 too near");
     assert_eq!(find(peak, &[1], 9), [4]);
     assert_eq!(find(Peak { part: Part::Last(3), ..peak }, &[], 1), [5]);
+    assert_eq!(find(Peak { part: Part::Last(3), before: 3, ..peak }, &[], 1), [1], "of 1 to 3");
+    assert_eq!(find(Peak { part: Part::All, before: 7, ..peak }, &[], 1), [0; 0]);
     assert_eq!(find(Peak { part: Part::All, min_gap: 1, ..peak }, &[5], 2), [1, 2]);
     assert_eq!(find(Peak { runner_up: 0.3, ..peak }, &[], 1), [0; 0]);
     assert_eq!(find(Peak { choices: 3.0, ..peak }, &[], 1), [0; 0]);
@@ -200,13 +203,20 @@ fn entropix_notices_when_it_is_lost() {
     for (i, token) in looping.tokens.iter_mut().enumerate().skip(20) {
         *token = (i % 16) as TokenId;
     }
-    assert_eq!(looping.decide(&*policy, 0.0, 0.0).0, "loop");
+    let (region, decision) = looping.decide(&*policy, 0.0, 0.0);
+    let Decision::Rewind(Rewind { to, .. }) = decision else { panic!("{decision:?}") };
+    assert_eq!((region.as_str(), to < 22), ("loop", true), "to {to}: before the 48 tokens of the loop");
     let id = |name: &str| RegionId(policy.regions().iter().position(|it| &**it == name).expect("it") as u16);
     let again = Seen { begun: vec![id("loop")], ..looping };
     let (region, decision) = again.decide(&*policy, 0.0, 0.0);
     assert_eq!((region.as_str(), decision.kind()), ("loop-again", DecisionKind::Stop));
     assert_eq!(seen(&[3.99; 94]).decide(&*policy, 0.0, 0.0).0, "sure", "not for long enough");
-    assert_eq!(seen(&[3.99; 95]).decide(&*policy, 0.0, 0.0).0, "adrift");
+    assert_eq!(seen(&[3.99; 95]).decide(&*policy, 0.0, 0.0).0, "adrift-still", "nothing was before it");
+    let mut adrift = [3.99; 100];
+    adrift[..5].copy_from_slice(&[1.0, 2.0, 1.0, 1.0, 1.0]);
+    let (region, decision) = seen(&adrift).decide(&*policy, 0.0, 0.0);
+    let Decision::Rewind(Rewind { to, .. }) = decision else { panic!("{decision:?}") };
+    assert_eq!((region.as_str(), to), ("adrift", 1));
     let mut calm = [3.99; 95];
     calm[50..82].fill(3.9);
     assert_eq!(seen(&calm).decide(&*policy, 0.0, 0.0).0, "sure", "one calm stretch");

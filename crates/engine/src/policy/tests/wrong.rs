@@ -134,7 +134,7 @@ fn what_is_wrong_is_named_with_its_place() {
         (
             default("decision = \"draw\"\np_less = 1"),
             "WrongType",
-            "default.p_less is a whole number, not true or false",
+            "default.p_less is a whole number, not a boolean",
         ),
         (
             default("decision = \"draw\"\ntemperature = { base = 1, entropi = 1 }"),

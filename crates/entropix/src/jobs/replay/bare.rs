@@ -14,6 +14,11 @@ pub(super) fn decide(file: &PolicyFile, policy: &dyn Policy, record: &Record) ->
     let history = History::new(&[0], 1, &injections, &classes).with_trace(&[], Allowance::ALL);
     let mut state = policy.start();
     let verdict = policy.decide(&record.signals, Some(&record.attention), &history, &mut state);
+    // There is nothing here that could be taken back; that it would be is what is asked.
+    if let Some(id) = file.returns_at(&record.signals, &record.attention).filter(|id| id.0 < verdict.region.0)
+    {
+        return json!({"region": policy.regions()[usize::from(id.0)].as_ref(), "decision": DecisionKind::Rewind.name()});
+    }
     let region = policy.regions().get(usize::from(verdict.region.0)).map_or("", |name| name);
     let mut value = Map::from_iter([("region".to_owned(), json!(region))]);
     let is_cold =

@@ -24,6 +24,8 @@ pub struct Replayed {
     pub n_region: usize,
     /// Of the others, draws at another temperature.
     pub n_temperature: usize,
+    /// Lines of bare signals.
+    pub n_bare: usize,
     /// Decisions that could not be made again.
     pub n_unknown: usize,
     /// Decision before, decision now, and how often.

@@ -125,7 +125,10 @@ impl<'a> Replay<'a> {
         let policy = self.policy()?;
         let key = (record.id.clone(), record.choice);
         let retold = match record.kind {
-            Kind::Bare => return say(Said::Bare(bare::decide(&self.file, &*policy, &record))),
+            Kind::Bare => {
+                self.replayed.n_bare += 1;
+                return say(Said::Bare(bare::decide(&self.file, &*policy, &record)));
+            }
             Kind::Request => {
                 self.forget(&record.id);
                 let head = self.head.as_ref().and_then(|head| head.seed);
@@ -268,7 +271,9 @@ impl<'a> Replay<'a> {
     }
 
     fn decide(&mut self, record: &Record, policy: &Arc<dyn Policy>) -> Result<Retold, String> {
-        self.replayed.lacks_attention |= policy.needs().attention && !record.has_attention && !record.is_end;
+        // Nobody measures attention for a forced token.
+        let is_given = record.is_end || record.decision == Some(DecisionKind::Inject);
+        self.replayed.lacks_attention |= policy.needs().attention && !record.has_attention && !is_given;
         let n_candidates = match &self.head {
             Some(head) => head.n_candidates.max(record.candidates.len()),
             None => record.candidates.len(),

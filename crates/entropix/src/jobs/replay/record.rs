@@ -218,7 +218,13 @@ impl Record {
             let (key, value) = (member.key.as_str(), &member.value);
             if let Some((signal, _)) = Signal::ALL.iter().find(|(_, name)| *name == key) {
                 if !value.is_null() {
-                    signal.put(number(value, key)?, &mut record.signals, &mut record.attention);
+                    let (least, most) = signal.range();
+                    let measured = number(value, key)?;
+                    // What was measured may be off in its last bit.
+                    if !is_event && !(least..=most).contains(&measured) {
+                        return Err(value.flaw(format!("{key} is {measured}, which no distribution has")));
+                    }
+                    signal.put(measured, &mut record.signals, &mut record.attention);
                     record.n_signals += 1;
                     record.has_attention |= *signal >= Signal::AttnEntropy;
                 }

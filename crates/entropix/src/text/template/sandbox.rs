@@ -46,11 +46,40 @@ struct Chat {
 #[derive(Serialize, Deserialize)]
 enum Answer {
     Rendered(Rendered),
-    Failed { unsupported: bool, code: String, message: String },
+    Failed { blame: Blame, code: String, message: String },
+}
+
+/// Who or what a failure is to be blamed on.
+#[derive(Serialize, Deserialize, Clone, Copy)]
+enum Blame {
+    /// The template or the chat.
+    Data,
+    /// A part of the chat that this program has no use for.
+    Unsupported,
+    /// The machine, for now.
+    Machine,
+}
+
+impl Blame {
+    fn of(class: Class) -> Self {
+        match class {
+            Class::Unsupported => Self::Unsupported,
+            Class::Temp | Class::Io => Self::Machine,
+            _ => Self::Data,
+        }
+    }
+
+    fn class(self) -> Class {
+        match self {
+            Self::Data => Class::Data,
+            Self::Unsupported => Class::Unsupported,
+            Self::Machine => Class::Temp,
+        }
+    }
 }
 
 /// The codes that a rendering fails with.
-const CODES: [&str; 4] = ["Template", "TemplateLimit", "Field", "Content"];
+const CODES: [&str; 5] = ["Template", "TemplateLimit", "Field", "Content", "Os"];
 
 impl Sandbox {
     /// Renders with the program and arguments of `command`, which must do nothing but call [`serve`] under limits.
@@ -87,10 +116,9 @@ impl Sandbox {
         *running = Some(process);
         match answer {
             Answer::Rendered(rendered) => Ok(rendered),
-            Answer::Failed { unsupported, code, message } => {
-                let class = if unsupported { Class::Unsupported } else { Class::Data };
+            Answer::Failed { blame, code, message } => {
                 let code = CODES.into_iter().find(|known| *known == code).unwrap_or(CODES[0]);
-                Err(Error::new(class, code, message))
+                Err(Error::new(blame.class(), code, message))
             }
         }
     }
@@ -175,7 +203,7 @@ pub fn serve(
         let answer = match rendered.and_then(|template| template.render(&chat.messages, &chat.options)) {
             Ok(rendered) => Answer::Rendered(rendered),
             Err(Error { class, code, message }) => {
-                Answer::Failed { unsupported: class == Class::Unsupported, code: code.into(), message }
+                Answer::Failed { blame: Blame::of(class), code: code.into(), message }
             }
         };
         let mut bytes = serde_json::to_vec(&answer)?;

@@ -8,6 +8,9 @@ use entropix_model::{Class, Error, Result, Vocabulary};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
+/// What the error about a file beyond the limit is called.
+const TOO_LARGE: &str = "TemplateLimit";
+
 /// A chat template whose syntax was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatTemplate {
@@ -34,7 +37,7 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::new`], and `NoInput` or `Io` when the file cannot be read.
     pub fn from_file(path: &Path) -> Result<Self> {
-        Self::new(config::read(path, limits::TEMPLATE_BYTES, "TemplateLimit")?, path.display().to_string())
+        Self::new(config::read(path, limits::TEMPLATE_BYTES, TOO_LARGE)?, path.display().to_string())
     }
 
     /// The template of the model at `path`: of a folder its chat_template.jinja, else what its
@@ -51,8 +54,9 @@ impl ChatTemplate {
                 .transpose(),
             Vocabulary::Folder(folder) => {
                 let file = folder.join("chat_template.jinja");
-                if file.exists() {
-                    return Self::from_file(&file).map(Some);
+                if config::is_named(&file) {
+                    let source = config::read_own(&file, limits::TEMPLATE_BYTES, TOO_LARGE)?;
+                    return Self::new(source, file.display().to_string()).map(Some);
                 }
                 let templates = TokenizerConfig::read(folder)?.chat_templates;
                 let origin = folder.join("tokenizer_config.json").display().to_string();
