@@ -9,7 +9,9 @@ fuzz_target!(|line: &[u8]| {
     let _ = RowHead::read(line);
     let Ok(line) = std::str::from_utf8(line) else { return };
     match JobRequest::from_json(line) {
-        Ok(request) => assert_eq!(request.content_hash(), JobRequest::from_json(line).unwrap().content_hash()),
+        Ok(request) => {
+            assert_eq!(request.content_hash(), JobRequest::from_json(line).unwrap().content_hash())
+        }
         Err(flaw) => assert!(flaw.column(line.as_bytes()) <= line.chars().count() + 1),
     }
     if let Err(flaw) = ScoreRequest::from_json(line) {

@@ -48,7 +48,10 @@ impl Model {
 
     /// Replaces the file that changes.
     pub fn put(&self, bytes: &[u8]) {
-        self.varied.set_len(bytes.len() as u64).and_then(|()| self.varied.write_all_at(bytes, 0)).expect("room in memory");
+        self.varied
+            .set_len(bytes.len() as u64)
+            .and_then(|()| self.varied.write_all_at(bytes, 0))
+            .expect("room in memory");
     }
 
     /// Opens it with the file replaced.
