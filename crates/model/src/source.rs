@@ -1,7 +1,7 @@
 //! Opening and reading files that somebody else wrote.
 
 use crate::{Class, Error, Result};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,11 @@ pub(crate) struct SourceFile {
 /// # Errors
 /// `NoInput` for what is no regular file, is not there or may not be read; `Io`.
 pub fn open_regular(path: &Path) -> Result<File> {
+    open_known(path).map(|(file, _)| file)
+}
+
+/// As [`open_regular`], with what the system says of the file.
+fn open_known(path: &Path) -> Result<(File, Metadata)> {
     let os = |error: std::io::Error| match std::fs::read_link(path) {
         Ok(target) if error.kind() == ErrorKind::NotFound => Error::new(
             Class::NoInput,
@@ -31,9 +36,9 @@ pub fn open_regular(path: &Path) -> Result<File> {
         ),
         _ => Error::io(path, "open it", &error),
     };
-    let regular = |metadata: &std::fs::Metadata| {
+    let regular = |metadata: Metadata| {
         if metadata.is_file() {
-            return Ok(());
+            return Ok(metadata);
         }
         let what = if metadata.is_dir() { "a folder" } else { "a device, pipe or socket" };
         Err(Error::new(
@@ -42,17 +47,16 @@ pub fn open_regular(path: &Path) -> Result<File> {
             format!("{}: is {what}, not a regular file", path.display()),
         ))
     };
-    regular(&std::fs::metadata(path).map_err(os)?)?;
+    regular(std::fs::metadata(path).map_err(os)?)?;
     let file = File::open(path).map_err(os)?;
-    regular(&file.metadata().map_err(os)?)?;
-    Ok(file)
+    let metadata = regular(file.metadata().map_err(os)?)?;
+    Ok((file, metadata))
 }
 
 impl SourceFile {
     /// As [`open_regular`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = open_regular(path)?;
-        let metadata = file.metadata().map_err(|error| Error::io(path, "look at it", &error))?;
+        let (file, metadata) = open_known(path)?;
         Ok(Self { path: path.to_owned(), len: metadata.len(), file })
     }
 

@@ -1,5 +1,5 @@
 //! Planted faults: each changes one line of a kernel, and must be caught, as said, by the checks that the kernel passes.
-//! A fault whose line is no longer there fails too, so the table cannot go stale.
+//! A fault whose line is no longer there fails too, so the table cannot go stale. The file is as long as that one table.
 
 use crate::device::{Device, Outcome};
 use crate::matmul::Case;

@@ -136,11 +136,9 @@ pub(super) fn choose(
     let mut state = std::mem::take(&mut continuation.state);
     // Whether the events want attention must not change what is decided.
     let attention = attention.filter(|_| job.needs.attention);
-    if allowance.is_spent() && !continuation.was_held_back {
-        let rich = continuation.history(tokens, n_prompt, classes, allowance.as_if_affordable(job.needs));
-        let wanted = job.policy.decide(signals, attention, &rich, &mut state.clone()).decision;
-        continuation.was_held_back = matches!(wanted, Decision::Branch(_) | Decision::Rewind(_));
-    }
+    let ask =
+        |history: &History<'_>| Some(job.policy.decide(signals, attention, history, &mut state.clone()));
+    note_what_is_wanted(continuation, tokens, n_prompt, allowance, classes, ask);
     let history = continuation.history(tokens, n_prompt, classes, allowance);
     let verdict = job.policy.decide(signals, attention, &history, &mut state);
     let decision = match verdict.decision {
@@ -185,6 +183,26 @@ pub(super) fn choose(
     (verdict.region, kind, checked(order, verdict.region, last, &*job.policy))
 }
 
+/// Where the budget is spent, notes whether the policy would have begun something if it were not.
+fn note_what_is_wanted(
+    continuation: &mut Continuation,
+    tokens: &[TokenId],
+    n_prompt: usize,
+    allowance: Allowance,
+    classes: &TokenClasses,
+    ask: impl FnOnce(&History<'_>) -> Option<Verdict>,
+) {
+    if !allowance.is_spent() || continuation.was_held_back {
+        return;
+    }
+    let allowance = allowance.as_if_affordable(continuation.job.needs);
+    let wanted = ask(&continuation.history(tokens, n_prompt, classes, allowance));
+    let begins = |verdict: Verdict| {
+        matches!(verdict.decision, Decision::Branch(_) | Decision::Rewind(_) | Decision::Refork(_))
+    };
+    continuation.was_held_back = wanted.is_some_and(begins);
+}
+
 /// What the policy wants of an answer that is over, as far as it may have it; none lets the answer stand.
 pub(super) fn conclude(
     continuation: &mut Continuation,
@@ -196,11 +214,8 @@ pub(super) fn conclude(
 ) -> Option<Verdict> {
     let job = Arc::clone(&continuation.job);
     let mut state = std::mem::take(&mut continuation.state);
-    if allowance.is_spent() && !continuation.was_held_back {
-        let rich = continuation.history(tokens, n_prompt, classes, allowance.as_if_affordable(job.needs));
-        let wanted = job.policy.conclude(finish, &rich, &mut state.clone()).map(|verdict| verdict.decision);
-        continuation.was_held_back = matches!(wanted, Some(Decision::Rewind(_) | Decision::Refork(_)));
-    }
+    let ask = |history: &History<'_>| job.policy.conclude(finish, history, &mut state.clone());
+    note_what_is_wanted(continuation, tokens, n_prompt, allowance, classes, ask);
     let history = continuation.history(tokens, n_prompt, classes, allowance);
     let verdict = job.policy.conclude(finish, &history, &mut state);
     continuation.state = state;

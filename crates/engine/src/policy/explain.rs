@@ -39,10 +39,7 @@ impl PolicyFile {
     pub fn returns_at(&self, signals: &Signals, attention: &AttentionSignals) -> Option<RegionId> {
         let inputs = Inputs { signals, attention };
         let holds = |condition: &Condition| match *condition {
-            Condition::Between { signal, above, below } => {
-                let value = signal.value(&inputs);
-                above < value && value < below
-            }
+            Condition::Between { signal, above, below } => signal.is_between(&inputs, above, below),
             _ => false,
         };
         let returns = |region: &Region| {
@@ -67,7 +64,7 @@ impl PolicyFile {
                 match *condition {
                     Condition::Between { signal, above, below } => {
                         let value = signal.value(&inputs);
-                        let is_within = above < value && value < below;
+                        let is_within = signal.is_between(&inputs, above, below);
                         let name = signal.name();
                         let asked = between(above, below);
                         let is = if is_within { "is" } else { "is not" };

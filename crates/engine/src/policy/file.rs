@@ -290,6 +290,7 @@ fn refuse_idle_overrides(sources: &Sources<'_>, canonical: &str, spec: &Spec) ->
         let Ok(root) = without.read() else { continue };
         let says_otherwise = root.canonical() != canonical;
         let Ok(other) = parse(&without, root, None) else { continue };
+        // As they are printed: a quantile without a calibration is NaN, which is not even equal to itself.
         if says_otherwise && format!("{other:?}") == format!("{spec:?}") {
             let message = format!(
                 "--set {order}: changes nothing that policy {} does; `entropix policy show` tells which regions have \

@@ -60,7 +60,8 @@ pub trait Policy: Send + Sync {
     }
 
     /// Decides the next token. No input, no output, no failure: every finite `signals` has exactly one
-    /// outcome, and rows that are not finite never get here. `attention` is there when [`Needs::attention`]
+    /// outcome, and rows that are not finite never get here. May be asked again about the same position, with another
+    /// allowance and a copy of the state. `attention` is there when [`Needs::attention`]
     /// asked for it.
     fn decide(
         &self,

@@ -364,10 +364,7 @@ pub(super) enum Condition {
 impl Condition {
     pub(super) fn holds(&self, inputs: &Inputs<'_>, history: &History<'_>, texts: &[Vec<TokenId>]) -> bool {
         match *self {
-            Condition::Between { signal, above, below } => {
-                let value = signal.value(inputs);
-                above < value && value < below
-            }
+            Condition::Between { signal, above, below } => signal.is_between(inputs, above, below),
             Condition::EndsWith { text, wanted } => history.tokens().ends_with(&texts[text]) == wanted,
             Condition::Injected(wanted) => history.last_injected() == wanted,
             Condition::Class { class, wanted } => history.last_is(class) == wanted,

@@ -132,6 +132,12 @@ impl Signal {
         }
     }
 
+    /// Whether its value lies strictly between.
+    pub(super) fn is_between(self, inputs: &Inputs<'_>, above: f64, below: f64) -> bool {
+        let value = self.value(inputs);
+        above < value && value < below
+    }
+
     /// The values it can have.
     pub fn range(self) -> (f64, f64) {
         match self {

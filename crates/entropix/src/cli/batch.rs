@@ -7,13 +7,13 @@ use super::job::{self, Job};
 use super::load::{self, Loaded};
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::{say, sayln};
-use crate::report::tally::{Tally, facts, rate, requests, speed};
+use crate::report::tally::{Tally, counted, facts, rate, speed};
 use anyhow::Result;
 use entropix::jobs::manifest::PolicyRecord;
 use entropix::jobs::parquet::{self, Destination, Shape};
 use entropix::jobs::{
-    BatchJob, Choice, Ended, Existing, Flow, InputFormat, JobRequest, LineWriter, Observer, PlainText,
-    Tracer, longest_first,
+    BatchJob, Choice, Ended, Flow, InputFormat, JobRequest, LineWriter, Observer, PlainText, Tracer,
+    longest_first,
 };
 use entropix::text::ChatTemplate;
 use entropix_engine::{Calibration, Interrupts, Parameters, Stats};
@@ -61,13 +61,12 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     let trace_to = trace_to.transpose()?;
     let goes_on = |trace_to: &Destination| job.is_resumed() && Tracer::wrote(trace_to.lines());
     let is_trace_appended = trace_to.as_ref().is_some_and(goes_on);
-    let open_trace = |trace_to: &Destination| {
-        let existing = match is_trace_appended {
-            true => Existing::Append,
-            false if args.job.overwrite => Existing::Overwrite,
-            false => Existing::Refuse,
-        };
-        LineWriter::open_beside(trace_to.lines(), job.input.file(), existing)
+    let open_trace = |trace_to: &Destination| -> entropix::Result<LineWriter> {
+        let mut lines = LineWriter::open_beside(trace_to.lines(), job.input.file())?;
+        if !is_trace_appended {
+            lines.begin_anew(args.job.overwrite)?;
+        }
+        Ok(lines)
     };
     let mut trace = trace_to.as_ref().map(open_trace).transpose()?;
     let template_file = chat.chat_template.as_deref();
@@ -99,7 +98,10 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     if is_trace_appended && let Some(lines) = &mut trace {
         Tracer::go_on(lines, &begun.done)?;
     } else if trace.is_some() && !begun.done.is_empty() && !output.quiet {
-        sayln!("the trace will have nothing of the {} that earlier runs did", requests(begun.done.len()));
+        sayln!(
+            "the trace will have nothing of the {} that earlier runs did",
+            counted(begun.done.len(), "request")
+        );
     }
     let tracer = |lines| {
         let tokenizer = session.tokenizer().clone();
@@ -109,7 +111,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     load::tell(&session, &policy_file, &sources, output);
     if !output.quiet && output.verbose == 0 {
         let (name, rows) = (load::headline(&session), args.batch_size);
-        let pending = begun.n_pending().map_or("requests".into(), requests);
+        let pending = begun.n_pending().map_or("requests".into(), |n| counted(n, "request"));
         sayln!("{name}, policy {}: {pending}, {rows} at once", policy_file.name());
     }
     let mut watch = Watch::new(output, begun.done.len() as u64, begun.n_requests)?;
@@ -181,8 +183,7 @@ impl Report {
             rows.push(("discarded", format!("{} tokens{share}{limit}", stats.discarded_tokens)));
         }
         if stats.over_budget > 0 {
-            let n = stats.over_budget;
-            let answers = if n == 1 { "1 answer" } else { &format!("{n} answers") };
+            let answers = counted(stats.over_budget as usize, "answer");
             rows.push((
                 "budget",
                 format!("spent: in {answers} the policy went on without what it wanted to begin"),

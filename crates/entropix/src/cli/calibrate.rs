@@ -6,11 +6,11 @@ use super::load::{self, Loaded};
 use super::roles::Roles;
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::{say, sayln};
-use crate::report::tally::{facts, requests};
+use crate::report::tally::{counted, facts};
 use anyhow::Result;
 use entropix::jobs::params::Params;
 use entropix::jobs::{
-    BadLine, CalibrationJob, Done, JobInput, JobRequest, Labels, LineWriter, PlainText, Shard, SyncEvery,
+    BadLine, CalibrationJob, Done, JobInput, JobRequest, Labels, LineWriter, PlainText, Shard,
 };
 use entropix_engine::doubt::Bin;
 use entropix_engine::{AnswerRule, Calibration};
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
     let labels = args.labels.as_deref().map(Labels::read).transpose()?.unwrap_or_default();
     let n_labels = labels.len();
     // Taken now, so that nobody works for an output that will be refused, and changed only when there is something.
-    let mut lines = LineWriter::open(&args.output, input.file(), SyncEvery::Lines(u64::MAX))?;
+    let mut lines = LineWriter::open_beside(&args.output, input.file())?;
     if !args.overwrite {
         lines.refuse_existing()?;
     }
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
         sayln!(
             "{}: {} of {} tokens at most",
             load::headline(&session),
-            requests(n_requests),
+            counted(n_requests, "request"),
             args.max_tokens
         );
     }
@@ -81,7 +81,7 @@ fn found(calibration: &Calibration, n_labels: usize) -> Vec<(&'static str, Strin
     let Calibration { requests: n_requests, tokens, prefill_tokens, replace, accuracy, .. } = calibration;
     let mut rows = vec![(
         "made from",
-        format!("{}, {tokens} tokens, {prefill_tokens} of prompts", requests(*n_requests as usize)),
+        format!("{}, {tokens} tokens, {prefill_tokens} of prompts", counted(*n_requests as usize, "request")),
     )];
     if *n_requests < FEW_REQUESTS {
         rows.push(("few", format!("quantiles of requests want {FEW_REQUESTS} and more of them")));

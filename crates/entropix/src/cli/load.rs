@@ -209,7 +209,8 @@ pub(crate) fn calibrated(
     if let Some(calibration) = policy.calibration().filter(|it| it.precision != here && !output.quiet) {
         let there = &calibration.precision;
         sayln!(
-            "warning: the calibration was measured at precision {there}, and this is {here}: its quantiles are near, not exact"
+            "warning: the calibration was measured at precision {there}, and this is {here}: its quantiles are near, not \
+             exact"
         );
     }
     Ok(policy)

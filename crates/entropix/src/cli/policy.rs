@@ -63,12 +63,13 @@ fn explain(args: &ExplainArgs) -> Result<String> {
         );
         return Err(Error::new(Class::Config, "Calibration", message).into());
     }
-    let signals = args.signals.iter().map(|text| signal(text)).collect::<Result<Vec<_>>>()?;
-    if let Some((i, (twice, _))) =
-        signals.iter().enumerate().find(|(i, (name, _))| signals[..*i].iter().any(|(other, _)| other == name))
-    {
-        let message = format!("--signal {}: {} was given before", args.signals[i], twice.name());
-        return Err(Error::new(Class::Usage, "Flags", message).into());
+    let mut signals: Vec<(Signal, f64)> = Vec::new();
+    for text in &args.signals {
+        let (signal, value) = signal(text)?;
+        if signals.iter().any(|(other, _)| *other == signal) {
+            return Err(wrong(text, format!("{} was given before", signal.name())).into());
+        }
+        signals.push((signal, value));
     }
     let mut lines = String::new();
     for explained in policy.explain(&signals) {
@@ -85,18 +86,17 @@ fn signal(text: &str) -> Result<(Signal, f64)> {
         let value: f64 = value.trim().parse().ok()?;
         value.is_finite().then_some((*signal, value))
     });
-    if let Some((signal, value)) = parts {
-        let ((least, most), name) = (signal.range(), signal.name());
-        if !(least..=most).contains(&value) {
-            let message = match most.is_finite() {
-                true => format!("--signal {text}: {name} is {least} to {most}"),
-                false => format!("--signal {text}: {name} is never below {least}"),
-            };
-            return Err(Error::new(Class::Usage, "Flags", message).into());
-        }
+    let Some((signal, value)) = parts else {
+        return Err(wrong(text, format!("a signal is NAME=VALUE in nats; known are {}", known())).into());
+    };
+    let ((least, most), name) = (signal.range(), signal.name());
+    match (least..=most).contains(&value) {
+        true => Ok((signal, value)),
+        false if most.is_finite() => Err(wrong(text, format!("{name} is {least} to {most}")).into()),
+        false => Err(wrong(text, format!("{name} is never below {least}")).into()),
     }
-    parts.ok_or_else(|| {
-        let message = format!("--signal {text}: a signal is NAME=VALUE in nats; known are {}", known());
-        Error::new(Class::Usage, "Flags", message).into()
-    })
+}
+
+fn wrong(text: &str, why: String) -> Error {
+    Error::new(Class::Usage, "Flags", format!("--signal {text}: {why}"))
 }

@@ -5,7 +5,7 @@ use super::load;
 use crate::report::say::{say, sayln};
 use crate::report::table::{Align, Table};
 use anyhow::Result;
-use entropix::jobs::{Change, Existing, LineWriter, Lines, Replay, Replayed, Said, parquet};
+use entropix::jobs::{Change, LineWriter, Lines, Replay, Replayed, Said, parquet};
 use entropix_engine::PolicyFile;
 use entropix_model::Error;
 use std::fs::File;
@@ -21,9 +21,9 @@ pub(crate) fn run(args: &ReplayArgs, output: &OutputArgs) -> Result<()> {
     let replay = Replay::new(policy, args.calibration.as_deref().zip(calibration.as_ref()));
     let input = if trace == Path::new("-") { Path::new("/dev/stdin") } else { &trace };
     let file = File::open(input).map_err(|error| Error::io(&trace, "open", &error))?;
-    let existing = if args.overwrite { Existing::Overwrite } else { Existing::Refuse };
     let to = args.output.as_deref().unwrap_or(Path::new("-"));
-    let mut lines = LineWriter::open_beside(to, &file, existing)?;
+    let mut lines = LineWriter::open_beside(to, &file)?;
+    lines.begin_anew(args.overwrite)?;
     let place = trace.display().to_string();
     let replayed = replay.run(Lines::new(BufReader::new(file), &trace), &place, &mut |said| {
         let value = match said {

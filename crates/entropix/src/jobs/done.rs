@@ -256,9 +256,13 @@ mod tests {
     #[test]
     fn both_forms_have_heads() {
         let head = |line: &str| RowHead::read(line.as_bytes());
-        let short = head(r#"{"id":"a","request":"00000000000000ff","text":"x","usage":{"completion_tokens":3,"discarded_tokens":2},"error":null}"#).unwrap();
+        let short = r#"{"id":"a","request":"00000000000000ff","text":"x",
+            "usage":{"completion_tokens":3,"discarded_tokens":2},"error":null}"#;
         let cost = Cost { completion_tokens: 3, discarded_tokens: 2 };
-        assert_eq!(short, RowHead { id: "a".into(), hash: "00000000000000ff".into(), failed: false, cost });
+        assert_eq!(
+            head(short).unwrap(),
+            RowHead { id: "a".into(), hash: "00000000000000ff".into(), failed: false, cost }
+        );
         let openai =
             r#"{"id":"batch_req_00000000000000ff","custom_id":"b","response":null,"error":{"code":"x"}}"#;
         assert_eq!(

@@ -48,7 +48,7 @@ pub use ledger::{Ledger, Resume, manifest_path, read_manifest};
 pub use lines::{Line, Lines};
 pub use manifest::Manifest;
 pub use merge::{Merged, merge};
-pub use output::{Existing, LineWriter, SyncEvery, refuse_model};
+pub use output::{LineWriter, SyncEvery, refuse_model};
 pub use prepare::{Preparation, Prepared};
 pub use replay::{Change, Replay, Replayed, Said, Side};
 pub use request::{Form, JobRequest, PlainText, Prompt};

@@ -22,17 +22,6 @@ pub enum SyncEvery {
     Time(Duration),
 }
 
-/// What to do with a file that holds something already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Existing {
-    /// Leave it and fail.
-    Refuse,
-    /// Empty it.
-    Overwrite,
-    /// Write behind it.
-    Append,
-}
-
 /// A file of lines, or standard output.
 pub struct LineWriter {
     file: File,
@@ -119,21 +108,12 @@ impl LineWriter {
         }
     }
 
-    /// Opens what is written beside a job: as [`LineWriter::open`], ready for lines unless it is to be appended to.
+    /// As [`LineWriter::open`], of what is written beside a job: forced to the disk at its end only.
     ///
     /// # Errors
-    /// Those of [`LineWriter::open`], and `Usage` for a file that holds something where it is to be refused.
-    pub fn open_beside(path: &Path, input: &File, existing: Existing) -> Result<Self> {
-        let mut lines = Self::open(path, input, SyncEvery::Lines(u64::MAX))?;
-        match existing {
-            Existing::Append => {}
-            Existing::Refuse => {
-                lines.refuse_existing()?;
-                lines.begin_empty()?;
-            }
-            Existing::Overwrite => lines.begin_empty()?,
-        }
-        Ok(lines)
+    /// Those of [`LineWriter::open`].
+    pub fn open_beside(path: &Path, input: &File) -> Result<Self> {
+        Self::open(path, input, SyncEvery::Lines(u64::MAX))
     }
 
     /// Refuses a file that holds something.
@@ -184,6 +164,17 @@ impl LineWriter {
     /// `Io` when it cannot be emptied.
     pub fn begin_empty(&mut self) -> Result<()> {
         self.begin_behind(0)
+    }
+
+    /// Begins anew; what stands there already must be meant to be overwritten.
+    ///
+    /// # Errors
+    /// `Usage` when it is not, `Io` when it cannot be emptied.
+    pub fn begin_anew(&mut self, overwrite: bool) -> Result<()> {
+        if !overwrite {
+            self.refuse_existing()?;
+        }
+        self.begin_empty()
     }
 
     /// Begins behind the first `whole` bytes and cuts off the rest.

@@ -62,8 +62,8 @@ impl Tally {
 }
 
 /// `1 request`, `12 requests`.
-pub(crate) fn requests(n: usize) -> String {
-    format!("{n} request{}", if n == 1 { "" } else { "s" })
+pub(crate) fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Tokens a second as a person reads them.
