@@ -11,6 +11,7 @@ const DATA: i32 = 65;
 const NO_INPUT: i32 = 66;
 const UNSUPPORTED: i32 = 69;
 const IO: i32 = 74;
+const CONFIG: i32 = 78;
 
 /// (case, input, exit code, what standard error says)
 fn inputs() -> Vec<(&'static str, Vec<u8>, i32, &'static str)> {
@@ -224,6 +225,40 @@ fn case_75_input_and_output() {
     let ended = finish(&mut place.command(args("-", "out")), good.as_bytes());
     ended.expect(OK, "1 answered");
     assert_eq!(place.rows("out").len(), 1);
+}
+
+/// What can be read only once is gone on with like a file: a line is known by its id and its content.
+#[test]
+fn case_75_pipes_are_gone_on_with() {
+    let place = Place::new();
+    let line = |id: &str| format!("{{\"id\": {id:?}, \"prompt\": \"x {id}\", \"max_tokens\": 3}}\n");
+    let (first, all) = (line("a") + &line("b"), line("c") + &line("b") + &line("a"));
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let args = |input: &'static str| ["batch", "-i", input, "-o", "out", "-m", model.to_str().unwrap()];
+    let made = Command::new("mkfifo").arg(place.path("pipe")).status().unwrap();
+    assert!(made.success());
+    let whole = place.batch(&all, &[]);
+    whole.expect(OK, "3 answered");
+    let whole = crate::resume::sorted(&place, "out");
+    for input in ["-", "pipe"] {
+        for name in ["out", "out.manifest.json"] {
+            std::fs::remove_file(place.path(name)).unwrap();
+        }
+        let run = |lines: &str| {
+            let feed = |path: &std::path::Path| {
+                let (path, lines) = (path.to_owned(), lines.to_owned());
+                std::thread::spawn(move || std::fs::write(path, lines).unwrap())
+            };
+            let fed = (input == "pipe").then(|| feed(&place.path("pipe")));
+            let ended = finish(&mut place.command(args(input)), lines.as_bytes());
+            fed.map(|fed| fed.join().unwrap());
+            ended
+        };
+        run(&first).expect(OK, "2 answered");
+        run(&all).expect(OK, "going on, 2 done");
+        assert_eq!(crate::resume::sorted(&place, "out"), whole, "{input}");
+        run(&all.replace("x b", "y b")).expect(CONFIG, "1 were edited (b)");
+    }
 }
 
 #[test]

@@ -43,6 +43,108 @@ fn case_85_odd_surroundings() {
     place.rows("d");
 }
 
+/// A shell in which `small` is a file system of 256 KiB of its own; none where that is not permitted.
+fn with_little_room(
+    place: &Place,
+    script: &str,
+    args: &[&str],
+    stdin: &[u8],
+) -> Option<crate::program::Ended> {
+    let script = format!("mount -t tmpfs -o size=256k tmpfs small && {{\n{script}\n}}");
+    let shell = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+        command.current_dir(place.path("")).env("XDG_CACHE_HOME", place.path("cache"));
+        command
+    };
+    std::fs::create_dir_all(place.path("small")).unwrap();
+    let probe = shell("mount -t tmpfs -o size=256k tmpfs small").output();
+    if !probe.is_ok_and(|probe| probe.status.success()) {
+        println!("skipped: no file system of one's own (unshare, mount) is to be had here");
+        return None;
+    }
+    Some(finish(shell(&script).arg(env!("CARGO_BIN_EXE_entropix")).args(args), stdin))
+}
+
+/// What cannot be read twice is copied to the temporary folder first, and that may be full.
+#[test]
+fn case_85_a_full_temporary_folder() {
+    let place = Place::new();
+    let model = model();
+    let args = ["batch", "-i", "-", "-o", "out", "-m", &model];
+    let input = format!("{{\"prompt\": \"x\", \"max_tokens\": 1}}{}\n", " ".repeat(300_000));
+    let run =
+        |folder: &str| with_little_room(&place, &format!("TMPDIR={folder} \"$@\""), &args, input.as_bytes());
+    let Some(ended) = run("small") else { return };
+    ended.expect(74, "TMPDIR").expect(74, "No space left");
+    assert!(!place.path("out").exists(), "something was written");
+    run(".").unwrap().expect(0, "1 answered");
+}
+
+/// A disk that is full keeps whole lines, and one that has room again gets the others.
+#[test]
+fn case_77_a_disk_that_is_full_for_a_while() {
+    let place = Place::new();
+    let line = |i: usize| {
+        format!("{{\"id\": \"r{i}\", \"prompt\": \"x {i}\", \"max_tokens\": 200, \"ignore_eos\": true}}\n")
+    };
+    place.put("in", (0..300).map(line).collect::<String>());
+    let model = model();
+    let args = ["batch", "-i", "in", "-o", "small/out", "-b", "16", "-m", &model];
+    let script = "\"$@\"; first=$?; cp small/out torn; mount -o remount,size=16m small; \"$@\"; second=$?; \
+                  cp small/out whole; echo $first $second";
+    let Some(ended) = with_little_room(&place, script, &args, b"") else { return };
+    assert_eq!(ended.stdout.trim(), "74 0", "{}", ended.stderr);
+    ended.expect(0, "No space left").expect(0, "the same command again to go on");
+    let (torn, whole) = (place.rows("torn"), place.rows("whole"));
+    assert!(!torn.is_empty() && torn.len() < 300 && whole.len() == 300, "{} rows", torn.len());
+    assert_eq!(torn, whole[..torn.len()]);
+}
+
+/// A clock that goes back, and back again.
+#[test]
+fn case_87_a_clock_that_goes_back() {
+    let place = Place::new();
+    // Each time it is asked it is ten days earlier, on both kinds of clocks of the day.
+    place.put(
+        "clock.c",
+        "#define _GNU_SOURCE\n#include <dlfcn.h>\n#include <time.h>\n#include <unistd.h>\n\
+         int clock_gettime(clockid_t clock, struct timespec* now) {\n\
+             int (*real)(clockid_t, struct timespec*) = dlsym(RTLD_NEXT, \"clock_gettime\");\n\
+             static int n_asked;\n\
+             int code = real(clock, now);\n\
+             if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) {\n\
+                 now->tv_sec -= 864000L * ++n_asked;\n\
+                 if (n_asked == 1) write(2, \"the clock goes back\\n\", 20);\n\
+             }\n\
+             return code;\n\
+         }\n",
+    );
+    let mut built = Command::new("gcc");
+    built.args(["-shared", "-fPIC", "-w", "-o", "clock.so", "clock.c", "-ldl"]);
+    assert!(built.current_dir(place.path("")).status().unwrap().success());
+    let line = |i: usize| {
+        let chat = "\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]";
+        format!("{{\"id\": \"r{i}\", {chat}, \"max_tokens\": 8, \"ignore_eos\": true}}\n")
+    };
+    // What is answered depends on the day; the job keeps the one on which it began.
+    place.put("dated.jinja", "{{ strftime_now('%d %B %Y') }}{{ messages[0].content }}");
+    let model = model();
+    let command = |n: usize, output: &str, more: &[&str]| {
+        place.put("in", (0..n).map(line).collect::<String>());
+        let args = ["batch", "-i", "in", "--sync-every", "1s", "--progress", "plain", "-m", &model];
+        place.command(args.iter().chain(&["--chat-template", "dated.jinja", "-o", output]).chain(more))
+    };
+    let run = |n: usize| finish(command(n, "out", &[]).env("LD_PRELOAD", place.path("clock.so")), b"");
+    run(20).expect(0, "20 answered").expect(0, "the clock goes back");
+    run(40).expect(0, "going on, 20 done");
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(place.path("out.manifest.json")).unwrap()).unwrap();
+    let date = manifest["prompt"]["date"].as_str().unwrap();
+    finish(&mut command(40, "whole", &["--date", date]), b"").expect(0, "40 answered");
+    assert_eq!(crate::resume::sorted(&place, "out"), crate::resume::sorted(&place, "whole"));
+}
+
 /// Runs the program under a limit of the shell's `ulimit`.
 fn limited(place: &Place, limit: &str, args: &[&str]) -> crate::program::Ended {
     let mut command = Command::new("sh");

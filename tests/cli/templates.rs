@@ -1,6 +1,9 @@
 //! Cases 57 and 58 of the bad-input catalogue: a template that wants everything gets little, and takes nobody with it.
 
-use crate::program::{Place, tiny};
+use crate::program::{Place, tiny, wait};
+use entropix::text::limits::TEMPLATE_PROCESS_BYTES;
+use std::process::Stdio;
+use std::time::Duration;
 
 /// (what it does, the template): each either wants more memory or time than there is, or something there is not.
 fn bombs() -> Vec<(&'static str, String)> {
@@ -67,6 +70,51 @@ fn case_57_bombs_end_alone() {
             }
         }
     }
+}
+
+/// Peak of the resident memory of any process that `parent` began, in bytes.
+fn peak_of_children(parent: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let children = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let peak = |child: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{child}/status")).ok()?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(peak.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+    };
+    children.flat_map(|all| all.split_whitespace().filter_map(peak).max()).max().unwrap_or(0)
+}
+
+/// What bombs want is gibibytes; the process of the templates gets what the fence lets through.
+#[test]
+fn case_57_bombs_take_bounded_memory() {
+    const MIB: u64 = 1 << 20;
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let most = |template: &str| {
+        let place = Place::new();
+        place.put("own.jinja", template);
+        place.put("in", "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"max_tokens\": 1}\n");
+        let args = ["batch", "-i", "in", "-o", "out", "--threads", "1", "--chat-template", "own.jinja", "-m"];
+        let mut command = place.command(args);
+        command.arg(&model).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let id = child.id();
+        let watch = std::thread::spawn(move || {
+            let mut most = 0;
+            // Until it is waited for it has a folder there, if an empty one.
+            while std::path::Path::new(&format!("/proc/{id}")).exists() {
+                most = most.max(peak_of_children(id));
+                std::thread::sleep(Duration::from_micros(500));
+            }
+            most
+        });
+        let ended = wait(child, template);
+        assert!([0, 3].contains(&ended.code), "{}", ended.stderr);
+        watch.join().unwrap()
+    };
+    let bombs: Vec<u64> = bombs().iter().map(|(_, template)| most(template)).collect();
+    assert!(bombs.iter().all(|peak| *peak <= TEMPLATE_PROCESS_BYTES), "{bombs:?}");
+    // Some come near: it is they that are measured.
+    assert!(bombs.iter().any(|peak| *peak > 128 * MIB), "{bombs:?}");
 }
 
 /// The fence does not change what a template says, nor what it may not do.

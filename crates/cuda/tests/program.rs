@@ -29,7 +29,7 @@ fn batch(folder: &Path, model: &str, more: &[&str], environment: &[(&str, &str)]
     command.args(["--threads", "1"]).current_dir(folder).env("XDG_CACHE_HOME", folder);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        if name.starts_with("ENTROPIX_") {
+        if name.starts_with("ENTROPIX_") || name == "CUDA_VISIBLE_DEVICES" {
             command.env_remove(name);
         }
     }
@@ -185,6 +185,29 @@ fn auto_says_what_it_takes_and_why() {
     assert!(said.contains("auto takes the cpu: the CUDA driver is of CUDA 11.8"), "{said}");
     let said = run(&[fake(), ("FAKE_CUDA_DEVICES", "0")]);
     assert!(said.contains("auto takes the cpu") && said.contains("no device"), "{said}");
+}
+
+/// Case 88 of the bad-input catalogue: devices that are there and may not be seen.
+#[test]
+fn devices_can_be_hidden() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    let run = |device: &str, shown: &str| {
+        let environment = [fake(), ("FAKE_CUDA_DEVICES", "2"), ("CUDA_VISIBLE_DEVICES", shown)];
+        let output = batch(folder.path(), "qwen3", &["--device", device, "--policy", "greedy"], &environment);
+        (output.status.code(), words(&output))
+    };
+    for hidden in ["", "-1", "7", "none"] {
+        let (code, said) = run("cuda", hidden);
+        assert!(code == Some(69) && said.contains(&format!("CUDA_VISIBLE_DEVICES is {hidden:?}")), "{said}");
+        assert!(!folder.path().join("out").exists(), "{hidden:?}: something was written");
+    }
+    let (code, said) = run("auto", "");
+    assert!(code == Some(0) && said.contains("auto takes the cpu: the CUDA driver sees no device"), "{said}");
+    let (code, said) = run("cuda:1", "1");
+    assert!(code == Some(64) && said.contains("there is one device"), "{said}");
+    let (code, said) = run("cuda:1", "0,1");
+    assert_eq!(code, Some(0), "{said}");
 }
 
 #[test]

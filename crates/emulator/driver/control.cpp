@@ -15,6 +15,16 @@ State::State() {
         if (const char* text = getenv(name)) value = std::remove_reference_t<decltype(value)>(strtoull(text, nullptr, 10));
     };
     number("FAKE_CUDA_DEVICES", n_devices);
+    // As the real one: those named before the first that is not there.
+    if (const char* shown = getenv("CUDA_VISIBLE_DEVICES")) {
+        int n_shown = 0, ordinal = 0, n_read = 0;
+        while (sscanf(shown, "%d%n", &ordinal, &n_read) == 1 && ordinal >= 0 && ordinal < n_devices) {
+            ++n_shown, shown += n_read;
+            if (*shown != ',') break;
+            ++shown;
+        }
+        n_devices = n_shown;
+    }
     number("FAKE_CUDA_VERSION", version);
     number("FAKE_CUDA_CAPABILITY", capability);
     number("FAKE_CUDA_MEMORY", memory);

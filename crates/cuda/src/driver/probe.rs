@@ -65,7 +65,13 @@ pub fn probe(ordinal: u32) -> Result<Found> {
             ),
         ));
     }
-    let no_device = || Error::unsupported("NoDevice", "the CUDA driver sees no device; use --device cpu");
+    let no_device = || {
+        let hidden = match std::env::var_os("CUDA_VISIBLE_DEVICES") {
+            Some(shown) => format!("; CUDA_VISIBLE_DEVICES is {shown:?} and hides those not named there"),
+            None => String::new(),
+        };
+        Error::unsupported("NoDevice", format!("the CUDA driver sees no device{hidden}; use --device cpu"))
+    };
     match result::init() {
         Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => return Err(no_device()),
         // Nothing of that heals by itself.
