@@ -75,7 +75,7 @@ impl Place {
         let resume = Resume { overwrite: false, force: false, retry_errors: false };
         let ledger = Ledger::open(&self.output(), input.file(), resume, SyncEvery::Lines(2)).unwrap();
         yield_now();
-        let (lines, done) = ledger.begin(manifest(), None).unwrap();
+        let (lines, done) = ledger.begin(&mut manifest(), None).unwrap();
         let done = if fault == Some(Fault::Forgetful) { Done::default() } else { done };
         let mut sink = Sink::new(lines);
         let items = pending(input.items::<JobRequest>(BadLine::Fail).unwrap(), Shard::WHOLE, &done);

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 
 /// Making a tokenizer, most of all compiling its regular expression, takes nine tenths of a run: it is made of one in so
 /// many of those inputs that have another vocabulary than the one before.
-const TOKENIZERS: u32 = 256;
+const TOKENIZERS: u32 = 4096;
 
 thread_local! {
     static MODEL: Model = Model::varying("model.gguf");

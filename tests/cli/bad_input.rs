@@ -50,7 +50,7 @@ fn inputs() -> Vec<(&'static str, Vec<u8>, i32, &'static str)> {
             "66 duplicate id",
             bytes("{\"id\":\"a\",\"prompt\":\"x\"}\n{\"id\":\"a\",\"prompt\":\"y\"}\n"),
             DATA,
-            "in:2:1: the id \"a\" stands on line 1",
+            "in:2:2: the id \"a\" stands on line 1",
         ),
         (
             "66 duplicate custom_id",
@@ -67,6 +67,33 @@ fn inputs() -> Vec<(&'static str, Vec<u8>, i32, &'static str)> {
         ("66 id with a newline", short("\"id\": \"a\\nb\""), OK, "1 answered"),
         ("67 duplicate key", short("\"top_k\": 1, \"top_k\": 2"), DATA, "\"top_k\" stands twice"),
         ("67 unknown field", short("\"topk\": 1"), DATA, "did you mean \"top_k\""),
+        (
+            "68 min_tokens above max_tokens",
+            bytes(r#"{"prompt": "x", "min_tokens": 9, "max_tokens": 5}"#),
+            DATA,
+            "in:1:17: min_tokens is 9, max_tokens only 5",
+        ),
+        (
+            "69 a token that is not there",
+            bytes("{\"prompt\": \"x\"}\n{\"prompt\": [5, 999999]}\n"),
+            DATA,
+            "in:2:16: a token of the prompt is the number 999999",
+        ),
+        (
+            "69 a bias of a token that is not there",
+            bytes(concat!(
+                "{\"custom_id\":\"a\",\"url\":\"/v1/completions\",",
+                "\"body\":{\"prompt\":\"x\",\"logit_bias\":{\"4000000000\":1}}}\n"
+            )),
+            DATA,
+            "in:1:86: logit_bias names token 4000000000",
+        ),
+        (
+            "66 duplicate id behind the prompt",
+            bytes("{\"id\":\"a\",\"prompt\":\"x\"}\n{\"prompt\":\"y\",\"id\":\"a\"}\n"),
+            DATA,
+            "in:2:15: the id \"a\" stands on line 1",
+        ),
         ("68 max_tokens 0", bytes(r#"{"prompt": "x", "max_tokens": 0}"#), OK, "1 answered"),
         ("70 empty prompt", bytes(r#"{"prompt": "", "max_tokens": 1}"#), FAILED_ROWS, "EmptyPrompt"),
         ("70 prompt null", bytes(r#"{"prompt": null}"#), DATA, "prompt is null"),
@@ -151,7 +178,12 @@ fn case_70_and_71_at_the_edge_of_the_context() {
         line("huge", 100_000, ""),
         line("odd", 3, ", \"stop_token_ids\": [4000000000]"),
     ];
-    let ended = place.batch(input.concat(), &["-c", "16", "--ignore-eos"]);
+    let more = ["-c", "16", "--ignore-eos"];
+    place
+        .batch(input.concat(), &more)
+        .expect(DATA, "in:6:62: a stop_token_ids entry is the number 4000000000");
+    assert!(!place.path("out").exists(), "something was written");
+    let ended = place.batch(input.concat(), &[&more[..], &["--on-bad-line", "record"]].concat());
     ended.expect(FAILED_ROWS, "5 requests failed").expect(FAILED_ROWS, "TooLong");
     for row in place.rows("out") {
         match row["id"].as_str().unwrap() {
@@ -251,7 +283,9 @@ fn case_75_pipes_are_gone_on_with() {
             };
             let fed = (input == "pipe").then(|| feed(&place.path("pipe")));
             let ended = finish(&mut place.command(args(input)), lines.as_bytes());
-            fed.map(|fed| fed.join().unwrap());
+            if let Some(fed) = fed {
+                fed.join().unwrap();
+            }
             ended
         };
         run(&first).expect(OK, "2 answered");

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 fn prompts() -> String {
     let mut lines = String::new();
-    for i in 0..12 {
+    for i in 0..198 {
         let text = ["Once upon", "The sky is", "1 2 3 4 5 6 7 8 9", "é"][i % 4];
-        let line =
-            json!({"id": format!("r{i}"), "prompt": format!("{text} {i}"), "max_tokens": 4 + i, "seed": i});
+        let text = format!("{text} {i}").repeat(1 + i % 3);
+        let line = json!({"id": format!("r{i}"), "prompt": text, "max_tokens": 4 + i % 13, "seed": i});
         lines += &format!("{line}\n");
     }
     lines += &format!(
@@ -48,11 +48,25 @@ fn the_same_request_gives_the_same_bytes() {
         by_id(&place, "out")
     };
     let alone = run(&prompts, &["-b", "1"]);
-    assert_eq!(alone.len(), 14);
-    assert_same(&alone, &run(&prompts, &["-b", "16"]), "-b 16");
-    assert_same(&alone, &run(&prompts, &["-b", "3", "--threads", "1"]), "one thread");
+    assert_eq!(alone.len(), 200);
+    for more in [
+        &["-b", "2"][..],
+        &["-b", "3", "--threads", "1"],
+        &["-b", "16"],
+        &["-b", "64", "--threads", "8"],
+        &["-b", "64", "--longest-first"],
+    ] {
+        assert_same(&alone, &run(&prompts, more), &format!("{more:?}"));
+    }
     let reversed: String = prompts.lines().rev().map(|line| format!("{line}\n")).collect();
     assert_same(&alone, &run(&reversed, &["-b", "16"]), "reversed");
+    // Ended in the middle and gone on with.
+    let text = std::fs::read_to_string(place.path("out")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    place.put("out", lines[..77].join("\n") + "\n" + &lines[77][..lines[77].len() / 2]);
+    let going_on: Vec<&str> = args[..args.len() - 1].iter().chain(&["-b", "16"]).copied().collect();
+    place.batch(&reversed, &going_on).expect(0, "going on, 77 done");
+    assert_same(&alone, &by_id(&place, "out"), "gone on with");
     // Room for little more than one sequence: the others lose their blocks and are computed again.
     assert_same(&alone, &run(&prompts, &["-b", "16", "--kv-blocks", "6", "-c", "96"]), "preempted");
     for line in prompts.lines().take(3) {
@@ -63,6 +77,34 @@ fn the_same_request_gives_the_same_bytes() {
     // The control: another seed must change something.
     let other = run(&prompts.replace("\"seed\":", "\"seed\": 1"), &["-b", "16"]);
     assert!(alone != other, "the comparison sees no difference");
+}
+
+/// What requests have in common is computed once, and nothing else changes by it.
+#[test]
+fn a_common_system_message_is_computed_once() {
+    let place = Place::new();
+    let line = |i: usize| {
+        let chat = json!([{"role": "user", "content": format!("Question {i}")}]);
+        format!("{}\n", json!({"id": format!("r{i}"), "messages": chat, "max_tokens": 4}))
+    };
+    let system = "Answer in one word. ".repeat(12);
+    let run = |lines: std::ops::Range<usize>| {
+        let input: String = lines.map(line).collect();
+        let more = ["--system", &system, "-b", "4", "--overwrite", "--summary", "summary"];
+        place.batch(input, &more).expect(0, "");
+        let summary = std::fs::read_to_string(place.path("summary")).unwrap();
+        let tokens: Value = serde_json::from_str::<Value>(&summary).unwrap()["tokens"].take();
+        let count = |name: &str| tokens[name].as_u64().unwrap();
+        (by_id(&place, "out"), count("prompt"), count("shared"))
+    };
+    let (all, prompt, shared) = run(0..12);
+    assert!(shared * 4 > prompt * 2, "{shared} of {prompt} tokens were shared");
+    for i in 0..12 {
+        let (alone, _, shared) = run(i..i + 1);
+        assert_eq!(shared, 0, "there is nobody to share with");
+        let (id, bytes) = alone.first_key_value().unwrap();
+        assert_eq!(&all[id], bytes);
+    }
 }
 
 /// Twenty requests of four blocks each, all admitted, and a cache of eight blocks.

@@ -257,12 +257,17 @@ fn start(place: &Place, n_rows: usize) -> std::process::Child {
     let model = model();
     let mut command = place.command(["batch", "-i", "in", "-o", "out", "-b", "2", "-n", "200", "-m", &model]);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    await_lines(place);
+    child
+}
+
+/// Waits until something was answered.
+fn await_lines(place: &Place) {
     let started = Instant::now();
     while std::fs::metadata(place.path("out")).map_or(0, |m| m.len()) == 0 {
         assert!(started.elapsed() < Duration::from_secs(60), "no line was written");
         std::thread::sleep(Duration::from_millis(5));
     }
-    child
 }
 
 fn send(child: &std::process::Child, signal: &str) {
@@ -286,12 +291,49 @@ fn case_87_one_signal_finishes_what_was_begun() {
 #[test]
 fn case_87_two_signals_stop_at_once() {
     let place = Place::new();
-    let child = start(&place, 2000);
+    // One short answer tells that the job began; one signal would wait for all the long ones.
+    let line = |i: usize| {
+        let n = if i == 0 { 1 } else { 500 };
+        format!("{{\"id\": \"r{i}\", \"prompt\": [5], \"max_tokens\": {n}, \"ignore_eos\": true}}\n")
+    };
+    place.put("in", (0..256).map(line).collect::<String>());
+    let args = ["batch", "-i", "in", "-o", "out", "-b", "256", "--threads", "1", "-m"];
+    let mut command = place.command(args);
+    command.arg(model()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    await_lines(&place);
     send(&child, "INT");
     std::thread::sleep(Duration::from_millis(20));
     send(&child, "INT");
     wait(child, "two signals").expect(75, "every line of the output is whole");
-    place.rows("out");
+    assert_eq!(place.rows("out").len(), 1, "what was begun was dropped");
+}
+
+/// A signal before there is anything to end in order.
+#[test]
+fn case_87_a_signal_before_the_job() {
+    let place = Place::new();
+    let (silence, _writer) = std::io::pipe().unwrap();
+    for signal in ["INT", "TERM"] {
+        let model = model();
+        let mut command = place.command(["batch", "-i", "-", "-o", "out", "-m", &model]);
+        // Standard input says nothing and does not end.
+        let stdin = silence.try_clone().unwrap();
+        let child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let started = Instant::now();
+        // The second is the one that listens.
+        while n_threads(child.id()) < 2 {
+            assert!(started.elapsed() < Duration::from_secs(60), "{signal}: nobody listens");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        send(&child, signal);
+        wait(child, signal).expect(75, "interrupted before anything was answered");
+    }
+    assert!(!place.path("out").exists(), "something was written");
+}
+
+fn n_threads(process: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{process}/task")).map_or(0, Iterator::count)
 }
 
 /// Nobody reads what is written: what was begun never ends, and the program does.
@@ -326,6 +368,101 @@ fn case_87_readers_that_go_away() {
         drop(child.stdout.take());
         wait(child, "closed pipe").expect(0, "");
     }
+}
+
+/// On a terminal one line says how far the job is.
+#[test]
+fn a_terminal_is_told_how_far_a_job_is() {
+    let place = Place::new();
+    let line = |i: usize| format!("{{\"id\": \"r{i}\", \"prompt\": \"x {i}\", \"ignore_eos\": true}}\n");
+    place.put("in", (0..600).map(line).collect::<String>());
+    let model = model();
+    let (program, size) = (env!("CARGO_BIN_EXE_entropix"), "stty cols 200");
+    let job = format!("{size}; {program} batch -i in -o out -b 2 -n 200 --threads 1 -m {model}");
+    let mut command = Command::new("script");
+    command.args(["-qec", &job, "typescript"]).current_dir(place.path("")).env("TERM", "xterm");
+    if !Command::new("script").arg("--version").output().is_ok_and(|probe| probe.status.success()) {
+        println!("skipped: there is no terminal to be had without the program `script`");
+        return;
+    }
+    let ended = finish(command.env("XDG_CACHE_HOME", place.path("cache")), b"");
+    ended.expect(0, "");
+    let shown = String::from_utf8_lossy(&std::fs::read(place.path("typescript")).unwrap()).into_owned();
+    for part in ["/600 ", " tok/s in, ", " out, ", " rows, KV ", " %", "argmax"] {
+        assert!(shown.contains(part), "{part:?} is not in {shown}");
+    }
+}
+
+/// The program as somebody who may do little, from a shell that runs `script` first; none where that cannot be.
+fn as_nobody(place: &Place, script: &str, args: &[&str]) -> Option<Command> {
+    let command = |script: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c"]);
+        command.args([&format!("{script} && exec \"$@\""), "sh", env!("CARGO_BIN_EXE_entropix")]);
+        command.current_dir(place.path("")).env("HOME", "/nowhere").env_remove("XDG_CACHE_HOME");
+        command
+    };
+    let opened = Command::new("chmod").arg("a+rwx").arg(place.path("")).status();
+    assert!(opened.unwrap().success());
+    if !command("true").arg("--version").output().is_ok_and(|probe| probe.status.success()) {
+        println!("skipped: nobody may run the program here");
+        return None;
+    }
+    let mut command = command(script);
+    command.args(args);
+    Some(command)
+}
+
+#[test]
+fn case_86_no_threads() {
+    let place = Place::new();
+    place.put("in", PROMPT);
+    let model = model();
+    let args = ["batch", "-i", "in", "-o", "out", "--threads", "2", "-m", &model];
+    let Some(mut command) = as_nobody(&place, "ulimit -u 1", &args) else { return };
+    let ended = finish(&mut command, b"");
+    assert!([74, 75].contains(&ended.code), "exit code {}: {}", ended.code, ended.stderr);
+    finish(&mut as_nobody(&place, "true", &args).unwrap(), b"").expect(0, "1 answered");
+}
+
+#[test]
+fn case_77_what_may_not_be_written() {
+    let place = Place::new();
+    place.put("in", PROMPT);
+    place.put("out", "");
+    std::fs::create_dir(place.path("closed")).unwrap();
+    let model = model();
+    for output in ["out", "closed/out"] {
+        let Some(mut command) = as_nobody(&place, "true", &["batch", "-i", "in", "-o", output, "-m", &model])
+        else {
+            return;
+        };
+        finish(&mut command, b"").expect(74, "Permission denied");
+    }
+}
+
+/// On local files nothing is asked of a network (G13).
+#[test]
+fn nothing_leaves_the_machine() {
+    let place = Place::new();
+    place.put("in", PROMPT);
+    let model = model();
+    let connections = |args: &[&str]| {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o", "trace", "--trace=socket,connect", env!("CARGO_BIN_EXE_entropix")]);
+        command.args(args).current_dir(place.path("")).env("XDG_CACHE_HOME", place.path("cache"));
+        let code = command.env("HF_ENDPOINT", "http://127.0.0.1:9").output().ok()?.status.code()?;
+        Some((code, std::fs::read_to_string(place.path("trace")).ok()?.matches("AF_INET").count()))
+    };
+    let Some(batch) = connections(&["batch", "-i", "in", "-o", "out", "-m", &model]) else {
+        println!("skipped: strace is not installed or not permitted here");
+        return;
+    };
+    assert_eq!(batch, (0, 0));
+    assert_eq!(connections(&["run", "-p", "x", "-n", "2", "-m", &model]), Some((0, 0)));
+    // The control: a model that is not there is asked for.
+    let (code, n) = connections(&["run", "-p", "x", "-m", "nobody/nothing"]).unwrap();
+    assert!(code != 0 && n > 0, "exit code {code}, {n} connections");
 }
 
 /// Standard error closed: `eprintln!` would panic.

@@ -159,7 +159,9 @@ fn errors_are_tried_again_when_asked() {
     let long = line("long", &"word ".repeat(40));
     let input = requests(3) + &long;
     place.batch(&input, &["-c", "24"]).expect(FAILED_ROWS, "1 request failed");
-    place.batch(&input, &["-c", "24"]).expect(0, "0 answered, 0 failed, 4 by earlier runs");
+    let again = place.batch(&input, &["-c", "24"]);
+    again.expect(FAILED_ROWS, "0 answered, 0 failed, 4 by earlier runs (1 of them failed)");
+    again.expect(FAILED_ROWS, "1 request failed in earlier runs; --retry-errors");
     place.batch(&input, &["-c", "24", "--retry-errors"]).expect(FAILED_ROWS, "going on, 3 done, 1 to do");
     assert_eq!(place.rows("out").len(), 4);
     place.batch(&input, &["--retry-errors", "--force"]).expect(0, "going on, 3 done, 1 to do");
@@ -181,11 +183,11 @@ fn bad_lines_become_rows_when_asked() {
     assert_eq!((told("in:2:23: prompt is the number 5"), told("in:3:23: prompt is")), (1, 1));
     assert_eq!((told("in:4:1: the id \\\"a\\\" stands on line 1"), told("in:5:2: not valid JSON")), (1, 1));
     let again = place.batch(&input, &["--on-bad-line", "record"]);
-    again.expect(0, "0 answered, 0 failed, 5 by earlier runs");
+    again.expect(FAILED_ROWS, "0 answered, 0 failed, 5 by earlier runs (4 of them failed)");
     // Without the look ahead a bad line ends the job where it stands.
     let ended = place.batch(&input, &["--no-validate", "--overwrite", "-b", "1"]);
     ended
-        .expect(DATA, "correct it and give the same command again to go on")
+        .expect(DATA, "correct it and give the same command without --overwrite to go on")
         .expect(DATA, "in:2:23: prompt is the number 5");
     let mended = input.replace(bad, "").replace("not json\n", "").replace(&line("a", "y"), "");
     place.batch(mended, &["--no-validate"]).expect(0, "");
@@ -197,7 +199,9 @@ fn the_first_failure_can_end_a_job() {
     let place = Place::new();
     let input = line("bad", "") + &requests(50);
     let ended = place.batch(&input, &["--fail-fast", "-b", "1"]);
-    ended.expect(FAILED_ROWS, "stopped at the first failure with 5").expect(FAILED_ROWS, "goes on from here");
+    ended
+        .expect(FAILED_ROWS, "stopped at the first failure with 5")
+        .expect(FAILED_ROWS, "give the same command again to go on");
     assert!(place.rows("out").len() < 5);
     place.batch(&input, &[]).expect(0, "by earlier runs");
     assert_eq!(place.rows("out").len(), 51);
@@ -390,7 +394,8 @@ fn two_jobs_never_write_one_output() {
     std::fs::write(place.path("out"), "").unwrap();
     let held = std::fs::File::open(place.path("out")).unwrap();
     held.lock().unwrap();
-    place.batch(requests(3), &[]).expect(TEMP, "another job is writing it");
+    let told = format!("another job (process {}) is writing it", std::process::id());
+    place.batch(requests(3), &[]).expect(TEMP, &told);
     held.unlock().unwrap();
     place.batch(requests(3), &[]).expect(0, "3 answered");
 }
@@ -401,7 +406,10 @@ fn summaries_are_written() {
     let input = requests(3) + &line("bad", "");
     place.batch(&input, &["--summary", "summary.json"]).expect(FAILED_ROWS, "");
     let summary: Value = serde_json::from_slice(&std::fs::read(place.path("summary.json")).unwrap()).unwrap();
-    assert_eq!(summary["requests"], json!({"answered": 3, "failed": 1, "earlier": 0, "left": 0}));
+    assert_eq!(
+        summary["requests"],
+        json!({"answered": 3, "failed": 1, "earlier": 0, "failed_earlier": 0, "left": 0})
+    );
     assert_eq!(summary["tokens"]["answer"], 18);
     assert!(summary["signals"]["mean_entropy_nats"].as_f64().unwrap() > 0.0);
     let decisions = summary["decisions"].as_object().unwrap();
@@ -424,4 +432,125 @@ fn scores_are_gone_on_with_too() {
     place.run(args).expect(0, "going on, 2 done, 4 to do");
     assert_eq!(sorted(&place, "out"), whole);
     place.batch(requests(1), &[]).expect(CONFIG, "was written by score, this is batch");
+}
+
+/// Nobody looks at the input before the job; what it was is known when it is done.
+#[test]
+fn what_was_not_validated_is_known_at_the_end() {
+    let place = Place::new();
+    let input = requests(5);
+    place.batch(&input, &[]).expect(0, "5 answered");
+    let validated = manifest(&place)["input"].clone();
+    place.batch(&input, &["--overwrite", "--no-validate"]).expect(0, "5 answered");
+    assert_eq!(manifest(&place)["input"], validated);
+    // Requests that were taken out.
+    let fewer = requests(3);
+    let ended = place.batch(&fewer, &["--no-validate"]);
+    ended.expect(CONFIG, "2 of its lines are of requests that are not in the input");
+    place.batch(&fewer, &["--force"]).expect(0, "");
+    assert_eq!(place.rows("out").len(), 3);
+    // An order that nothing kept.
+    let unordered = place.batch(requests(4), &["--no-validate", "--ordered"]);
+    unordered.expect(USAGE, "not the beginning of what --ordered makes");
+}
+
+/// Parts of which nobody knows whether they are whole are not made one.
+#[test]
+fn parts_that_are_not_known_to_be_whole_are_not_merged() {
+    let place = Place::new();
+    place.batch(line("a", "x") + "no JSON\n", &["--no-validate", "-b", "1"]).expect(DATA, "correct it");
+    place.run(["merge", "-o", "whole", "out"]).expect(CONFIG, "nobody knows how many");
+    place.run(["merge", "-o", "whole", "out", "--force"]).expect(0, "1 lines");
+}
+
+#[test]
+fn merging_waits_for_who_writes() {
+    let place = Place::new();
+    for (i, name) in ["0/2", "1/2"].iter().enumerate() {
+        place.batch(requests(6), &["--shard", name]).expect(0, "");
+        for ending in ["", ".manifest.json"] {
+            std::fs::rename(place.path(&format!("out{ending}")), place.path(&format!("part{i}{ending}")))
+                .unwrap();
+        }
+    }
+    let merge = || place.run(["merge", "-o", "out", "part0", "part1", "--overwrite"]);
+    for name in ["out", "part1"] {
+        std::fs::File::options().append(true).create(true).open(place.path(name)).unwrap();
+        let held = std::fs::File::open(place.path(name)).unwrap();
+        held.lock().unwrap();
+        merge().expect(TEMP, "another job");
+        held.unlock().unwrap();
+    }
+    merge().expect(0, "6 lines");
+}
+
+/// A share of what the whole job answers is none of what a part does.
+#[test]
+fn parts_have_no_limit_of_the_whole() {
+    let place = Place::new();
+    let ended = place.batch(requests(2), &["--shard", "0/2", "--extra-tokens", "0.1"]);
+    ended.expect(USAGE, "leave one of them out");
+    place.batch(requests(2), &["--shard", "0/1", "--extra-tokens", "0.1"]).expect(0, "");
+}
+
+/// A line that nothing in the input asks for is a request that was taken out, as far as anybody can tell (case 76).
+#[test]
+fn lines_of_strangers_are_noticed() {
+    let place = Place::new();
+    place.batch(requests(3), &[]).expect(0, "");
+    let text = std::fs::read_to_string(place.path("out")).unwrap();
+    let stranger = text.lines().next().unwrap().replace("\"r0\"", "\"stranger\"");
+    place.put("out", format!("{text}{stranger}\n"));
+    place.batch(requests(3), &[]).expect(CONFIG, "1 were taken out");
+    place.batch(requests(3), &["--force"]).expect(0, "3 by earlier runs");
+    assert_eq!(std::fs::read_to_string(place.path("out")).unwrap(), text);
+}
+
+/// What a run that overwrote says of going on does not overwrite again.
+#[test]
+fn what_is_told_of_going_on_loses_nothing() {
+    let place = Place::new();
+    let input = requests(9) + &line("bad", "");
+    place.batch(requests(2), &[]).expect(0, "");
+    for (more, told) in [
+        (&["--overwrite"][..], "give the same command without --overwrite to go on"),
+        (&["--seed", "3"], "--overwrite"),
+    ] {
+        let args = [&["--fail-fast", "-b", "1", "--longest-first"], more].concat();
+        let ended = place.batch(&input, &args);
+        assert!(ended.code != 0 && ended.stderr.contains(told), "{}", ended.stderr);
+    }
+}
+
+/// A pipe in the manifest's place would be waited for.
+#[test]
+fn manifests_are_files() {
+    let place = Place::new();
+    place.batch(requests(1), &[]).expect(0, "");
+    let path = place.path("out.manifest.json");
+    std::fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    place.batch(requests(1), &[]).expect(74, "out.manifest.json");
+}
+
+#[test]
+fn the_manifest_says_where_parameters_come_from() {
+    let place = Place::new();
+    let more = ["--temperature", "0.7", "--policy", "sample"];
+    place.put("in", requests(1));
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let args = ["batch", "-i", "in", "-o", "out", "-m", model.to_str().unwrap()];
+    let mut command = place.command(args.iter().chain(&more));
+    finish(command.env("ENTROPIX_FREQUENCY_PENALTY", "0.3"), b"").expect(0, "");
+    let parameters = manifest(&place)["parameters"].clone();
+    assert_eq!(parameters.as_object().unwrap().len(), entropix::jobs::params::NAMES.len());
+    for (name, value, source) in [
+        ("temperature", json!(0.7), "flag"),
+        ("top_p", Value::Null, "policy"),
+        ("frequency_penalty", json!(0.3), "environment"),
+        ("seed", json!(0), "default"),
+        ("max_tokens", Value::Null, "default"),
+    ] {
+        assert_eq!(parameters[name], json!({"value": value, "source": source}), "{name}");
+    }
 }

@@ -45,10 +45,20 @@ impl Interrupts {
     /// Runs `wait`, during which there is nothing to end: what was asked before it concerned what was computed
     /// before it, and what is asked meanwhile is answered with [`Heard::Idle`]. The count begins anew with its end.
     pub fn while_idle<T>(&self, wait: impl FnOnce() -> T) -> T {
-        self.word.swap(IDLE, Ordering::AcqRel);
+        self.rest();
         let result = wait();
-        self.word.swap(0, Ordering::AcqRel);
+        self.wake();
         result
+    }
+
+    /// From now on there is nothing to end.
+    pub fn rest(&self) {
+        self.word.swap(IDLE, Ordering::AcqRel);
+    }
+
+    /// From now on there is something to end, and nobody has asked for it.
+    pub fn wake(&self) {
+        self.word.swap(0, Ordering::AcqRel);
     }
 }
 

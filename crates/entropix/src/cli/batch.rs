@@ -12,12 +12,12 @@ use anyhow::Result;
 use entropix::jobs::manifest::PolicyRecord;
 use entropix::jobs::parquet::{self, Destination, Shape};
 use entropix::jobs::{
-    BatchJob, Choice, Ended, Flow, InputFormat, JobRequest, LineWriter, Observer, PlainText, Tracer,
+    BatchJob, Choice, Ended, Flow, InputFormat, JobRequest, LineWriter, Observer, PlainText, Shard, Tracer,
     longest_first,
 };
 use entropix::text::ChatTemplate;
-use entropix_engine::{Calibration, Interrupts, Parameters, Stats};
-use entropix_model::Error;
+use entropix_engine::{Calibration, Interrupts, Stats};
+use entropix_model::{Class, Error};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::ExitCode;
@@ -25,6 +25,12 @@ use std::time::{Duration, Instant};
 
 /// Runs the job.
 pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
+    if args.extra_tokens.is_some() && args.job.shard.is_some_and(|shard| shard.0 != Shard::WHOLE) {
+        let message = "--extra-tokens and --shard: which answers a limit of the whole job hits depends on all of them, so \
+                       that the parts would differ from the whole; leave one of them out";
+        return Err(Error::new(Class::Usage, "Shard", message).into());
+    }
+    let interrupts = interrupt::listen_before_job()?;
     let plain = if args.chat.no_chat_template { PlainText::Raw } else { PlainText::Question };
     let flags = load::flags(&args.sampling)?;
     job::roles(&args.job)
@@ -36,7 +42,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         .read("--model", args.model.model.as_deref().map(Path::new))
         .check()?;
     let policy_file = load::policy_file(&args.sampling)?;
-    let job = Job::open::<JobRequest>(&args.job, plain)?;
+    let mut job = Job::open::<JobRequest>(&args.job, plain)?;
     let chat = ChatArgs { date: args.chat.date.or(job.date()), ..args.chat.clone() };
     let Loaded { mut session, sources } =
         load::session(&args.model, Some(&chat), args.batch_size, flags, output)?;
@@ -44,6 +50,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     {
         return Err(ChatTemplate::missing(&session.model().path).into());
     }
+    job.check_tokens::<JobRequest>(&args.job, &session)?;
     let policy_file = load::calibrated(&policy_file, &args.sampling, &session, output)?;
     // What a policy picks among is what it takes to decide again.
     let candidates = args.trace_candidates.max(policy_file.candidates());
@@ -59,7 +66,11 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     let trace_to =
         args.trace.as_deref().map(|path| Destination::new(path, job.input.file(), args.job.overwrite));
     let trace_to = trace_to.transpose()?;
-    let goes_on = |trace_to: &Destination| job.is_resumed() && Tracer::wrote(trace_to.lines());
+    let trace_name = trace_to.as_ref().map(|trace_to| job.trace_name(trace_to.lines()));
+    // A trace that is no trace of this job is somebody's work.
+    let goes_on = |trace_to: &Destination| {
+        trace_name.as_deref() == job.earlier_trace() && Tracer::wrote(trace_to.lines())
+    };
     let is_trace_appended = trace_to.as_ref().is_some_and(goes_on);
     let open_trace = |trace_to: &Destination| -> entropix::Result<LineWriter> {
         let mut lines = LineWriter::open_beside(trace_to.lines(), job.input.file())?;
@@ -82,13 +93,13 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         calibration: policy_file.calibration().map(Calibration::to_toml),
         extra_tokens: args.extra_tokens,
     });
-    manifest.set_parameter("seed", json!(Parameters::default().seed), "default");
     sources
         .entries()
         .into_iter()
         .for_each(|(name, value, source)| manifest.set_parameter(name, value, source));
+    manifest.trace = trace_name.or(job.earlier_trace().map(str::to_owned));
     let destination = job.destination.clone();
-    let mut begun = job.begin(&args.job, manifest.clone(), output)?;
+    let mut begun = job.begin(&args.job, &mut manifest, output)?;
     let earlier = begun.done.cost();
     session.engine().limit_extra_tokens(
         args.extra_tokens,
@@ -114,8 +125,9 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         let pending = begun.n_pending().map_or("requests".into(), |n| counted(n, "request"));
         sayln!("{name}, policy {}: {pending}, {rows} at once", policy_file.name());
     }
-    let mut watch = Watch::new(output, begun.done.len() as u64, begun.n_requests)?;
-    let (n_pending, n_earlier, resumable) = (begun.n_pending(), begun.done.len(), begun.resumable);
+    let mut watch = Watch::new(output, begun.done.len() as u64, begun.n_requests, interrupts);
+    let (n_pending, go_on) = (begun.n_pending(), begun.go_on);
+    let (n_earlier, n_failed_earlier) = (begun.done.len(), begun.done.n_failed());
     let (items, sink) = begun.start()?;
     let outcome = if args.longest_first {
         batch.run(&mut session, longest_first(items), sink, tracer.as_mut(), &mut watch)
@@ -126,26 +138,28 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     progress.finish();
     let ended = outcome?;
     let n_left = n_pending.map(|n| n.saturating_sub(begun.sink.n_written()));
-    begun.sink.finish()?;
+    begun.finish::<JobRequest>(ended.flow)?;
     tracer.map(Tracer::finish).transpose()?;
     let traced = trace_to.iter().map(|trace_to| (trace_to, Shape::Trace));
     let files: Vec<_> = [(&destination, Shape::Answers)].into_iter().chain(traced).collect();
     job::complete(ended.flow, &files)?;
     let time = started.elapsed();
     let extra_tokens = args.extra_tokens;
-    let report = Report { ended, n_earlier, n_left, tally, stats, time, extra_tokens };
+    let report = Report { ended, n_earlier, n_failed_earlier, n_left, tally, stats, time, extra_tokens };
     if !output.quiet {
         sayln!("{} -> {}", args.job.input.display(), args.job.output.display());
         say!("{}", report.table());
     }
     job::write_summary(args.job.summary.as_deref(), &report.json())?;
-    Ok(exit::job(&Ending { flow: report.ended.flow, n_left, resumable }, &failures))
+    Ok(exit::job(&Ending { flow: report.ended.flow, n_left, n_failed_earlier, go_on }, &failures))
 }
 
 /// What a run did, in numbers.
 struct Report {
     ended: Ended,
     n_earlier: usize,
+    /// Of these, failed.
+    n_failed_earlier: usize,
     n_left: Option<usize>,
     tally: Tally,
     stats: Stats,
@@ -162,8 +176,12 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let Self { ended, n_earlier, tally, stats, time, .. } = self;
-        let earlier = if *n_earlier > 0 { format!(", {n_earlier} by earlier runs") } else { String::new() };
+        let Self { ended, n_earlier, n_failed_earlier, tally, stats, time, .. } = self;
+        let earlier = match (n_earlier, n_failed_earlier) {
+            (0, _) => String::new(),
+            (n, 0) => format!(", {n} by earlier runs"),
+            (n, n_failed) => format!(", {n} by earlier runs ({n_failed} of them failed)"),
+        };
         let mut rows = vec![
             ("requests", format!("{} answered, {} failed{earlier}", ended.n_finished, ended.n_failed)),
             ("prompts", format!("{} tokens, {} of them shared", stats.tokens_in, stats.shared_tokens)),
@@ -200,7 +218,7 @@ impl Report {
     }
 
     fn json(&self) -> Value {
-        let Self { ended, n_earlier, n_left, tally, stats, time, extra_tokens } = self;
+        let Self { ended, n_earlier, n_failed_earlier, n_left, tally, stats, time, extra_tokens } = self;
         let seconds = time.as_secs_f64();
         let rate = |tokens: u64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
         let decisions: serde_json::Map<String, Value> =
@@ -211,6 +229,7 @@ impl Report {
                 "answered": ended.n_finished,
                 "failed": ended.n_failed,
                 "earlier": n_earlier,
+                "failed_earlier": n_failed_earlier,
                 "left": n_left,
             },
             "complete": ended.flow == Flow::Continue,
@@ -247,17 +266,18 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(output: &OutputArgs, n_done: u64, n_requests: Option<usize>) -> Result<Self> {
-        Ok(Self {
+    fn new(output: &OutputArgs, n_done: u64, n_requests: Option<usize>, interrupts: Interrupts) -> Self {
+        interrupts.wake();
+        Self {
             progress: Progress::new(output, "batch", n_requests.map(|n| n as u64), Unit::Pieces),
-            interrupts: interrupt::listen()?,
+            interrupts,
             drain_told: false,
             tally: Tally::default(),
             n_done,
             failures: Failures::default(),
             stats: Stats::default(),
             started: Instant::now(),
-        })
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::report::tally::{counted, facts};
 use anyhow::Result;
 use entropix::jobs::params::Params;
 use entropix::jobs::{
-    BadLine, CalibrationJob, Done, JobInput, JobRequest, Labels, LineWriter, PlainText, Shard,
+    BadLine, CalibrationJob, Done, JobInput, JobRequest, Labels, LineWriter, Look, PlainText,
 };
 use entropix_engine::doubt::Bin;
 use entropix_engine::{AnswerRule, Calibration};
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
         .check()?;
     let plain = if args.chat.no_chat_template { PlainText::Raw } else { PlainText::Question };
     let input = JobInput::open(&args.input, input_options(args.input_format.map(Into::into), plain))?;
-    let n_requests = input.check::<JobRequest>(BadLine::Fail, Shard::WHOLE, &mut Done::default())?.n_requests;
+    let n_requests = input.check::<JobRequest>(Look::new(BadLine::Fail), &mut Done::default())?.n_requests;
     let labels = args.labels.as_deref().map(Labels::read).transpose()?.unwrap_or_default();
     let n_labels = labels.len();
     // Taken now, so that nobody works for an output that will be refused, and changed only when there is something.

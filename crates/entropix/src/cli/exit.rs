@@ -1,6 +1,7 @@
 //! How the program ends: the exit codes of sysexits.h, and one message.
 
 use crate::report::say::sayln;
+use crate::report::tally::counted;
 use entropix::jobs::Flow;
 use entropix_model::{Class, Error};
 use std::process::ExitCode;
@@ -63,13 +64,15 @@ pub(crate) struct Ending {
     pub(crate) flow: Flow,
     /// Requests without a line, if somebody counted.
     pub(crate) n_left: Option<usize>,
-    /// Whether the same command goes on.
-    pub(crate) resumable: bool,
+    /// Lines of failures that earlier runs wrote.
+    pub(crate) n_failed_earlier: usize,
+    /// What to do to go on, if that is possible.
+    pub(crate) go_on: Option<&'static str>,
 }
 
 /// Ends a job: all is well, some rows failed, or it was ended before it was done.
 pub(crate) fn job(ending: &Ending, failures: &Failures) -> ExitCode {
-    let Ending { flow, n_left, resumable } = ending;
+    let Ending { flow, n_left, n_failed_earlier, go_on } = ending;
     let Failures { count, first } = failures;
     if *count > 0 {
         match count {
@@ -81,17 +84,21 @@ pub(crate) fn job(ending: &Ending, failures: &Failures) -> ExitCode {
             sayln!("  and {} more", count - first.len());
         }
     }
+    if *n_failed_earlier > 0 {
+        let requests = counted(*n_failed_earlier, "request");
+        sayln!("error: {requests} failed in earlier runs; --retry-errors tries what failed again");
+    }
     let undone = *flow > Flow::Continue && *n_left != Some(0);
     if undone {
         let why = if *flow == Flow::Fail { "stopped at the first failure" } else { "interrupted" };
         let left = n_left.map_or(String::new(), |n| format!(" with {n} requests to do"));
-        let go_on = if *resumable { "; the same command goes on from here" } else { "" };
+        let go_on = go_on.map_or(String::new(), |go_on| format!("; {go_on}"));
         sayln!("error: {why}{left}; every line of the output is whole{go_on}");
     }
     if undone && *flow != Flow::Fail {
         return ExitCode::from(Class::Temp.exit_code());
     }
-    if *count > 0 { ExitCode::from(FAILED_ROWS) } else { ExitCode::SUCCESS }
+    if *count + n_failed_earlier > 0 { ExitCode::from(FAILED_ROWS) } else { ExitCode::SUCCESS }
 }
 
 fn code(error: &anyhow::Error) -> u8 {

@@ -37,12 +37,26 @@ pub(super) fn end_in_order_without_memory() {
     let _ = signal_hook::flag::register_conditional_shutdown(SIGABRT, Class::Temp.exit_code().into(), always);
 }
 
-/// Counts signals from now on, on a thread of its own.
+/// Counts signals from now on, on a thread of its own. While nothing is computed one of them ends the program.
 pub(super) fn listen() -> anyhow::Result<Interrupts> {
-    start().context("cannot listen for signals")
+    start(|| {
+        // The shell's own prompt starts a line of its own.
+        sayln!();
+        INTERRUPTED
+    })
+    .context("cannot listen for signals")
 }
 
-fn start() -> io::Result<Interrupts> {
+/// The same for a job, which has not begun until [`Interrupts::wake`] is called.
+pub(super) fn listen_before_job() -> anyhow::Result<Interrupts> {
+    let interrupts = start(|| {
+        sayln!("error: interrupted before anything was answered; give the same command again");
+        Class::Temp.exit_code()
+    });
+    interrupts.inspect(Interrupts::rest).context("cannot listen for signals")
+}
+
+fn start(end_idle: fn() -> u8) -> io::Result<Interrupts> {
     let interrupts = Interrupts::default();
     let told = interrupts.clone();
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
@@ -58,11 +72,7 @@ fn start() -> io::Result<Interrupts> {
                     // Something does not come back; a line that is torn now is repaired by the next run.
                     std::process::exit(INTERRUPTED.into());
                 }
-                Heard::Idle => {
-                    // The shell's own prompt starts a line of its own.
-                    sayln!();
-                    std::process::exit(INTERRUPTED.into());
-                }
+                Heard::Idle => std::process::exit(end_idle().into()),
             }
         }
     })?;

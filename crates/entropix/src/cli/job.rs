@@ -8,14 +8,14 @@ use anyhow::Result;
 use entropix::jobs::manifest::{EngineRecord, InputRecord, ModelRecord, PromptRecord};
 use entropix::jobs::parquet::{Destination, Shape};
 use entropix::jobs::{
-    Checked, Done, Flow, InputFormat, InputOptions, Item, Items, JobInput, JobLine, Ledger, Manifest,
+    Checked, Done, Flow, InputFormat, InputOptions, Item, Items, JobInput, JobLine, Ledger, Look, Manifest,
     PlainText, Shard, Sink, pending,
 };
 use entropix::text::{Date, Special};
-use entropix::{Session, jobs};
+use entropix::{Error, Session, jobs};
 use serde_json::Value;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Bytes of a summary; far more than any has.
 const SUMMARY_BYTES: u64 = 1 << 20;
@@ -37,10 +37,12 @@ pub(super) struct Begun {
     pub(super) done: Done,
     /// Requests of the whole job, if somebody counted.
     pub(super) n_requests: Option<usize>,
-    /// Whether the same command goes on where this run ends.
-    pub(super) resumable: bool,
+    /// What to do to go on where this run ends; none for what cannot be read again.
+    pub(super) go_on: Option<&'static str>,
     shard: Shard,
     bad_line: jobs::BadLine,
+    /// Of a job whose input nobody looked at before it began: what to write when it ends.
+    unchecked: Option<(PathBuf, Manifest)>,
 }
 
 impl Job {
@@ -50,24 +52,41 @@ impl Job {
         let name = args.output.to_string_lossy();
         if compressed.iter().any(|ending| name.ends_with(ending)) {
             let message = format!("{name}: results are plain lines; compress them when the job is done");
-            return Err(entropix::Error::new(entropix::Class::Usage, "Output", message).into());
+            return Err(Error::new(entropix::Class::Usage, "Output", message).into());
         }
         check_summary(args.summary.as_deref(), args.overwrite)?;
         let input = JobInput::open(&args.input, input_options(args.input_format.map(Into::into), plain))?;
         let destination = Destination::new(&args.output, input.file(), args.overwrite)?;
         let mut ledger = Ledger::open(destination.lines(), input.file(), args.resume(), args.sync_every)?;
         let shard = args.shard.map_or(Shard::WHOLE, |shard| shard.0);
-        let checked = if args.no_validate {
-            None
-        } else {
-            Some(input.check::<L>(args.on_bad_line.into(), shard, ledger.done())?)
-        };
+        let look = Look { shard, ..Look::new(args.on_bad_line.into()) };
+        let checked = (!args.no_validate).then(|| input.check::<L>(look, ledger.done())).transpose()?;
         Ok(Self { input, destination, ledger, checked, shard })
     }
 
-    /// Whether an earlier run began it.
-    pub(super) fn is_resumed(&self) -> bool {
-        self.ledger.earlier().is_some()
+    /// Looks again, now that the vocabulary is known, if a request names a token that is not in it.
+    pub(super) fn check_tokens<L: JobLine>(&mut self, args: &JobArgs, session: &Session) -> Result<()> {
+        let n_tokens = u32::try_from(session.model().vocab_size).unwrap_or(u32::MAX);
+        let largest = self.checked.as_ref().and_then(|checked| checked.largest_token);
+        let bad_line = args.on_bad_line.into();
+        if bad_line == jobs::BadLine::Fail && largest.is_some_and(|largest| largest >= n_tokens) {
+            let look = Look { bad_line, shard: self.shard, n_tokens: Some(n_tokens) };
+            self.input.check::<L>(look, self.ledger.done())?;
+        }
+        Ok(())
+    }
+
+    /// How the manifest calls the trace at `path`.
+    pub(super) fn trace_name(&self, path: &Path) -> String {
+        let full = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let (path, output) = (full(path), full(self.destination.lines()));
+        let within = output.parent().and_then(|folder| path.strip_prefix(folder).ok());
+        within.unwrap_or(&path).to_string_lossy().into_owned()
+    }
+
+    /// Where the runs before this one wrote a trace, if they did.
+    pub(super) fn earlier_trace(&self) -> Option<&str> {
+        self.ledger.trace()
     }
 
     /// The day an earlier run told the chat template, so that a job does not change overnight.
@@ -131,11 +150,19 @@ impl Job {
     }
 
     /// Writes the manifest and opens the output for lines.
-    pub(super) fn begin(self, args: &JobArgs, manifest: Manifest, output: &OutputArgs) -> Result<Begun> {
-        let Self { input, ledger, checked, shard, .. } = self;
+    pub(super) fn begin(self, args: &JobArgs, manifest: &mut Manifest, output: &OutputArgs) -> Result<Begun> {
+        let Self { input, ledger, checked, shard, destination } = self;
         let resumed = ledger.earlier().is_some();
+        if !ledger.is_locked() {
+            sayln!(
+                "{}: its file system knows no locks; see to it that no other job writes there",
+                args.output.display()
+            );
+        }
         let (lines, done) = ledger.begin(manifest, checked.as_ref())?;
-        let resumable = lines.is_file();
+        let go_on = lines.is_file().then_some(jobs::go_on(args.overwrite));
+        let unchecked = (checked.is_none() && lines.is_file())
+            .then(|| (jobs::manifest_path(destination.lines()), manifest.clone()));
         let n_requests = checked.map(|checked| checked.n_requests);
         if resumed && !output.quiet {
             let left = match n_requests {
@@ -146,7 +173,7 @@ impl Job {
         }
         let sink = if args.ordered { Sink::ordered(lines) } else { Sink::new(lines) };
         let bad_line = args.on_bad_line.into();
-        Ok(Begun { input, sink, done, n_requests, resumable, shard, bad_line })
+        Ok(Begun { input, sink, done, n_requests, go_on, shard, bad_line, unchecked })
     }
 }
 
@@ -156,7 +183,40 @@ impl Begun {
         &mut self,
     ) -> Result<(impl Iterator<Item = entropix::Result<Item<L>>> + '_, &mut Sink)> {
         let items: Items<L> = self.input.items(self.bad_line)?;
+        let go_on = self.go_on;
+        // Only a job whose input nobody looked at comes upon a bad line.
+        let items = items.map(move |item| {
+            item.map_err(|error| match go_on.filter(|_| error.class == entropix::Class::Data) {
+                Some(go_on) => {
+                    Error { message: format!("{}; correct it and {go_on}", error.message), ..error }
+                }
+                None => error,
+            })
+        });
         Ok((pending(items, self.shard, &self.done), &mut self.sink))
+    }
+
+    /// Ends a run. Of a job that is complete, the manifest says what its input was, looked at now if nobody did before.
+    pub(super) fn finish<L: JobLine>(self, flow: Flow) -> Result<()> {
+        let Self { input, sink, mut done, shard, unchecked, .. } = self;
+        let Some((path, mut manifest)) = unchecked.filter(|_| flow == Flow::Continue) else {
+            return Ok(sink.finish()?);
+        };
+        let look = Look { shard, ..Look::new(jobs::BadLine::Record) };
+        let checked = input.check::<L>(look, &mut done)?;
+        sink.finish()?;
+        if done.n_unseen() > 0 {
+            let message = format!(
+                "{}: {} of its lines are of requests that are not in the input; --force without --no-validate drops \
+                 them",
+                path.display(),
+                done.n_unseen()
+            );
+            return Err(Error::new(entropix::Class::Config, "InputChanged", message).into());
+        }
+        manifest.input.sha256 = Some(checked.sha256);
+        manifest.input.requests = Some(checked.n_requests);
+        Ok(jobs::write_manifest(&path, &manifest)?)
     }
 
     /// Requests that this run was to do, if somebody counted.
@@ -204,7 +264,7 @@ pub(super) fn check_summary(path: Option<&Path>, overwrite: bool) -> Result<()> 
         path.display(),
         old.len()
     );
-    Err(entropix::Error::new(entropix::Class::Usage, "OutputExists", message).into())
+    Err(Error::new(entropix::Class::Usage, "OutputExists", message).into())
 }
 
 /// Writes the summary of a job where --summary wants it.

@@ -21,6 +21,7 @@ use std::time::Instant;
 
 /// Runs the job.
 pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
+    let interrupts = interrupt::listen_before_job()?;
     job::roles(&args.job).read("--model", args.model.model.as_deref().map(Path::new)).check()?;
     let job = Job::open::<ScoreRequest>(&args.job, PlainText::Raw)?;
     let Loaded { mut session, .. } =
@@ -30,17 +31,18 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
         max_in_flight: args.batch_size.saturating_mul(2),
         fail_fast: args.job.fail_fast,
     };
-    let manifest = job.manifest(&args.job, "score", &session, score.special, None, output)?;
+    let mut manifest = job.manifest(&args.job, "score", &session, score.special, None, output)?;
     let destination = job.destination.clone();
-    let mut begun = job.begin(&args.job, manifest, output)?;
-    let (n_pending, n_earlier, resumable) = (begun.n_pending(), begun.done.len(), begun.resumable);
+    let mut begun = job.begin(&args.job, &mut manifest, output)?;
+    let (n_pending, go_on) = (begun.n_pending(), begun.go_on);
+    let (n_earlier, n_failed_earlier) = (begun.done.len(), begun.done.n_failed());
     if !output.quiet {
         let texts = n_pending.map_or("texts".into(), |n| format!("{n} texts"));
         sayln!("{}: {texts}, {} at once", load::headline(&session), args.batch_size);
     }
     let mut watch = Watch {
         progress: Progress::new(output, "score", begun.n_requests.map(|n| n as u64), Unit::Pieces),
-        interrupts: interrupt::listen()?,
+        interrupts,
         n_done: n_earlier as u64,
         n_scored: 0,
         surprise: 0.0,
@@ -48,13 +50,14 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
         stats: Stats::default(),
         started: Instant::now(),
     };
+    watch.interrupts.wake();
     let (items, sink) = begun.start()?;
     let outcome = score.run(&mut session, items, sink, &mut watch);
     let Watch { progress, n_scored, surprise, failures, stats, started, .. } = watch;
     progress.finish();
     let ended = outcome?;
     let n_left = n_pending.map(|n| n.saturating_sub(begun.sink.n_written()));
-    begun.sink.finish()?;
+    begun.finish::<ScoreRequest>(ended.flow)?;
     job::complete(ended.flow, &[(&destination, Shape::Scores)])?;
     let (mean, time) = (surprise / n_scored.max(1) as f64, started.elapsed());
     if !output.quiet {
@@ -77,6 +80,7 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
             "answered": ended.n_finished,
             "failed": ended.n_failed,
             "earlier": n_earlier,
+            "failed_earlier": n_failed_earlier,
             "left": n_left,
         },
         "complete": ended.flow == Flow::Continue,
@@ -86,7 +90,7 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
         "perplexity": (n_scored > 0).then_some(mean.exp()),
     });
     job::write_summary(args.job.summary.as_deref(), &summary)?;
-    Ok(exit::job(&Ending { flow: ended.flow, n_left, resumable }, &failures))
+    Ok(exit::job(&Ending { flow: ended.flow, n_left, n_failed_earlier, go_on }, &failures))
 }
 
 struct Watch {

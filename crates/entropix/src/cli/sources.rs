@@ -4,10 +4,30 @@
 use anyhow::Result;
 use entropix::jobs::json::Value;
 use entropix::jobs::params::{NAMES, Params};
+use entropix_engine::Parameters;
 use entropix_model::{Class, Error};
 
 /// A policy states these itself, so that only flags and requests can change them.
 const OF_THE_POLICY: [&str; 4] = ["temperature", "top_k", "top_p", "min_p"];
+
+/// Who decides what nobody set.
+const POLICY: &str = "policy";
+const DEFAULT: &str = "default";
+
+/// What the engine does where nobody says anything.
+fn defaults() -> Params {
+    let engine = Parameters::default();
+    Params {
+        min_tokens: Some(engine.min_tokens),
+        repetition_penalty: Some(engine.repetition_penalty),
+        frequency_penalty: Some(engine.frequency_penalty),
+        presence_penalty: Some(engine.presence_penalty),
+        seed: Some(engine.seed),
+        ignore_eos: Some(engine.ignore_eos),
+        n: Some(engine.n as usize),
+        ..Params::default()
+    }
+}
 
 /// The sources of defaults, the nearest first.
 pub(crate) struct Sources {
@@ -37,21 +57,30 @@ impl Sources {
         flags.or(environment).or(generation_config)
     }
 
-    /// Every parameter that is set, its value as a request would have it, and who set it.
+    /// Every parameter, its value as a request would have it, and who set it: null where the policy decides, and for
+    /// max_tokens where the context does.
     pub(crate) fn entries(&self) -> Vec<(&'static str, serde_json::Value, &'static str)> {
-        let of = |params: &Params| serde_json::to_value(params).expect("plain data serialises");
-        let layers = self.layers.each_ref().map(|(source, params)| (*source, of(params)));
-        let winner = |name: &'static str| {
-            let (source, value) = layers.iter().map(|(s, v)| (*s, &v[name])).find(|(_, v)| !v.is_null())?;
-            Some((name, value.clone(), source))
+        // By way of the text, which has the fewest digits that say which number of 32 bits is meant.
+        let of = |params: &Params| -> serde_json::Value {
+            let text = serde_json::to_vec(params).expect("plain data serialises");
+            serde_json::from_slice(&text).expect("it was just written")
         };
-        NAMES.into_iter().filter_map(winner).collect()
+        let layers = self.layers.each_ref().map(|(source, params)| (*source, of(params)));
+        let defaults = of(&defaults());
+        let winner = |name: &'static str| {
+            let set = layers.iter().map(|(s, v)| (*s, &v[name])).find(|(_, v)| !v.is_null());
+            let unset = if OF_THE_POLICY.contains(&name) { POLICY } else { DEFAULT };
+            let (source, value) = set.unwrap_or((unset, &defaults[name]));
+            (name, value.clone(), source)
+        };
+        NAMES.map(winner).into()
     }
 
-    /// The same in words: `seed 7 (flag)`.
+    /// Those that somebody set, in words: `seed 7 (flag)`.
     pub(crate) fn tell(&self) -> Vec<String> {
+        let is_set = |(_, _, source): &(_, _, &str)| ![POLICY, DEFAULT].contains(source);
         let tell = |(name, value, source)| format!("{name} {value} ({source})");
-        self.entries().into_iter().map(tell).collect()
+        self.entries().into_iter().filter(is_set).map(tell).collect()
     }
 }
 
@@ -110,5 +139,8 @@ mod tests {
         let sources = Sources::new(flags, config).unwrap();
         assert_eq!(sources.tell(), ["repetition_penalty 1.5 (generation_config.json)", "seed 7 (flag)"]);
         assert_eq!((sources.defaults().seed, sources.defaults().temperature), (Some(7), None));
+        let entry = |asked: &str| sources.entries().into_iter().find(|(name, ..)| *name == asked).unwrap();
+        assert_eq!(entry("n"), ("n", 1.into(), "default"));
+        assert_eq!(entry("temperature"), ("temperature", serde_json::Value::Null, "policy"));
     }
 }

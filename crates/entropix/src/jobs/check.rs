@@ -9,6 +9,24 @@ use entropix_model::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::io::{self, BufReader, Read};
 
+/// How an input is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// What becomes of lines that are no requests.
+    pub bad_line: BadLine,
+    /// The part of the job.
+    pub shard: Shard,
+    /// Tokens of the vocabulary, once that is known: a request that names others is none.
+    pub n_tokens: Option<u32>,
+}
+
+impl Look {
+    /// At all of it, before the vocabulary is known.
+    pub fn new(bad_line: BadLine) -> Self {
+        Self { bad_line, shard: Shard::WHOLE, n_tokens: None }
+    }
+}
+
 /// What an input asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checked {
@@ -26,6 +44,8 @@ pub struct Checked {
     pub n_edited: usize,
     /// Whether something is yet to be done in front of what is done: no earlier run kept the order.
     pub out_of_order: bool,
+    /// The largest token that a request names by its number.
+    pub largest_token: Option<u32>,
     /// SHA-256 of the input's text (unpacked), 64 hexadecimal digits.
     pub sha256: String,
 }
@@ -35,12 +55,16 @@ impl JobInput {
     ///
     /// # Errors
     /// With [`BadLine::Fail`] one that names the bad lines, the first 100 with line and column.
-    pub fn check<L: JobLine>(&self, bad_line: BadLine, shard: Shard, done: &mut Done) -> Result<Checked> {
-        let mut items = self.reader::<_, L>(BufReader::new(Hashing::of(self.text()?)));
+    pub fn check<L: JobLine>(&self, look: Look, done: &mut Done) -> Result<Checked> {
+        let Look { bad_line, shard, n_tokens } = look;
+        let mut items = self.reader::<_, L>(BufReader::new(Hashing::of(self.text()?))).within(n_tokens);
         let mut checked = Checked::default();
         let (mut n_lines, mut flaws, mut pending) = (0, Vec::new(), false);
         while let Some(item) = items.next_item()? {
             n_lines += 1;
+            if let Ok(request) = &item.request {
+                checked.largest_token = checked.largest_token.max(request.largest_token());
+            }
             if let Err(error) = &item.request {
                 checked.n_bad += 1;
                 if bad_line == BadLine::Fail && flaws.len() < TOLD_FLAWS {
@@ -123,7 +147,7 @@ mod tests {
     use entropix_model::Class;
 
     fn check(text: &str, bad_line: BadLine) -> Result<Checked> {
-        of_text(text).check::<JobRequest>(bad_line, Shard::WHOLE, &mut Done::default())
+        of_text(text).check::<JobRequest>(Look::new(bad_line), &mut Done::default())
     }
 
     #[test]
@@ -166,7 +190,8 @@ mod tests {
         assert_eq!((whole.n_requests, &whole.sha256), (50, &sum));
         let part = |i| {
             let shard = Shard::new(i, 3).unwrap();
-            of_text(&text).check::<JobRequest>(BadLine::Fail, shard, &mut Done::default()).unwrap().n_requests
+            let look = Look { shard, ..Look::new(BadLine::Fail) };
+            of_text(&text).check::<JobRequest>(look, &mut Done::default()).unwrap().n_requests
         };
         assert_eq!(part(0) + part(1) + part(2), 50);
         assert_eq!(check("", BadLine::Fail).unwrap().n_requests, 0);

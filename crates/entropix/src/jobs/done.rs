@@ -149,7 +149,7 @@ impl Done {
     }
 
     /// Lines that nothing in the input was seen to ask for, those of edited requests among them.
-    pub(super) fn n_unseen(&self) -> usize {
+    pub fn n_unseen(&self) -> usize {
         self.rows.values().filter(|row| !row.seen).count()
     }
 

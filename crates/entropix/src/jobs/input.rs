@@ -3,7 +3,7 @@
 
 use super::compressed::Packing;
 use super::ids::{self, Ids};
-use super::json::Flaw;
+use super::json::{Flaw, Value};
 use super::limits::LINE_BYTES;
 use super::lines::{Line, Lines};
 use super::request::{JobRequest, PlainText};
@@ -42,6 +42,14 @@ pub trait JobLine: Sized {
     fn id(&self) -> Option<&str>;
     /// What stands in for an id; the same for the same content.
     fn content_hash(&self) -> String;
+    /// The largest token it names by its number.
+    fn largest_token(&self) -> Option<u32> {
+        None
+    }
+    /// Refuses a JSON line that names a token which is not below `n_tokens`.
+    fn check_tokens(_line: &str, _n_tokens: u32) -> Result<(), Flaw> {
+        Ok(())
+    }
 }
 
 impl JobLine for JobRequest {
@@ -59,6 +67,14 @@ impl JobLine for JobRequest {
 
     fn content_hash(&self) -> String {
         JobRequest::content_hash(self)
+    }
+
+    fn largest_token(&self) -> Option<u32> {
+        JobRequest::largest_token(self)
+    }
+
+    fn check_tokens(line: &str, n_tokens: u32) -> Result<(), Flaw> {
+        JobRequest::check_tokens(line, n_tokens)
     }
 }
 
@@ -184,7 +200,7 @@ impl JobInput {
     /// Reads the items out of `text`.
     pub(super) fn reader<R: BufRead, L: JobLine>(&self, text: R) -> ItemReader<'_, R, L> {
         let lines = Lines::new(text, &self.path);
-        ItemReader { input: self, lines, ids: Ids::default(), of: PhantomData }
+        ItemReader { input: self, lines, ids: Ids::default(), n_tokens: None, of: PhantomData }
     }
 
     fn guess_format(&self) -> Result<InputFormat> {
@@ -208,18 +224,29 @@ pub(super) struct ItemReader<'a, R, L> {
     input: &'a JobInput,
     lines: Lines<R>,
     ids: Ids,
+    n_tokens: Option<u32>,
     of: PhantomData<L>,
 }
 
 impl<R: BufRead, L: JobLine> ItemReader<'_, R, L> {
+    /// The same, of a vocabulary of so many tokens; none for one that is not known.
+    pub(super) fn within(self, n_tokens: Option<u32>) -> Self {
+        Self { n_tokens, ..self }
+    }
+
     /// The next line, whatever is wrong with it.
     pub(super) fn next_item(&mut self) -> Result<Option<Item<L>>> {
         let Some(Line { number, bytes, text }) = self.lines.next_line()? else { return Ok(None) };
-        let (input, ids) = (self.input, &mut self.ids);
+        let (input, ids, n_tokens) = (self.input, &mut self.ids, self.n_tokens);
         let read = text.and_then(|text| {
             let request: L = input.read(text)?;
+            if let Some(n_tokens) = n_tokens
+                && input.format == InputFormat::Jsonl
+            {
+                L::check_tokens(text, n_tokens)?;
+            }
             let content = request.content_hash();
-            let id = ids.assign(request.id(), &content, number)?;
+            let id = ids.assign(request.id(), &content, number).map_err(|flaw| flaw.at(id_offset(text)))?;
             Ok((id, content, request))
         });
         Ok(Some(match read {
@@ -258,14 +285,17 @@ impl<L: JobLine> Iterator for Items<'_, L> {
     fn next(&mut self) -> Option<Self::Item> {
         let item = self.reader.next_item().transpose()?;
         Some(item.and_then(|item| match (self.bad_line, &item.request) {
-            (BadLine::Fail, Err(error)) => {
-                let message =
-                    format!("{}; correct it and give the same command again to go on", error.message);
-                Err(Error { message, ..error.clone() })
-            }
+            (BadLine::Fail, Err(error)) => Err(error.clone()),
             _ => Ok(item),
         }))
     }
+}
+
+/// Where the id of a line stands that has one.
+fn id_offset(line: &str) -> usize {
+    let members = Value::parse(line).and_then(|value| value.members("the request")).unwrap_or_default();
+    let id = members.iter().find(|member| ["id", "custom_id"].contains(&member.key.as_str()));
+    id.map_or(0, |member| member.offset)
 }
 
 /// Copies `source` to a nameless temporary file; stops at a line that no job would take, so that an endless
@@ -354,7 +384,6 @@ mod tests {
         let failing = items(text, BadLine::Fail);
         let error = failing[1].as_ref().unwrap_err();
         assert!(error.message.starts_with("in.jsonl:2:26: top_p is 2"), "{}", error.message);
-        assert!(error.message.contains("the same command again"), "{}", error.message);
         let recorded: Vec<_> = items(text, BadLine::Record).into_iter().map(Result::unwrap).collect();
         assert_eq!(recorded.len(), 3);
         assert_eq!(recorded[1].request.as_ref().unwrap_err().code, "Field");

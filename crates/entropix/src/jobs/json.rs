@@ -24,6 +24,11 @@ impl Flaw {
         Self { code, offset, message: message.into() }
     }
 
+    /// The same at another byte.
+    pub fn at(self, offset: usize) -> Self {
+        Self { offset, ..self }
+    }
+
     /// The column of the flaw in `line`, in characters from 1; bytes that are no UTF-8 count as one each.
     pub fn column(&self, line: &[u8]) -> usize {
         let begins = |byte: &&u8| **byte & 0xc0 != 0x80;

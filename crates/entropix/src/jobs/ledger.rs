@@ -5,7 +5,7 @@ use super::check::Checked;
 use super::done::{Done, Earlier, Found, RowHead};
 use super::limits::MANIFEST_BYTES;
 use super::manifest::Manifest;
-use super::output::{LineWriter, SyncEvery};
+use super::output::{LineWriter, SyncEvery, go_on};
 use super::whole::{beside, put_whole};
 use entropix_model::{Class, Error, Result};
 use std::fs::File;
@@ -27,6 +27,7 @@ pub struct Resume {
 pub struct Ledger {
     lines: LineWriter,
     manifest_path: PathBuf,
+    /// What the manifest there says, of a run that may have written no line yet.
     earlier: Option<Manifest>,
     found: Found,
     resume: Resume,
@@ -39,10 +40,13 @@ impl Ledger {
     /// # Errors
     /// As [`LineWriter::open`]; `Usage` for a file that no job wrote; `Data` for lines that no job wrote.
     pub fn open(path: &Path, input: &File, resume: Resume, sync_every: SyncEvery) -> Result<Self> {
-        let lines = LineWriter::open(path, input, sync_every)?;
+        let lines = LineWriter::open(path, input, sync_every)?.overwriting(resume.overwrite);
         let manifest_path = manifest_path(path);
         let (mut earlier, mut found) = (None, Found::default());
-        if !resume.overwrite && !lines.is_empty() {
+        if !resume.overwrite && lines.is_file() && lines.is_empty() {
+            // What is damaged there speaks of nothing.
+            earlier = read_manifest(&manifest_path).ok().flatten();
+        } else if !resume.overwrite && !lines.is_empty() {
             earlier = read_manifest(&manifest_path)?;
             if earlier.is_none() {
                 let message = format!(
@@ -67,9 +71,19 @@ impl Ledger {
         Ok(Self { lines, manifest_path, earlier, found, resume })
     }
 
-    /// What the manifest of an earlier run says, when there was one that is gone on with.
+    /// What the manifest of an earlier run says, when there are lines of it to go on with.
     pub fn earlier(&self) -> Option<&Manifest> {
-        self.earlier.as_ref()
+        self.earlier.as_ref().filter(|_| !self.lines.is_empty())
+    }
+
+    /// Where the runs before this one wrote a trace, if they did; see [`Manifest::trace`].
+    pub fn trace(&self) -> Option<&str> {
+        self.earlier.as_ref().and_then(|earlier| earlier.trace.as_deref())
+    }
+
+    /// Whether no other job can write the output; false on a file system that knows no locks.
+    pub fn is_locked(&self) -> bool {
+        self.lines.is_locked()
     }
 
     /// What is done.
@@ -83,9 +97,12 @@ impl Ledger {
     /// # Errors
     /// `Config`, code `ManifestMismatch`, when the earlier run had other settings, and `InputChanged` when requests
     /// were edited or taken out since; `Usage` when an order cannot be kept; `Io`.
-    pub fn begin(self, mut manifest: Manifest, checked: Option<&Checked>) -> Result<(LineWriter, Done)> {
-        if let Some(earlier) = &self.earlier {
-            self.compare_settings(&mut manifest, earlier)?;
+    pub fn begin(self, manifest: &mut Manifest, checked: Option<&Checked>) -> Result<(LineWriter, Done)> {
+        if let Some(earlier) = self.earlier() {
+            self.compare_settings(manifest, earlier)?;
+            if checked.is_none() && manifest.ordered && !earlier.ordered {
+                return Err(self.unordered());
+            }
         }
         if let Some(checked) = checked {
             self.compare_input(checked, manifest.ordered)?;
@@ -110,7 +127,10 @@ impl Ledger {
             // What stood there before must be gone before a manifest speaks of something else.
             lines.begin_behind(whole)?;
         }
-        put_whole(&manifest_path, &manifest.to_json())?;
+        write_manifest(&manifest_path, manifest).map_err(|error| {
+            let message = format!("{}; {}", error.message, go_on(resume.overwrite));
+            Error { message, ..error }
+        })?;
         Ok((lines, done))
     }
 
@@ -155,13 +175,18 @@ impl Ledger {
             || n_unseen > 0
             || (self.resume.retry_errors && self.found.done.n_failed() > 0);
         if ordered && (checked.out_of_order || gaps) {
-            let message = format!(
-                "{path}: what stands there is not the beginning of what --ordered makes; leave it out, or add \
-                 --overwrite to begin anew"
-            );
-            return Err(Error::new(Class::Usage, "Unordered", message));
+            return Err(self.unordered());
         }
         Ok(())
+    }
+
+    fn unordered(&self) -> Error {
+        let message = format!(
+            "{}: what stands there is not the beginning of what --ordered makes; leave it out, or add --overwrite to \
+             begin anew",
+            self.lines.path().display()
+        );
+        Error::new(Class::Usage, "Unordered", message)
     }
 }
 
@@ -186,6 +211,14 @@ impl Done {
     }
 }
 
+/// Writes a manifest, whole or not at all.
+///
+/// # Errors
+/// `Io`.
+pub fn write_manifest(path: &Path, manifest: &Manifest) -> Result<()> {
+    put_whole(path, &manifest.to_json())
+}
+
 /// Where the manifest of an output is.
 pub fn manifest_path(output: &Path) -> PathBuf {
     beside(output, ".manifest.json")
@@ -196,11 +229,17 @@ pub fn manifest_path(output: &Path) -> PathBuf {
 /// # Errors
 /// `Config` for one that cannot be understood, `Io` and `NoInput` for one that cannot be read.
 pub fn read_manifest(path: &Path) -> Result<Option<Manifest>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
+    let told = |error| Error::io(path, "open", &error);
+    match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(path, "open", &error)),
-    };
+        Err(error) => return Err(told(error)),
+        // To open a pipe is to wait for somebody who writes into it.
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(told(std::io::Error::other("it is no regular file")));
+        }
+        Ok(_) => {}
+    }
+    let file = File::open(path).map_err(told)?;
     let mut bytes = Vec::new();
     file.take(MANIFEST_BYTES).read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", &e))?;
     let manifest = Manifest::from_json(&bytes).map_err(|why| {

@@ -33,6 +33,9 @@ pub struct Manifest {
     pub prompt: PromptRecord,
     /// How much of the signals the lines have.
     pub signals: String,
+    /// Where the trace of the job is: relative to the folder of the output if it is within that.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trace: Option<String>,
     /// What differed between the runs that were forced to share the output.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub mixed: Vec<String>,
@@ -134,6 +137,7 @@ impl Manifest {
             parameters: Map::new(),
             prompt,
             signals: String::new(),
+            trace: None,
             mixed: Vec::new(),
         }
     }
@@ -165,7 +169,8 @@ impl Manifest {
     /// For values that no request may have.
     pub fn params(&self) -> Result<Params, String> {
         let mut params = Params::default();
-        for (name, entry) in &self.parameters {
+        let is_set = |(_, entry): &(_, &Value)| !entry["value"].is_null();
+        for (name, entry) in self.parameters.iter().filter(is_set) {
             let text = entry["value"].to_string();
             let value = super::json::Value::parse(&text).map_err(|flaw| flaw.message)?;
             let known = params.set(name, &value).map_err(|flaw| flaw.message)?;

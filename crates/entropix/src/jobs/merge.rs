@@ -1,10 +1,11 @@
 //! The outputs of the parts of a job made one, in the order of their bytes.
 
 use super::done::{Done, RowHead, for_each_line};
-use super::ledger::{manifest_path, read_manifest};
+use super::ledger::{manifest_path, read_manifest, write_manifest};
+use super::lock::{open_locked, share};
 use super::manifest::Manifest;
 use super::shard::Shard;
-use super::whole::{put_whole, replace};
+use super::whole::{failed, replace, sync_folder};
 use entropix_model::{Class, Error, Result};
 use std::fs::File;
 use std::io::{BufReader, Write};
@@ -53,11 +54,11 @@ pub fn merge(output: &Path, parts: &[PathBuf], force: bool) -> Result<Merged> {
         let n_before = done.len();
         read_places(i, part, &mut done, &mut places)?;
         let (n_lines, wanted) = (done.len() - n_before, part.manifest.input.requests);
-        if wanted.is_some_and(|wanted| wanted != n_lines) && !force {
+        if wanted != Some(n_lines) && !force {
             let message = format!(
                 "{}: has lines of {n_lines} requests out of {}; give its job again, or --force merges what is there",
                 part.path.display(),
-                wanted.unwrap_or_default()
+                wanted.map_or("nobody knows how many (--no-validate)".into(), |wanted| wanted.to_string())
             );
             return Err(Error::new(Class::Config, "Unfinished", message));
         }
@@ -69,16 +70,30 @@ pub fn merge(output: &Path, parts: &[PathBuf], force: bool) -> Result<Merged> {
             line(a).cmp(&line(b))
         })
     });
+    // Who writes it now, or begins to, is not to be overtaken.
+    let held = std::fs::metadata(output).is_ok_and(|old| old.is_file());
+    let _held = held.then(|| open_locked(File::options().append(true), output)).transpose()?;
+    // Other lines must not be found under a manifest that speaks of those before.
+    let manifest_path = manifest_path(output);
+    match std::fs::remove_file(&manifest_path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(failed(&manifest_path, "remove", &e));
+        }
+        Err(_) => {}
+        Ok(()) => sync_folder(&manifest_path)?,
+    }
     write(output, &parts, &places)?;
     manifest.shard = Shard::WHOLE.to_string();
     manifest.ordered = false;
     manifest.input.requests = parts.iter().map(|part| part.manifest.input.requests).sum();
-    put_whole(&manifest_path(output), &manifest.to_json())?;
+    manifest.trace = None;
+    write_manifest(&manifest_path, &manifest)?;
     Ok(Merged { n_lines: done.len(), n_failed: done.n_failed() })
 }
 
 fn open(path: &Path) -> Result<Part> {
     let file = File::open(path).map_err(|e| Error::io(path, "open", &e))?;
+    share(&file, path)?;
     let manifest = read_manifest(&manifest_path(path))?.ok_or_else(|| {
         let message = format!("{}: has no manifest beside it, so no job wrote it", path.display());
         Error::new(Class::NoInput, "NoManifest", message)

@@ -2,16 +2,23 @@
 //! cut off again, so that the file always ends with a whole line.
 
 use super::done::{Found, for_each_line};
+use super::lock::{lock, open_locked, same_file};
 use super::whole::{beside, failed, followed, sync_folder};
 use entropix_model::{Class, Error, Result};
-use std::fs::{File, Metadata, TryLockError};
+use std::fs::{File, Metadata};
 use std::io::{BufReader, BufWriter, ErrorKind, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What a failed write leaves, and what to do about it.
-const GO_ON: &str = "; it ends with a whole line, give the same command again to go on";
+/// What to do where a job ended before it was done; it says so without `--overwrite`, which would begin anew.
+pub fn go_on(overwrite: bool) -> &'static str {
+    if overwrite {
+        "give the same command without --overwrite to go on"
+    } else {
+        "give the same command again to go on"
+    }
+}
 
 /// How often what was written is forced to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +36,9 @@ pub struct LineWriter {
     /// Length of the file after the last whole line; none for what cannot be cut (pipes, devices).
     whole: Option<u64>,
     state: State,
+    is_locked: bool,
+    /// Whether what it held before is to go, which another run must not do again.
+    overwrites: bool,
     sync_every: SyncEvery,
     /// Lines since the last sync.
     unsynced: u64,
@@ -55,11 +65,13 @@ impl LineWriter {
     /// # Errors
     /// `Usage` for the input itself, `Temp` for what another job writes, `Io` for what cannot be opened.
     pub fn open(path: &Path, input: &File, sync_every: SyncEvery) -> Result<Self> {
-        let of = |file: File, path: PathBuf, whole, state| Self {
+        let of = |file: File, path: PathBuf, whole, state, is_locked| Self {
             file,
             path,
             whole,
             state,
+            is_locked,
+            overwrites: false,
             sync_every,
             unsynced: 0,
             synced: Instant::now(),
@@ -83,7 +95,7 @@ impl LineWriter {
             if file.metadata().is_ok_and(|metadata| is_input(&metadata)) {
                 return Err(refused());
             }
-            return Ok(of(file, "<stdout>".into(), None, State::Found));
+            return Ok(of(file, "<stdout>".into(), None, State::Found, true));
         }
         loop {
             let before = std::fs::metadata(path);
@@ -98,12 +110,12 @@ impl LineWriter {
             let metadata = look(&file)?;
             let state = if before.is_ok() { State::Found } else { State::Created };
             if !metadata.is_file() {
-                return Ok(of(file, path.to_owned(), None, state));
+                return Ok(of(file, path.to_owned(), None, state, true));
             }
-            lock(&file, path)?;
+            let is_locked = lock(&file, path)?;
             // Whoever held the lock until now may have put another file in its place.
             if std::fs::metadata(path).is_ok_and(|now| same_file(&now, &metadata)) {
-                return Ok(of(file, path.to_owned(), Some(metadata.len()), state));
+                return Ok(of(file, path.to_owned(), Some(metadata.len()), state, is_locked));
             }
         }
     }
@@ -114,6 +126,17 @@ impl LineWriter {
     /// Those of [`LineWriter::open`].
     pub fn open_beside(path: &Path, input: &File) -> Result<Self> {
         Self::open(path, input, SyncEvery::Lines(u64::MAX))
+    }
+
+    /// The same, by a command that empties it when it begins: what it says of going on is another.
+    pub(super) fn overwriting(mut self, overwrites: bool) -> Self {
+        self.overwrites = overwrites;
+        self
+    }
+
+    /// Whether no other job can write it; false on a file system that knows no locks.
+    pub fn is_locked(&self) -> bool {
+        self.is_locked
     }
 
     /// Refuses a file that holds something.
@@ -179,11 +202,9 @@ impl LineWriter {
 
     /// Begins behind the first `whole` bytes and cuts off the rest.
     pub(super) fn begin_behind(&mut self, whole: u64) -> Result<()> {
-        if let Some(length) = &mut self.whole
-            && *length != whole
-        {
-            self.file.set_len(whole).map_err(|e| failed(&self.path, "cut", &e))?;
-            *length = whole;
+        if self.whole.is_some_and(|length| length != whole) {
+            self.file.set_len(whole).map_err(|e| self.told("cut", &e))?;
+            self.whole = Some(whole);
             self.sync()?;
         }
         self.state = State::Begun;
@@ -195,13 +216,31 @@ impl LineWriter {
     pub(super) fn begin_with(&mut self, keep: &mut dyn FnMut(&[u8]) -> bool) -> Result<()> {
         let path = followed(&self.path);
         let partial = beside(&path, ".partial");
-        let wrote = |e: std::io::Error| failed(&partial, "write", &e);
-        let new = File::options().read(true).append(true).create(true).open(&partial).map_err(wrote)?;
-        lock(&new, &partial)?;
+        let (new, _) = open_locked(File::options().read(true).append(true).create(true), &partial)?;
+        let length = self.copy(&new, keep).and_then(|length| {
+            std::fs::rename(&partial, &path).map(|()| length).map_err(|e| failed(&path, "replace", &e))
+        });
+        let length = length.map_err(|error| {
+            // It is in nobody's way if it will not go.
+            let _ = std::fs::remove_file(&partial);
+            let message =
+                format!("{}; {} is as it was, {}", error.message, path.display(), go_on(self.overwrites));
+            Error { message, ..error }
+        })?;
+        sync_folder(&path)?;
+        self._replaced = Some(std::mem::replace(&mut self.file, new));
+        self.whole = Some(length);
+        self.state = State::Begun;
+        Ok(())
+    }
+
+    /// Makes `new` of those lines that `keep` takes, on the disk too, and says how long it is.
+    fn copy(&self, new: &File, keep: &mut dyn FnMut(&[u8]) -> bool) -> Result<u64> {
+        let wrote = |e: std::io::Error| failed(&self.path, "write a copy of", &e);
         // What an interrupted replacement left.
         new.set_len(0).map_err(wrote)?;
         let mut length = 0;
-        let mut out = BufWriter::with_capacity(1 << 16, &new);
+        let mut out = BufWriter::with_capacity(1 << 16, new);
         let old = self.rewound().map_err(|e| failed(&self.path, "read", &e))?;
         for_each_line(BufReader::with_capacity(1 << 16, old), &mut |line| {
             if keep(line) {
@@ -216,12 +255,7 @@ impl LineWriter {
         let permissions = self.file.metadata().map(|metadata| metadata.permissions());
         permissions.and_then(|permissions| new.set_permissions(permissions)).map_err(wrote)?;
         new.sync_all().map_err(wrote)?;
-        std::fs::rename(&partial, &path).map_err(|e| failed(&path, "replace", &e))?;
-        sync_folder(&path);
-        self._replaced = Some(std::mem::replace(&mut self.file, new));
-        self.whole = Some(length);
-        self.state = State::Begun;
-        Ok(())
+        Ok(length)
     }
 
     /// Begins behind those lines that `keep` takes, as [`LineWriter::begin_with`], which copies nothing when it takes
@@ -277,8 +311,13 @@ impl LineWriter {
             return self.file.flush().map_err(|e| failed(&self.path, "write", &e));
         }
         self.sync()?;
-        sync_folder(&self.path);
-        Ok(())
+        sync_folder(&self.path)
+    }
+
+    /// An error that says how to go on.
+    fn told(&self, doing: &str, error: &std::io::Error) -> Error {
+        let told = failed(&self.path, doing, error);
+        Error { message: format!("{}; {}", told.message, go_on(self.overwrites)), ..told }
     }
 
     fn rewound(&self) -> std::io::Result<File> {
@@ -297,19 +336,19 @@ impl LineWriter {
             return Err(Error::new(Class::Io, "Removed", message));
         }
         // After a failed sync the kernel may have dropped the pages: trying again would lie.
-        self.file.sync_data().map_err(|e| {
-            let told = failed(&self.path, "write to disk", &e);
-            Error { message: format!("{}; give the same command again to go on", told.message), ..told }
-        })
+        self.file.sync_data().map_err(|e| self.told("write to disk", &e))
     }
 
     fn cut_back(&self, error: &std::io::Error) -> Error {
         let told = failed(&self.path, "write", error);
         let more = match self.whole.map(|whole| self.file.set_len(whole)) {
             None => return told,
-            Some(Ok(())) => GO_ON.to_owned(),
+            Some(Ok(())) => format!("; it ends with a whole line, {}", go_on(self.overwrites)),
             Some(Err(cut)) => {
-                format!("; its last line is torn ({cut}), which the same command given again repairs")
+                format!(
+                    "; its last line is torn ({cut}), which the next run repairs: {}",
+                    go_on(self.overwrites)
+                )
             }
         };
         Error { message: told.message + &more, ..told }
@@ -322,20 +361,6 @@ impl Drop for LineWriter {
             // Nothing can be done about a file that will not go.
             let _ = std::fs::remove_file(&self.path);
         }
-    }
-}
-
-/// Takes the lock of an output.
-fn lock(file: &File, path: &Path) -> Result<()> {
-    match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(Error::new(
-            Class::Temp,
-            "Locked",
-            format!("{}: another job is writing it; wait, or name another output", path.display()),
-        )),
-        // Some network file systems know no locks.
-        Err(TryLockError::Error(_)) => Ok(()),
     }
 }
 
@@ -360,10 +385,6 @@ pub fn refuse_model(output: &Path, model: &Path) -> Result<()> {
             Err(Error::new(Class::Usage, "SameFile", message))
         }
     }
-}
-
-pub(super) fn same_file(a: &Metadata, b: &Metadata) -> bool {
-    (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
 #[cfg(test)]

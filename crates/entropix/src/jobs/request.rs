@@ -65,6 +65,22 @@ impl JobRequest {
         Self { id: None, form: Form::Short, prompt, params: Params::default() }
     }
 
+    /// The largest token it names by its number: in its prompt, among those that end it, or with a bias.
+    pub fn largest_token(&self) -> Option<u32> {
+        let prompt = match &self.prompt {
+            Prompt::Tokens(tokens) => tokens.iter().max(),
+            Prompt::Text(_) | Prompt::Messages(_) => None,
+        };
+        let ends = self.params.stop_token_ids.iter().flatten().max();
+        let biases = self.params.logit_bias.iter().flatten().map(|(token, _)| token).max();
+        prompt.max(ends).max(biases).copied()
+    }
+
+    /// Refuses a line of either form, good but for that, which names a token that is not below `n_tokens`.
+    pub fn check_tokens(line: &str, n_tokens: u32) -> Result<(), Flaw> {
+        tokens_below(n_tokens, &Value::parse(line)?)
+    }
+
     /// 16 hexadecimal digits of the SHA-256 of form, prompt and parameters: the same for the same request,
     /// however its line was spaced or ordered.
     pub fn content_hash(&self) -> String {
@@ -97,6 +113,7 @@ fn short(members: &[Member]) -> Result<JobRequest, Flaw> {
         }
     }
     let prompt = prompt.ok_or_else(|| missing("\"prompt\" or \"messages\""))?;
+    check_lengths(&params, members)?;
     Ok(JobRequest { id, form: Form::Short, prompt, params })
 }
 
@@ -196,7 +213,45 @@ fn openai_body(body: &[Member], chat: bool) -> Result<(Prompt, Params, Option<St
         None => {}
     }
     let prompt = prompt.ok_or_else(|| missing(&format!("body.{wanted}")))?;
+    check_lengths(&params, body)?;
     Ok((prompt, params, model))
+}
+
+/// Refuses a request, or the body of one, that names a token which is not below `n_tokens`.
+fn tokens_below(n_tokens: u32, request: &Value) -> Result<(), Flaw> {
+    let most = i64::from(n_tokens) - 1;
+    let check_list = |what: &str, list: &Value| {
+        let tokens = list.elements(what, PROMPT_TOKENS)?;
+        tokens.iter().try_for_each(|token| token.integer(what, 0, most).map(|_| ()))
+    };
+    for Member { key, value, .. } in &request.members("the request")? {
+        match key.as_str() {
+            "body" => tokens_below(n_tokens, value)?,
+            "prompt" if value.is_array() => check_list("a token of the prompt", value)?,
+            "stop_token_ids" if value.is_array() => check_list("a stop_token_ids entry", value)?,
+            "logit_bias" if !value.is_null() => {
+                let is_out = |bias: &Member| bias.key.parse::<u32>().is_ok_and(|token| token >= n_tokens);
+                if let Some(bias) = value.members(key)?.into_iter().find(is_out) {
+                    let message = format!("logit_bias names token {}, the last one is {most}", bias.key);
+                    return Err(member_flaw(&bias, message));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Refuses an answer that must be longer than it may be.
+fn check_lengths(params: &Params, members: &[Member]) -> Result<(), Flaw> {
+    let (Some(least), Some(most)) = (params.min_tokens, params.max_tokens) else { return Ok(()) };
+    let member = members.iter().find(|member| member.key == "min_tokens").filter(|_| least > most);
+    member.map_or(Ok(()), |member| {
+        Err(member_flaw(
+            member,
+            format!("min_tokens is {least}, max_tokens only {most}; give no more than that"),
+        ))
+    })
 }
 
 fn set_prompt(prompt: &mut Option<Prompt>, member: &Member) -> Result<(), Flaw> {

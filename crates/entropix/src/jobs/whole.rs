@@ -1,8 +1,9 @@
 //! Files that are there whole or not at all, whatever happens meanwhile.
 
+use super::lock::open_locked;
 use entropix_model::{Class, Error, Result};
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// Makes a file of `bytes` at `path` that is there whole or not at all, whatever happens meanwhile.
@@ -31,20 +32,23 @@ pub(super) fn replace(
         return open().map_err(told);
     }
     let partial = beside(path, ".partial");
-    let mut attempt = || {
-        let mut out = BufWriter::with_capacity(1 << 16, File::create(&partial)?);
+    // Two that write the same would write into one another.
+    let (file, _) = open_locked(File::options().write(true).create(true), &partial)?;
+    let attempt = || {
+        // What somebody who was interrupted left.
+        file.set_len(0)?;
+        let mut out = BufWriter::with_capacity(1 << 16, file);
         write(&mut out)?;
         out.flush()?;
         out.get_ref().sync_all()?;
         std::fs::rename(&partial, path)
     };
     attempt().map_err(|e| {
-        // It may not be there, and is in nobody's way if it will not go.
+        // It is in nobody's way if it will not go.
         let _ = std::fs::remove_file(&partial);
         told(e)
     })?;
-    sync_folder(path);
-    Ok(())
+    sync_folder(path)
 }
 
 /// Where a link leads, at most 40 of them; what replaces a file must not replace the link to it.
@@ -65,13 +69,21 @@ pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
 }
 
 /// Forces the names in the folder of `path` to the disk.
-pub(super) fn sync_folder(path: &Path) {
+pub(super) fn sync_folder(path: &Path) -> Result<()> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    // Not every file system lets a folder be opened or synced; the lines themselves are safe.
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        // Not every file system lets a folder be opened or synced; the lines themselves are safe.
+        Err(e)
+            if ![ErrorKind::InvalidInput, ErrorKind::Unsupported, ErrorKind::PermissionDenied]
+                .contains(&e.kind()) =>
+        {
+            Err(failed(folder, "write to disk", &e))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Unlike an input, an output that cannot be opened is an I/O error whatever the reason.

@@ -92,6 +92,8 @@ pub struct ModelSummary {
     pub read_bytes: usize,
     /// Weights.
     pub n_params: usize,
+    /// Tokens of the vocabulary, as many as a row of logits has.
+    pub vocab_size: usize,
     /// Bytes of keys and values a position takes.
     pub kv_bytes_per_token: usize,
     /// The matrices that every token meets.
@@ -418,6 +420,7 @@ fn summarise(checkpoint: &Checkpoint, opened: &Opened) -> ModelSummary {
         weight_bytes: all.iter().map(|tensor| tensor.n_bytes()).sum(),
         read_bytes: read.iter().map(|tensor| tensor.n_bytes()).sum(),
         n_params,
+        vocab_size: config.vocab_size,
         kv_bytes_per_token: opened.memory.cache_per_position as usize,
         token_matrices: Matrices::of(
             layers.iter().flat_map(|l| projections(l).into_iter().chain(rest(l))).chain(projections(last)),

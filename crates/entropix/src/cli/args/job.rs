@@ -15,7 +15,8 @@ pub(crate) struct JobArgs {
     /// What the input is [default: JSONL when its first character is {, else text].
     #[arg(long, value_name = "FORMAT")]
     pub input_format: Option<FormatArg>,
-    /// Begin without reading the whole input first; a bad line ends the job when it comes.
+    /// Begin without reading the whole input first: a bad line ends the job when it comes, and requests that were taken
+    /// out since an earlier run are noticed at the end.
     #[arg(long, help_heading = "Job")]
     pub no_validate: bool,
     /// What a line that is no request does: fail ends the job before it begins, record makes it a failed row.

@@ -62,7 +62,7 @@ impl Destination {
         supported(path)?;
         let lines = lines_path(path);
         if let Ok(old) = std::fs::metadata(path) {
-            let is_input = |input: &std::fs::Metadata| super::output::same_file(input, &old);
+            let is_input = |input: &std::fs::Metadata| super::lock::same_file(input, &old);
             let usage = |code, message| Err(Error::new(Class::Usage, code, message));
             if input.metadata().is_ok_and(|input| is_input(&input)) {
                 let message =
