@@ -86,7 +86,7 @@ fn inputs() -> Vec<(&'static str, Vec<u8>, i32, &'static str)> {
                 "\"body\":{\"prompt\":\"x\",\"logit_bias\":{\"4000000000\":1}}}\n"
             )),
             DATA,
-            "in:1:86: logit_bias names token 4000000000",
+            "in:1:77: logit_bias names token 4000000000",
         ),
         (
             "66 duplicate id behind the prompt",
@@ -181,7 +181,7 @@ fn case_70_and_71_at_the_edge_of_the_context() {
     let more = ["-c", "16", "--ignore-eos"];
     place
         .batch(input.concat(), &more)
-        .expect(DATA, "in:6:62: a stop_token_ids entry is the number 4000000000");
+        .expect(DATA, "in:6:55: a stop_token_ids entry is the number 4000000000");
     assert!(!place.path("out").exists(), "something was written");
     let ended = place.batch(input.concat(), &[&more[..], &["--on-bad-line", "record"]].concat());
     ended.expect(FAILED_ROWS, "5 requests failed").expect(FAILED_ROWS, "TooLong");

@@ -419,7 +419,7 @@ fn case_86_no_threads() {
     place.put("in", PROMPT);
     let model = model();
     let args = ["batch", "-i", "in", "-o", "out", "--threads", "2", "-m", &model];
-    let Some(mut command) = as_nobody(&place, "ulimit -u 1", &args) else { return };
+    let Some(mut command) = as_nobody(&place, "prlimit --pid $$ --nproc=1", &args) else { return };
     let ended = finish(&mut command, b"");
     assert!([74, 75].contains(&ended.code), "exit code {}: {}", ended.code, ended.stderr);
     finish(&mut as_nobody(&place, "true", &args).unwrap(), b"").expect(0, "1 answered");

@@ -181,7 +181,7 @@ fn bad_lines_become_rows_when_asked() {
     let told =
         |part: &str| rows.iter().filter(|row| row["error"]["message"].to_string().contains(part)).count();
     assert_eq!((told("in:2:23: prompt is the number 5"), told("in:3:23: prompt is")), (1, 1));
-    assert_eq!((told("in:4:1: the id \\\"a\\\" stands on line 1"), told("in:5:2: not valid JSON")), (1, 1));
+    assert_eq!((told("in:4:2: the id \\\"a\\\" stands on line 1"), told("in:5:2: not valid JSON")), (1, 1));
     let again = place.batch(&input, &["--on-bad-line", "record"]);
     again.expect(FAILED_ROWS, "0 answered, 0 failed, 5 by earlier runs (4 of them failed)");
     // Without the look ahead a bad line ends the job where it stands.
@@ -203,7 +203,7 @@ fn the_first_failure_can_end_a_job() {
         .expect(FAILED_ROWS, "stopped at the first failure with 5")
         .expect(FAILED_ROWS, "give the same command again to go on");
     assert!(place.rows("out").len() < 5);
-    place.batch(&input, &[]).expect(0, "by earlier runs");
+    place.batch(&input, &[]).expect(FAILED_ROWS, "by earlier runs (1 of them failed)");
     assert_eq!(place.rows("out").len(), 51);
 }
 
@@ -226,7 +226,7 @@ fn ordered_output_is_in_the_order_of_the_input() {
     };
     place.batch(&input, &["-b", "8"]).expect(FAILED_ROWS, "1 request failed");
     assert_ne!(ids()[0], "r0", "the test is too easy");
-    place.batch(&input, &["-b", "8", "--ordered"]).expect(0, "14 by earlier runs");
+    place.batch(&input, &["-b", "8", "--ordered"]).expect(FAILED_ROWS, "14 by earlier runs");
     place.batch(&input, &["-b", "8", "--ordered", "--overwrite"]).expect(FAILED_ROWS, "1 request failed");
     let ordered = std::fs::read(place.path("out")).unwrap();
     let expected: Vec<String> =
@@ -299,7 +299,7 @@ fn parts_are_merged_when_they_belong_together() {
     assert_eq!(merged, sorted(&place, "out") + "\n");
     // What was merged is an output like any other.
     let args = ["batch", "-i", "in", "-o", "merged", "-m", model, "--signals", "token"];
-    place.run(args).expect(0, "18 by earlier runs");
+    place.run(args).expect(FAILED_ROWS, "18 by earlier runs");
 
     merge(&["part0", "part1", "part2"], &[]).expect(USAGE, "--overwrite");
     let overwrite = ["--overwrite"];
@@ -460,7 +460,7 @@ fn parts_that_are_not_known_to_be_whole_are_not_merged() {
     let place = Place::new();
     place.batch(line("a", "x") + "no JSON\n", &["--no-validate", "-b", "1"]).expect(DATA, "correct it");
     place.run(["merge", "-o", "whole", "out"]).expect(CONFIG, "nobody knows how many");
-    place.run(["merge", "-o", "whole", "out", "--force"]).expect(0, "1 lines");
+    place.run(["merge", "-o", "whole", "out", "--force"]).expect(0, "whole: 0 lines");
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub(super) fn end_in_order_without_memory() {
 
 /// Counts signals from now on, on a thread of its own. While nothing is computed one of them ends the program.
 pub(super) fn listen() -> anyhow::Result<Interrupts> {
-    start(|| {
+    start(Interrupts::default(), || {
         // The shell's own prompt starts a line of its own.
         sayln!();
         INTERRUPTED
@@ -49,15 +49,16 @@ pub(super) fn listen() -> anyhow::Result<Interrupts> {
 
 /// The same for a job, which has not begun until [`Interrupts::wake`] is called.
 pub(super) fn listen_before_job() -> anyhow::Result<Interrupts> {
-    let interrupts = start(|| {
+    let interrupts = Interrupts::default();
+    interrupts.rest();
+    start(interrupts, || {
         sayln!("error: interrupted before anything was answered; give the same command again");
         Class::Temp.exit_code()
-    });
-    interrupts.inspect(Interrupts::rest).context("cannot listen for signals")
+    })
+    .context("cannot listen for signals")
 }
 
-fn start(end_idle: fn() -> u8) -> io::Result<Interrupts> {
-    let interrupts = Interrupts::default();
+fn start(interrupts: Interrupts, end_idle: fn() -> u8) -> io::Result<Interrupts> {
     let told = interrupts.clone();
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {

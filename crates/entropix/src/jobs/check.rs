@@ -176,7 +176,7 @@ mod tests {
         let text = "{\"id\": \"x\", \"prompt\": \"a\"}\n{\"id\": \"x\", \"prompt\": \"b\"}\n";
         let error = check(text, BadLine::Fail).unwrap_err();
         assert!(
-            error.message.starts_with("in.jsonl:2:1: the id \"x\" stands on line 1"),
+            error.message.starts_with("in.jsonl:2:2: the id \"x\" stands on line 1"),
             "{}",
             error.message
         );
