@@ -11,6 +11,7 @@ mod program;
 mod replay;
 mod report;
 mod resume;
+mod shards;
 mod techniques;
 mod templates;
 mod verbs;
