@@ -7,8 +7,8 @@ use std::process::Command;
 /// The code blocks of the page that are of this kind.
 fn blocks(kind: &str) -> Vec<String> {
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/jobs.md")).unwrap();
-    let begun = page.split(&format!("```{kind}\n")).skip(1);
-    begun.map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+    let fence = format!("```{kind}\n");
+    page.split(fence.as_str()).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
 /// A folder with a model and prompts of these names.
