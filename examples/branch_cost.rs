@@ -1,5 +1,6 @@
 //! What a branch costs: the time of a step with sixteen requests, with one of them branching, and with four more
 //! requests instead. `cargo run --release --example branch_cost [ROUNDS]`; `scripts/campaign/branching` keeps a log.
+#![forbid(unsafe_code)]
 
 use entropix::text::Message;
 use entropix::{

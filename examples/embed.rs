@@ -1,4 +1,5 @@
 //! The engine in somebody else's program: `cargo run --release --example embed`.
+#![forbid(unsafe_code)]
 
 use entropix::text::{Message, Stops, Stream};
 use entropix::{

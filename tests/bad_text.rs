@@ -1,4 +1,5 @@
 //! Bad tokenizer.json files and chat templates: each ends in the error it should, at once, without a panic.
+#![forbid(unsafe_code)]
 
 use entropix::text::{ChatOptions, ChatTemplate, Date, Message, Special, Tokenizer, limits};
 use entropix_model::{Class, Error};

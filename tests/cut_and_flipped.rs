@@ -1,5 +1,6 @@
 //! A small good file of each text format, cut at every byte and with every bit flipped: an error, or a file that says as
 //! much; never a panic. Models and tokenizers have theirs in `crates/model/tests/bad_input` and `tests/bad_text.rs`.
+#![forbid(unsafe_code)]
 
 use entropix::jobs::{
     BadLine, InputOptions, JobInput, JobLine, JobRequest, Manifest, PlainText, RowHead, ScoreRequest,

@@ -1,5 +1,6 @@
 //! A job, a reader of its output, and somebody who interrupts it, in many orders: shuttle chooses who goes on at every
 //! step, answer and line. `ENTROPIX_SCHEDULES=100000` makes a campaign of it; `scripts/campaign/races` does.
+#![forbid(unsafe_code)]
 
 use entropix::jobs::manifest::{EngineRecord, InputRecord, ModelRecord, PromptRecord};
 use entropix::jobs::params::Params;

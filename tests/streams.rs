@@ -1,4 +1,5 @@
 //! Streamed text equals the decoded whole, and the engine stops where the stream does.
+#![forbid(unsafe_code)]
 
 use entropix::text::{Special, StopWatcher, Stops, Stream, Tokenizer};
 use entropix_engine::{Watch, Watcher};

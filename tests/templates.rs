@@ -1,4 +1,5 @@
 //! Chat templates against Jinja as transformers sets it up, and user text against control tokens.
+#![forbid(unsafe_code)]
 
 use entropix::text::{ChatOptions, ChatTemplate, Content, Date, Message, Special, Tokenizer};
 use entropix_model::{Class, Error};

@@ -1,4 +1,5 @@
 //! Token ids against those of the tokenizers package and llama.cpp, recorded in tests/data/tokens.
+#![forbid(unsafe_code)]
 
 use entropix::text::{Special, TokenKind, Tokenizer, limits, token_classes};
 use entropix_engine::TokenClass;

@@ -1,5 +1,6 @@
 //! Compiles every kernel with nvcc, if there is one: machine code for compute capability 8.0 (which 8.6 and 8.9 run too) and
 //! 9.0, and PTX from which the driver makes code for newer devices. Without nvcc the crate builds and holds no kernels.
+#![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,6 +1,7 @@
 //! Compiles the runtime and every kernel with the C++ compiler, twice: plain, and checked (the compiler reports
 //! every access to the runtime). Each becomes one shared library; with the fake driver besides, another one that passes for
 //! libcuda.
+#![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,5 @@
 //! Puts the commit into the program, for reports and bench results. Without git the program says `unknown`.
+#![forbid(unsafe_code)]
 
 use std::process::Command;
 

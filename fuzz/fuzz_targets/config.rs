@@ -1,4 +1,5 @@
 //! The config of a folder.
+#![forbid(unsafe_code)]
 #![no_main]
 
 use entropix_fuzz::Model;

@@ -1,4 +1,5 @@
 //! A GGUF file, its vocabulary included.
+#![forbid(unsafe_code)]
 #![no_main]
 
 use entropix::text::Tokenizer;

@@ -1,4 +1,5 @@
 //! The index of the files of a folder.
+#![forbid(unsafe_code)]
 #![no_main]
 
 use entropix_fuzz::Model;

@@ -1,4 +1,5 @@
 //! A policy file.
+#![forbid(unsafe_code)]
 #![no_main]
 
 use entropix_engine::PolicyFile;

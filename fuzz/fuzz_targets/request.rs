@@ -1,4 +1,5 @@
 //! A line of a job.
+#![forbid(unsafe_code)]
 #![no_main]
 
 use entropix::jobs::json::Value;

@@ -1,4 +1,5 @@
 //! Stop strings in a stream: what is shown is the text up to the first that is complete, and nothing of it.
+#![forbid(unsafe_code)]
 #![no_main]
 
 use entropix::text::{Special, Stops, Stream};

@@ -1,4 +1,5 @@
 //! Any tokens as a stream: the pieces are the whole.
+#![forbid(unsafe_code)]
 #![no_main]
 
 use entropix::text::{Stops, Stream};

@@ -1,5 +1,6 @@
 //! A chat template. What it may do to memory is bounded by a process, so that strings and lists that grow are left
 //! out here.
+#![forbid(unsafe_code)]
 #![no_main]
 
 use entropix::text::{ChatOptions, ChatTemplate, Date, Message};

@@ -1,4 +1,5 @@
 //! A tokenizer.json, and a text put through what it makes.
+#![forbid(unsafe_code)]
 #![no_main]
 
 use entropix::text::{Special, Tokenizer};

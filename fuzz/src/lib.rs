@@ -1,4 +1,5 @@
 //! What the fuzz targets share: a small good model in memory, one file of which is the input.
+#![forbid(unsafe_code)]
 
 use entropix::text::Tokenizer;
 use entropix_model::{Checkpoint, Result};

@@ -1,4 +1,5 @@
 //! The program end to end: the real binary on the tiny models.
+#![forbid(unsafe_code)]
 
 mod bad_input;
 mod batch;
@@ -10,6 +11,7 @@ mod program;
 mod replay;
 mod report;
 mod resume;
+mod shards;
 mod techniques;
 mod templates;
 mod verbs;

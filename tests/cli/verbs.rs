@@ -2,6 +2,7 @@
 
 use crate::program::{Place, finish, tiny};
 use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 fn model() -> String {
     tiny("llama-tied.Q4_1.gguf").to_str().unwrap().to_owned()
@@ -128,20 +129,41 @@ fn policies_are_listed_shown_and_checked() {
     place.run(["run", "-p", "x", "--policy", "bad.toml", "-m", &model()]).expect(78, "bad.toml");
 }
 
+/// Every constant of every limits module; `tests/architecture.rs` sees to it that limits stand in those.
 #[test]
 fn every_limit_is_printed() {
     let limits = Place::new().run(["limits"]);
     limits.expect(0, "");
-    for (name, value) in [
-        ("safetensors_header_bytes", "100000000"),
-        ("gguf_keys", "8192"),
-        ("policy_bytes", "262144"),
-        ("template_process_bytes", "536870912"),
-        ("line_bytes", "67108864"),
-    ] {
-        let line = limits.stdout.lines().find(|line| line.trim_start().starts_with(&format!("{name} ")));
-        assert!(line.is_some_and(|line| line.contains(value)), "{name}: {}", limits.stdout);
+    let row = |line: &str| -> Option<(String, u64)> {
+        let mut words = line.split_whitespace();
+        Some((words.next()?.to_uppercase(), words.next()?.parse().ok()?))
+    };
+    let printed: Vec<(String, u64)> = limits.stdout.lines().filter_map(row).collect();
+    for known in [("SAFETENSORS_HEADER_BYTES", 100_000_000), ("ZSTD_WINDOW_BYTES", 128 << 20)] {
+        assert!(printed.contains(&(known.0.to_owned(), known.1)), "{known:?}: {}", limits.stdout);
     }
+    let sources = ["model", "engine", "entropix"].map(|name| format!("crates/{name}/src"));
+    let mut folders: Vec<PathBuf> =
+        sources.iter().map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).collect();
+    let mut declared = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.ends_with("limits.rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let names =
+                    text.lines().filter_map(|line| line.strip_prefix("    pub const ")?.split(':').next());
+                declared.extend(names.map(str::to_owned));
+            }
+        }
+    }
+    assert!(declared.len() > 70, "only {} limits were found", declared.len());
+    let mut names: Vec<String> = printed.into_iter().map(|(name, _)| name).collect();
+    names.sort();
+    declared.sort();
+    assert_eq!(names, declared);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //!
 //! Copies of each matrix that together exceed the last-level cache are used in turn, as the layers of a model
 //! are, so one token reads its weights from memory.
+#![allow(unsafe_code)]
 
 use entropix_cpu::features::KernelPath;
 use entropix_cpu::linear::{Activations, Forms, Matrix, Part, Precision, ROW_GROUP};

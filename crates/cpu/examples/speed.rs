@@ -2,6 +2,7 @@
 //! the time goes.
 //!
 //! usage: speed CHECKPOINT [THREADS] [int8|bf16|exact] [avx512|avx2|portable]
+#![forbid(unsafe_code)]
 
 use entropix_cpu::{CpuBackend, CpuOptions, Precision, StepTimes};
 use entropix_model::{Ask, Backend, Batch, BlockId, Checkpoint, Signals};

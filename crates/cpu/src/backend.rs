@@ -1,4 +1,5 @@
 //! The CPU behind the seam.
+#![allow(unsafe_code)]
 
 use crate::cache::{Geometry, Pages};
 use crate::features::KernelPath;

@@ -3,6 +3,7 @@
 //! Sixteen positions make a panel. Keys lie transposed, (head_dim, 16 positions), so that one vector load
 //! brings one component of sixteen keys and a score is a chain of multiply-adds in one lane; values lie
 //! (16 positions, head_dim), so that a weighted sum runs along a vector. A block is one or more panels.
+#![allow(unsafe_code)]
 
 use crate::memory::Zeroed;
 use crate::shared::Shared;

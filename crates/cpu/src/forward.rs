@@ -2,6 +2,7 @@
 //!
 //! Every number is computed by one thread in one order that depends on the token and the weights alone, so a
 //! row's results have the same bits alone, in any batch, in any chunk of its prompt, with any number of threads.
+#![allow(unsafe_code)]
 
 use crate::attention::{self, HeadSignals, Queries, Span};
 use crate::cache::{Element, LayerPages, Pages};

@@ -1,4 +1,5 @@
 //! The language-model head: logits of the asks, and their signals while the logits are still in the cache.
+#![allow(unsafe_code)]
 
 use crate::elementwise::rms_norm;
 use crate::forward::Step;

@@ -1,4 +1,5 @@
 //! Large buffers, asked for once.
+#![allow(unsafe_code)]
 
 use entropix_model::{Class, Error, Result};
 use std::alloc::{Layout, alloc_zeroed, dealloc};

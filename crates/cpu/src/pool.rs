@@ -8,6 +8,7 @@
 //! last region left warm; a thread that is through with its own range takes from the end of another's, so one
 //! core that the system took away does not stall the rest. Which thread runs a task never changes a result:
 //! a task computes its outputs alone and in one order.
+#![allow(unsafe_code)]
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

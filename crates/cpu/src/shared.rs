@@ -1,4 +1,5 @@
 //! Memory that the threads of a region write in disjoint parts.
+#![allow(unsafe_code)]
 
 use std::marker::PhantomData;
 use std::ops::Range;

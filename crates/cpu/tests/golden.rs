@@ -1,4 +1,5 @@
 //! Whole forwards against the float64 numpy reference recorded in tests/data/golden.
+#![forbid(unsafe_code)]
 
 mod checkpoints;
 mod goldens;

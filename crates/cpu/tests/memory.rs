@@ -1,5 +1,6 @@
 //! Memory: planned, claimed once, and never more than promised. One test in its own process, so that nobody
 //! else's allocations are counted.
+#![allow(unsafe_code)]
 
 mod checkpoints;
 

@@ -1,4 +1,5 @@
 //! What the default arithmetic costs in nats, against what llama.cpp's costs on the same file and text.
+#![forbid(unsafe_code)]
 
 mod checkpoints;
 

@@ -1,4 +1,5 @@
 //! What the seam promises besides numbers: draws, candidates, copies, broken rows, refusals.
+#![forbid(unsafe_code)]
 
 mod checkpoints;
 

@@ -1,5 +1,6 @@
 //! The program itself on the fake driver: `batch --device cuda` gives the tokens of `--device cpu`, and a device that breaks
 //! costs no answer that was finished.
+#![forbid(unsafe_code)]
 
 use entropix_emulator::FakeDriver;
 use std::collections::HashMap;

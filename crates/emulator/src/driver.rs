@@ -1,4 +1,5 @@
 //! A libcuda whose device is the emulator: an unmodified CUDA program runs on it, and it fails where it is told to.
+#![allow(unsafe_code)]
 
 use libloading::Library;
 use std::ffi::{CString, c_char};

@@ -9,6 +9,7 @@
 //!
 //! What it cannot see: the inline PTX of `kernels/dev.cuh`, register pressure, bank conflicts, weak memory
 //! order, and the rounding of the GPU's own approximations.
+#![allow(unsafe_code)]
 
 mod driver;
 

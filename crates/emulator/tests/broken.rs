@@ -1,4 +1,5 @@
 //! The emulator names what is wrong with kernels made to be wrong, and nothing else.
+#![forbid(unsafe_code)]
 
 use entropix_emulator::{Emulator, Order, Shape};
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! The engine's own cost of a step: planning, deciding and bookkeeping, on a backend that computes nothing.
 //! `cargo bench -p entropix-engine`. Fails when 64 rows cost more than 100 microseconds a step.
+#![allow(unsafe_code)]
 
 use entropix_engine::{
     Engine, EngineOptions, Generate, Parameters, PolicyFile, Request, RequestKey, TokenClasses, Work,

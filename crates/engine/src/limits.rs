@@ -11,6 +11,20 @@ entropix_model::limits! {
     pub const PHRASE_TOKENS: usize = 64;
     /// Bytes of a policy file.
     pub const POLICY_BYTES: usize = 256 << 10;
+    /// Bytes of a name or a word in a policy file.
+    pub const POLICY_NAME_BYTES: usize = 64;
+    /// Bytes of a phrase, a reason, an expression or a description in a policy file.
+    pub const POLICY_TEXT_BYTES: usize = 4096;
+    /// The largest number of a policy file, up or down: far from where arithmetic would overflow.
+    pub const POLICY_NUMBER: f64 = 1e9;
+    /// Tokens of an output that a span or a checkpoint of a policy may be about.
+    pub const POLICY_SPAN: i64 = 1 << 24;
+    /// Tokens that a policy may look ahead to judge a branch, or back to rewind.
+    pub const POLICY_HORIZON: i64 = 1 << 20;
+    /// Attempts of a rewind or a refork, and the rank of the token it goes on with.
+    pub const POLICY_ATTEMPTS: i64 = 64;
+    /// Bytes of a calibration file.
+    pub const CALIBRATION_BYTES: usize = 1 << 20;
     /// Regions of a policy file.
     pub const POLICY_REGIONS: usize = 64;
     /// Steps without a row or an event, while there is work, after which the engine gives up: it is a fault

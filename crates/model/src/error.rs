@@ -87,3 +87,27 @@ impl Error {
         Self::new(class, "Os", format!("{}: cannot {doing}: {error}", path.display()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Class::{self, *};
+
+    #[test]
+    fn every_class_has_its_exit_code() {
+        // A class without a line here does not compile.
+        let table = |class: Class| match class {
+            Usage => 64,
+            Data => 65,
+            NoInput => 66,
+            Model => 65,
+            Unsupported => 69,
+            Internal => 70,
+            Io => 74,
+            Temp => 75,
+            Config => 78,
+        };
+        for class in [Usage, Data, NoInput, Model, Unsupported, Internal, Io, Temp, Config] {
+            assert_eq!(class.exit_code(), table(class), "{class:?}");
+        }
+    }
+}

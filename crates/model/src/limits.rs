@@ -43,6 +43,8 @@ crate::limits! {
     pub const GGUF_KEYS: u64 = 1 << 13;
     /// Items of a GGUF array that is kept: tokens, merges, scores.
     pub const GGUF_ITEMS: u64 = 1 << 22;
+    /// Dimensions of a tensor in a GGUF file.
+    pub const GGUF_DIMENSIONS: u32 = 4;
     /// Largest alignment of tensor data in a GGUF file.
     pub const GGUF_ALIGNMENT: u32 = 1 << 20;
 

@@ -1,5 +1,6 @@
 //! Good models open with the numbers they were made with (`scripts/make_tiny_models.py`), and a folder and a
 //! GGUF file of one model agree.
+#![forbid(unsafe_code)]
 
 use entropix_model::{Architecture, Checkpoint, DType, RopeLayout, Tensor, Vocabulary};
 use std::path::{Path, PathBuf};

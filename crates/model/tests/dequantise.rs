@@ -1,5 +1,6 @@
 //! Every weight format against what the Python `gguf` package reads from the same bytes
 //! (`scripts/record_dequant.py`), bit for bit. Catches a wrong nibble, scale, order or rounding.
+#![forbid(unsafe_code)]
 
 use entropix_model::DType;
 use entropix_model::quant::dequantise;

@@ -1,4 +1,5 @@
 //! Signals, filters and draws against a table made by numpy (tests/data/samplers.json, described beside it).
+#![forbid(unsafe_code)]
 
 use entropix_model::sampling::{self, DrawScratch, signals_of};
 use entropix_model::{Coin, Draw, Edit, Filters, Temperature, TokenId, TokenMask};

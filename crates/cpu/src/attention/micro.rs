@@ -4,6 +4,7 @@
 //! weighted values, so its bits do not depend on how many queries or vectors are computed side by side.
 //!
 //! Plain loops: a closure that is not inlined would be compiled without the family's instructions.
+#![allow(unsafe_code)]
 #![allow(clippy::needless_range_loop)]
 
 use crate::cache::{Element, PANEL};

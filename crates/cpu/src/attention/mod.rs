@@ -4,6 +4,7 @@
 //! order. The same splits are used whether a token is decoded or prefilled, alone or with its neighbours, by
 //! one thread or several, so its result has the same bits however it came to be computed. (Online softmax:
 //! arXiv 1805.02867; splits that are merged: flash-decoding.)
+#![allow(unsafe_code)]
 
 mod micro;
 mod signals;

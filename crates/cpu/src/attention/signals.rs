@@ -1,4 +1,5 @@
 //! What the attention of one token says about the model's uncertainty.
+#![allow(unsafe_code)]
 
 use super::{Queries, Scratch, Span, merge, n_splits};
 use crate::cache::{Element, LayerPages};

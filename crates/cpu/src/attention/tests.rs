@@ -1,3 +1,4 @@
+#![allow(unsafe_code)]
 use super::*;
 use crate::cache::{Geometry, Pages};
 use crate::features::KernelPath;

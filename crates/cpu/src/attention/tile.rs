@@ -1,4 +1,5 @@
 //! Attention of a few neighbouring tokens, all query heads of one key-value head, one split of positions.
+#![allow(unsafe_code)]
 
 use super::micro::{scores, weigh};
 use super::softmax::Softmax;

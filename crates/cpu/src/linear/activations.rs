@@ -2,6 +2,7 @@
 //!
 //! Some tokens make a panel, and a panel is (n_blocks, tokens, one block of 32 columns), so that a kernel reaches
 //! twelve tokens from at most three pointers and constants, and sixteen 8-bit ones with one stride.
+#![allow(unsafe_code)]
 
 use super::Matrix;
 use super::layout::BLOCK;

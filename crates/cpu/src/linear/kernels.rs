@@ -1,4 +1,5 @@
 //! What every kernel family offers: one function for each stored type and form of activations.
+#![allow(unsafe_code)]
 
 use super::activations::Form;
 use super::layout::{ALIGNMENT, GroupLayout};

@@ -1,4 +1,5 @@
 //! A weight matrix, packed once when a model is opened.
+#![allow(unsafe_code)]
 
 use super::activations::{Activations, Form, Forms};
 use super::kernels::{Job, Kernel, form, select};

@@ -1,4 +1,5 @@
 //! Memory on vector boundaries.
+#![allow(unsafe_code)]
 
 use super::layout::ALIGNMENT;
 use entropix_model::{Class, Error, Result};

@@ -2,6 +2,7 @@
 //! the compiler makes vectors of.
 //!
 //! 8-bit products are taken of integers kept in f32: their sums stay below 2^24, so they are exact.
+#![allow(unsafe_code)]
 
 use super::ROW_GROUP;
 use super::activations::Form;

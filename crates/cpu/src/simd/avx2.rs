@@ -2,6 +2,7 @@
 //!
 //! Every method is inlined into a function that [`super::dispatch`] calls only where AVX2, FMA and F16C are
 //! there; the `unsafe` blocks say so by "dispatched".
+#![allow(unsafe_code)]
 
 use super::{LANES, Lanes};
 use std::arch::x86_64::*;

@@ -2,6 +2,7 @@
 //!
 //! Every method is inlined into a function that [`super::dispatch`] calls only where AVX-512 F, BW, VL and DQ
 //! are there; the `unsafe` blocks say so by "dispatched".
+#![allow(unsafe_code)]
 
 use super::{LANES, Lanes};
 use std::arch::x86_64::*;

@@ -3,6 +3,7 @@
 //! A kernel is written once against [`Lanes`] and compiled for each family by [`dispatch`]. Sixteen lanes are
 //! sixteen lanes everywhere (one register of AVX-512, two of AVX2, an array in plain Rust), so the order of
 //! additions does not depend on the family; only fused multiply-adds, which plain Rust has not, differ.
+#![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

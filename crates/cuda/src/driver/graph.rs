@@ -1,4 +1,5 @@
 //! Launches recorded once and replayed with one call.
+#![allow(unsafe_code)]
 
 use super::Driver;
 use cudarc::driver::{result, sys};

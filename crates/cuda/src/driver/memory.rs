@@ -1,4 +1,5 @@
 //! Device memory and pinned host memory, both claimed at start and kept to the end, and copies between them.
+#![allow(unsafe_code)]
 
 use super::Driver;
 use crate::launch::Pointer;

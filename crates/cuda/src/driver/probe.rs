@@ -1,4 +1,5 @@
 //! Whether there is a device to use, said in words when there is none.
+#![allow(unsafe_code)]
 
 use super::{check, name_of};
 use cudarc::driver::{result, sys};

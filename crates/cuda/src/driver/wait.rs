@@ -1,4 +1,5 @@
 //! Waiting for the device without trusting it.
+#![allow(unsafe_code)]
 
 use super::Driver;
 use cudarc::driver::{result, sys};

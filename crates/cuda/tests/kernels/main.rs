@@ -1,5 +1,6 @@
 //! Every kernel, run on the CPU from its own source, against the reference: ragged shapes, three thread orders with
 //! bit-equal results, every access checked; and planted faults, each of which must be caught.
+#![forbid(unsafe_code)]
 
 mod abi;
 mod attend;

@@ -4,12 +4,11 @@ use super::Signal;
 use super::document::{Fields, Node, Sources, Value};
 use super::doubt::Bin;
 use super::span::{Part, Span, Stat};
+use crate::limits::CALIBRATION_BYTES;
 use entropix_model::{Class, Error, Result};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// Bytes of a calibration file.
-const CALIBRATION_BYTES: usize = 1 << 20;
 /// Values of a table: its quantiles 0.00, 0.01, ... 1.00.
 const LEVELS: usize = 101;
 

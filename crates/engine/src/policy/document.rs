@@ -1,4 +1,5 @@
 //! A TOML text as a tree whose every node knows where it was written, so that each complaint can say so.
+#![deny(clippy::arithmetic_side_effects)]
 
 use entropix_model::{Class, Error, Result};
 use std::fmt::Write as _;
@@ -86,8 +87,8 @@ impl Sources<'_> {
             Origin::Override(i) => format!("--set {}: {message}", self.overrides[i]),
             Origin::File(offset) => {
                 let before = &self.text[..self.text.floor_char_boundary(offset)];
-                let line = before.matches('\n').count() + 1;
-                let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+                let line = before.split('\n').count();
+                let column = before.chars().rev().take_while(|&c| c != '\n').count().saturating_add(1);
                 format!("{}:{line}:{column}: {message}", self.place)
             }
         };
@@ -161,7 +162,7 @@ impl Sources<'_> {
         let mut node = root;
         let mut walked = String::new();
         for (depth, &key) in path.iter().enumerate() {
-            let is_last = depth + 1 == path.len();
+            let is_last = path.len().checked_sub(1) == Some(depth);
             if key.is_empty() {
                 return Err(fail("an empty part in the dotted path".into()));
             }
@@ -171,8 +172,9 @@ impl Sources<'_> {
                         Some(place) => place,
                         None => {
                             let node = Node { origin: at, value: Value::Table(Vec::new()) };
+                            let place = entries.len();
                             entries.push(Entry { key: key.to_owned(), origin: at, node });
-                            entries.len() - 1
+                            place
                         }
                     };
                     if is_last {

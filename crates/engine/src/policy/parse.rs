@@ -1,4 +1,5 @@
 //! The schema of policy files.
+#![deny(clippy::arithmetic_side_effects)]
 
 mod decision;
 mod number;
@@ -9,20 +10,13 @@ use super::reach::{Unreachable, unreachable};
 use super::rule::{Condition, Region, Rule, When};
 use super::signal::Unit;
 use super::{AnswerRule, Budget, Calibration, Judge};
-use crate::limits::{POLICY_REGIONS, REFORKS, REWINDS};
+use crate::limits::{POLICY_NAME_BYTES, POLICY_NUMBER, POLICY_REGIONS, POLICY_TEXT_BYTES, REFORKS, REWINDS};
 use entropix_model::Result;
 use std::sync::Arc;
 
 /// The keys of a policy file.
 pub(super) const TOP_LEVEL: [&str; 8] =
     ["name", "description", "unit", "parameters", "budget", "answer", "region", "default"];
-
-/// Bytes of a name.
-const NAME_BYTES: usize = 64;
-/// Bytes of a phrase, a reason or a description.
-const TEXT_BYTES: usize = 4096;
-/// The largest number, up or down: far from where arithmetic would overflow.
-const LARGEST: f64 = 1e9;
 
 /// What a policy file says.
 #[derive(Debug)]
@@ -74,8 +68,9 @@ struct Base {
 pub(super) fn parse(sources: &Sources<'_>, root: Node, calibration: Option<&Calibration>) -> Result<Spec> {
     let mut fields = Fields::new(sources, "", root)?;
     let name = name(&mut fields)?.ok_or_else(|| fields.missing("name"))?;
-    let description = fields.text("description", TEXT_BYTES)?.map_or_else(String::new, |(text, _)| text);
-    let unit = match fields.text("unit", NAME_BYTES)? {
+    let description =
+        fields.text("description", POLICY_TEXT_BYTES)?.map_or_else(String::new, |(text, _)| text);
+    let unit = match fields.text("unit", POLICY_NAME_BYTES)? {
         None => Unit::Nat,
         Some((unit, at)) => match unit.as_str() {
             "nat" => Unit::Nat,
@@ -120,7 +115,7 @@ pub(super) fn parse(sources: &Sources<'_>, root: Node, calibration: Option<&Cali
 fn budget(fields: Option<Fields<'_>>) -> Result<Budget> {
     let mut budget = Budget::default();
     let Some(mut fields) = fields else { return Ok(budget) };
-    budget.extra_tokens = fields.number("extra_tokens", 0.0, LARGEST)?.unwrap_or(budget.extra_tokens);
+    budget.extra_tokens = fields.number("extra_tokens", 0.0, POLICY_NUMBER)?.unwrap_or(budget.extra_tokens);
     let rewinds = fields.integer("rewinds", 0, i64::from(REWINDS))?;
     budget.rewinds = rewinds.map_or(budget.rewinds, |rewinds| rewinds as u32);
     let reforks = fields.integer("reforks", 0, i64::from(REFORKS))?;
@@ -154,7 +149,7 @@ fn base(fields: Option<Fields<'_>>) -> Result<Base> {
 
 /// A name: letters, digits, dots, dashes and underscores.
 fn name(fields: &mut Fields<'_>) -> Result<Option<Arc<str>>> {
-    let Some((name, at)) = fields.text("name", NAME_BYTES)? else { return Ok(None) };
+    let Some((name, at)) = fields.text("name", POLICY_NAME_BYTES)? else { return Ok(None) };
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || !name.chars().all(is_plain) {
         let what = format!("{name:?}; a name is made of letters, digits, dots, dashes and underscores");

@@ -1,5 +1,6 @@
 //! Storms: random requests arrive, are shared, preempted, forked and cancelled; after every step the
 //! blocks are counted, at the end every answer is compared with the plain loop's, bit by bit.
+//! `ENTROPIX_STORMS=1000000` makes a campaign of it; `scripts/campaign/storm` does.
 
 use super::oracle::{Ending, Said, answer};
 use super::requests::{Asked, Job, job};
@@ -180,8 +181,13 @@ fn compare(model: Model, asked: &Asked, i: usize, heard: &Heard, is_cancelled: b
 
 const SOUND: Model = Model { nan_after: None };
 
+/// How many jobs with a sound model.
+fn n_storms() -> u32 {
+    std::env::var("ENTROPIX_STORMS").map_or(10_000, |n| n.parse().expect("ENTROPIX_STORMS is a number"))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: n_storms(), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Accounting is exact after every step, every request ends once and in bounded time, and says what it
     /// would say alone.

@@ -5,6 +5,7 @@ use super::load;
 use super::roles::Roles;
 use crate::report::say::sayln;
 use anyhow::Result;
+use entropix::jobs::limits::SUMMARY_BYTES;
 use entropix::jobs::manifest::{EngineRecord, InputRecord, ModelRecord, PromptRecord};
 use entropix::jobs::parquet::{Destination, Shape};
 use entropix::jobs::{
@@ -16,9 +17,6 @@ use entropix::{Error, Session, jobs};
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-
-/// Bytes of a summary; far more than any has.
-const SUMMARY_BYTES: u64 = 1 << 20;
 
 /// A job before its model is there.
 pub(super) struct Job {

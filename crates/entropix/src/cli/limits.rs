@@ -2,7 +2,7 @@
 
 use crate::report::table::{Align, Table};
 use anyhow::Result;
-use entropix::{jobs, text};
+use entropix::{hub, jobs, text};
 use std::io::Write;
 
 /// Prints them.
@@ -13,6 +13,7 @@ pub(super) fn run() -> Result<()> {
         ("requests and policies", entropix_engine::limits::ALL),
         ("tokenizers, templates and texts", text::limits::ALL),
         ("jobs", jobs::limits::ALL),
+        ("what a hub answers", hub::limits::ALL),
     ] {
         let columns = [("", Align::Left), ("", Align::Right), ("", Align::Left)];
         let mut table = Table::new(&columns);

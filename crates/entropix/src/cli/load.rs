@@ -9,6 +9,7 @@ use entropix::jobs::Preparation;
 use entropix::jobs::params::Params;
 use entropix::text::{ChatTemplate, Special};
 use entropix::{Device, Precision, Session, SessionOptions, calibrations, hub};
+use entropix_engine::limits::CALIBRATION_BYTES;
 use entropix_engine::{Calibration, PolicyFile};
 use entropix_model::{Class, Error};
 use std::ffi::OsStr;
@@ -173,9 +174,6 @@ pub(crate) fn policy_file(sampling: &SamplingArgs) -> Result<PolicyFile> {
     Ok(PolicyFile::load(name.as_deref().unwrap_or(DEFAULT_POLICY), &sampling.set)?)
 }
 
-/// Bytes of a calibration file.
-const CALIBRATION_BYTES: u64 = 1 << 20;
-
 /// A calibration file.
 pub(crate) fn calibration(path: &Path) -> Result<Calibration> {
     if let Some(known) = path.to_str().and_then(calibrations::named)
@@ -185,7 +183,7 @@ pub(crate) fn calibration(path: &Path) -> Result<Calibration> {
     }
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(CALIBRATION_BYTES + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(CALIBRATION_BYTES as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| Error::io(path, "read the calibration", &error))?;
     Ok(Calibration::parse(&path.display().to_string(), &bytes)?)
 }

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use entropix::Session;
 use entropix::jobs::params::Params;
 use entropix::jobs::{Choice, Form, JobRequest, Preparation, Prompt};
+use entropix::text::limits::PROMPT_BYTES;
 use entropix::text::{ChatTemplate, Message};
 use entropix_engine::{DecisionKind, Event, Interrupts, Policy, Work};
 use entropix_model::{Class, Error, TokenId};
@@ -23,8 +24,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const STDOUT: &str = "cannot write to standard output";
-/// Bytes of a prompt file or of standard input.
-const PROMPT_BYTES: u64 = 64 << 20;
 
 /// Answers.
 pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<ExitCode> {

@@ -4,6 +4,7 @@
 //! Nothing is fetched but what was named, and nothing at all when `HF_HUB_OFFLINE` is set.
 
 mod alias;
+pub mod limits;
 mod package;
 mod repository;
 mod settings;

@@ -8,6 +8,7 @@ mod cache;
 pub(super) use cache::lock;
 mod download;
 
+use super::limits::{HUB_ANSWER_BYTES, HUB_ANSWER_SECONDS};
 use super::spec::{Wanted, is_inside};
 use super::{Progress, Settings};
 use cache::Cached;
@@ -17,9 +18,6 @@ use hf_hub::{Repo, RepoType};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-const ANSWER_BYTES: u64 = 16 << 20;
-const ANSWER_TIME: Duration = Duration::from_secs(60);
 
 /// Names of text files that a model may need, besides its weights.
 fn is_small_file(name: &str) -> bool {
@@ -195,7 +193,10 @@ fn no_file(wanted: &Wanted, what: &str) -> Error {
 /// Which commit and which files the revision is.
 fn ask(settings: &Settings, wanted: &Wanted, repo: &ApiRepo) -> Result<Info> {
     let request = repo.info_request().config();
-    let request = request.http_status_as_error(false).timeout_global(Some(ANSWER_TIME)).build();
+    let request = request
+        .http_status_as_error(false)
+        .timeout_global(Some(Duration::from_secs(HUB_ANSWER_SECONDS)))
+        .build();
     let mut response = request.call().map_err(|error| failure(settings, wanted, "", &error.to_string()))?;
     let status = response.status().as_u16();
     if status != 200 {
@@ -206,7 +207,7 @@ fn ask(settings: &Settings, wanted: &Wanted, repo: &ApiRepo) -> Result<Info> {
             format!("{}: {} answered what is no answer of a hub: {what}", wanted.id, settings.endpoint);
         Error::new(Class::Io, "Hub", what)
     };
-    let body = response.body_mut().with_config().limit(ANSWER_BYTES).read_to_vec();
+    let body = response.body_mut().with_config().limit(HUB_ANSWER_BYTES).read_to_vec();
     let body = body.map_err(|error| failure(settings, wanted, "", &error.to_string()))?;
     let info: Info = serde_json::from_slice(&body).map_err(|error| odd(error.to_string()))?;
     if info.sha.is_empty() || !info.sha.bytes().all(|c| c.is_ascii_hexdigit()) {

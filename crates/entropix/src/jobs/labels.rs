@@ -1,15 +1,13 @@
 //! Known answers of problems, by id.
 
 use super::json::{Flaw, Value};
+use super::limits::LABELS;
 use super::lines::Lines;
 use entropix_model::{Error, Result};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
-
-/// Problems of a file of labels.
-const LABELS: usize = 1_000_000;
 
 /// The known answers, by id.
 #[derive(Debug, Clone, Default)]

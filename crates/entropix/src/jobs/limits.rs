@@ -38,6 +38,18 @@ entropix_model::limits! {
     pub const PARQUET_PROCESS_BYTES: u64 = 1 << 30;
     /// Seconds of a processor that it gets for every 128 rows.
     pub const PARQUET_CPU_SECONDS: u64 = 10;
+    /// Bytes of the window of a zstd input; the zstd decoder's own limit.
+    pub const ZSTD_WINDOW_BYTES: u64 = ruzstd::decoding::DEFAULT_MAX_WINDOW_SIZE;
+    /// Problems of a file of labels.
+    pub const LABELS: usize = 1_000_000;
+    /// Bytes of a summary that a new one may replace; far more than any has.
+    pub const SUMMARY_BYTES: u64 = 1 << 20;
+    /// Bytes of the first record of a trace; far more than any policy takes.
+    pub const TRACE_HEAD_BYTES: u64 = 16 << 20;
+    /// Elements of an array of a trace that is replayed.
+    pub const TRACE_ELEMENTS: usize = 4096;
+    /// Tokens of the answers of a trace that are not over while it is replayed, all their lines together.
+    pub const TRACE_OPEN_TOKENS: usize = 1 << 20;
     /// Lines that may be held back to keep the order of the input.
     pub const HELD_BACK: usize = 1024;
 }

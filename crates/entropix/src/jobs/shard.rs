@@ -28,12 +28,12 @@ impl Shard {
         }
     }
 
-    /// What a cluster says: `SLURM_ARRAY_TASK_ID` (less `SLURM_ARRAY_TASK_MIN`, of `SLURM_ARRAY_TASK_COUNT`), or
-    /// `JOB_COMPLETION_INDEX` of an indexed Kubernetes job, which does not say of how many. `count` wins over
-    /// what the cluster says.
+    /// What a cluster says: `SLURM_ARRAY_TASK_ID` (less `SLURM_ARRAY_TASK_MIN`, in steps of `SLURM_ARRAY_TASK_STEP`, of
+    /// `SLURM_ARRAY_TASK_COUNT`), or `JOB_COMPLETION_INDEX` of an indexed Kubernetes job, which does not say of how
+    /// many. `count` wins over what the cluster says.
     ///
     /// # Errors
-    /// When no cluster says anything, or nobody says of how many parts.
+    /// When no cluster says anything, nobody says of how many parts, or the array is not one of even steps.
     pub fn from_cluster(
         count: Option<u32>,
         variable: &dyn Fn(&str) -> Option<String>,
@@ -47,9 +47,14 @@ impl Shard {
         };
         let (index, of) = if let Some(id) = number("SLURM_ARRAY_TASK_ID")? {
             let first = number("SLURM_ARRAY_TASK_MIN")?.unwrap_or(0);
-            let index = id.checked_sub(first);
-            let index = index
-                .ok_or_else(|| format!("SLURM_ARRAY_TASK_ID is {id}, below SLURM_ARRAY_TASK_MIN {first}"))?;
+            let step = number("SLURM_ARRAY_TASK_STEP")?.unwrap_or(1);
+            let whole = |distance: u32| (distance.checked_rem(step) == Some(0)).then(|| distance / step);
+            let index = id.checked_sub(first).and_then(whole).ok_or_else(|| {
+                format!(
+                    "SLURM_ARRAY_TASK_ID is {id}, which is not SLURM_ARRAY_TASK_MIN {first} and some times \
+                     SLURM_ARRAY_TASK_STEP {step}; say I/N"
+                )
+            })?;
             (index, number("SLURM_ARRAY_TASK_COUNT")?)
         } else if let Some(index) = number("JOB_COMPLETION_INDEX")? {
             (index, None)
@@ -130,5 +135,27 @@ mod tests {
         assert!(of(Some(2), &[]).unwrap_err().contains("is set"));
         assert!(of(Some(2), &[("SLURM_ARRAY_TASK_ID", "x")]).is_err());
         assert!(of(Some(2), &[("SLURM_ARRAY_TASK_ID", "2")]).is_err());
+
+        // sbatch --array=MIN-12:STEP
+        let stepped = |id, first, step, count| {
+            let values = [id, first, step, count];
+            let names = ["ID", "MIN", "STEP", "COUNT"].map(|name| format!("SLURM_ARRAY_TASK_{name}"));
+            let variables: Vec<(&str, &str)> = names.iter().map(String::as_str).zip(values).collect();
+            of(None, &variables)
+        };
+        for (id, index) in [("0", 0), ("4", 1), ("8", 2), ("12", 3)] {
+            assert_eq!(stepped(id, "0", "4", "4"), Shard::new(index, 4));
+        }
+        assert_eq!(stepped("7", "3", "2", "5"), Shard::new(2, 5));
+        assert_eq!(stepped("5", "3", "", "5"), Shard::new(2, 5));
+        for (id, first, step) in [("5", "0", "4"), ("4", "0", "0"), ("0", "0", "0"), ("1", "2", "1")] {
+            let message = stepped(id, first, step, "4").unwrap_err();
+            let place = format!(
+                "ID is {id}, which is not SLURM_ARRAY_TASK_MIN {first} and some times SLURM_ARRAY_TASK_STEP"
+            );
+            assert!(message.contains(&place) && message.ends_with("say I/N"), "{message}");
+        }
+        // An array with gaps, --array=1,3,7.
+        assert!(stepped("7", "1", "1", "3").unwrap_err().contains("no part 6 of 3"));
     }
 }

@@ -1,6 +1,7 @@
 //! The trace of a job: everything that was said, tokens that were taken back too, one JSON line an event, as
 //! it happens. The first line names the model, the seed and the policy with its regions. Numbers in nats.
 
+use super::limits::TRACE_HEAD_BYTES;
 use super::{LineWriter, Manifest, Prompt};
 use crate::text::{Special, Tokenizer};
 use entropix_engine::limits::PHRASE_TOKENS;
@@ -17,9 +18,6 @@ use std::sync::Arc;
 
 /// Of the records. Traces of format 1 had no such record, no texts and no ends of answers.
 pub(crate) const FORMAT: u64 = 2;
-
-/// Bytes of the first record of a trace; far more than any policy takes.
-const HEAD_BYTES: u64 = 16 << 20;
 
 /// What a trace tells of a request besides its prompt, so that it can be decided again.
 pub struct Asked {
@@ -89,7 +87,7 @@ impl Tracer {
     pub fn wrote(path: &Path) -> bool {
         let mut first = Vec::new();
         let read = File::open(path)
-            .and_then(|file| BufReader::new(file.take(HEAD_BYTES)).read_until(b'\n', &mut first));
+            .and_then(|file| BufReader::new(file.take(TRACE_HEAD_BYTES)).read_until(b'\n', &mut first));
         let head: serde_json::Result<Value> = serde_json::from_slice(&first);
         read.is_ok() && head.is_ok_and(|head| head["event"] == "trace" && head["format"] == FORMAT)
     }

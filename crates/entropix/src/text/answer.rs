@@ -1,13 +1,11 @@
 //! What a text says in the end, in a form in which equal answers are equal texts.
 
 use super::Tokenizer;
+use super::limits::ANSWER_REGEX_BYTES;
 use entropix_engine::{AnswerRule, ReadAnswer};
 use entropix_model::{Class, Error, Result, TokenId};
 use regex::Regex;
 use std::sync::Arc;
-
-/// Bytes of a compiled expression.
-const REGEX_BYTES: usize = 1 << 20;
 
 /// Who reads the answers of a policy out of tokens.
 ///
@@ -34,7 +32,7 @@ type Find = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 fn finder(rule: &AnswerRule) -> Result<Find> {
     let compile = |pattern: &str| {
-        regex::RegexBuilder::new(pattern).size_limit(REGEX_BYTES).build().map_err(|error| {
+        regex::RegexBuilder::new(pattern).size_limit(ANSWER_REGEX_BYTES).build().map_err(|error| {
             Error::new(Class::Config, "Regex", format!("the policy's answer {pattern:?}: {error}"))
         })
     };

@@ -1,4 +1,5 @@
 //! The part of a folder's tokenizer_config.json that matters here, and reading files with a limit.
+#![deny(clippy::arithmetic_side_effects)]
 
 use super::limits;
 use entropix_model::{Error, Result, open_regular};
@@ -93,7 +94,9 @@ pub(super) fn read_own(path: &Path, limit: u64, code: &'static str) -> Result<St
 
 fn text_of(file: File, path: &Path, limit: u64, code: &'static str) -> Result<String> {
     let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| Error::io(path, "read it", &error))?;
+    file.take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::io(path, "read it", &error))?;
     if bytes.len() as u64 > limit {
         return Err(Error::model(code, format!("{}: more than {limit} bytes", path.display())));
     }

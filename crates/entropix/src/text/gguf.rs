@@ -1,4 +1,5 @@
 //! A tokenizer from the tables inside a GGUF file.
+#![deny(clippy::arithmetic_side_effects)]
 
 use super::bpe::{Bpe, BpeOptions};
 use super::special::AddedTokens;

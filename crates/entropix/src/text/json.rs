@@ -2,6 +2,7 @@
 //!
 //! Everything the tokenizers crate would take on trust is checked here first: it panics on some merges and
 //! renumbers added tokens in silence.
+#![deny(clippy::arithmetic_side_effects)]
 
 use super::bpe::{Bpe, BpeOptions};
 use super::components::{NORMALIZERS, PRE_TOKENIZERS, component};

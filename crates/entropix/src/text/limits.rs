@@ -16,6 +16,10 @@ entropix_model::limits! {
     /// Bytes of one unbroken run of blanks: what `\s+(?!\S)` costs grows with the run, and the regex engine gives
     /// up, without a word, at a million.
     pub const BLANK_RUN_BYTES: usize = 500_000;
+    /// Bytes of a prompt file, or of a prompt on standard input.
+    pub const PROMPT_BYTES: u64 = 64 << 20;
+    /// Bytes of the compiled expression by which a policy reads answers.
+    pub const ANSWER_REGEX_BYTES: usize = 1 << 20;
     /// Stop strings of a request.
     pub const STOP_STRINGS: usize = 64;
     /// Bytes of a stop string.
@@ -26,6 +30,8 @@ entropix_model::limits! {
     pub const TEMPLATE_FUEL: u64 = 2_000_000;
     /// Macro calls a rendering may stack.
     pub const TEMPLATE_DEPTH: usize = 100;
+    /// Lists and maps in one another that `tojson` in a template writes; serde_json reads as many.
+    pub const TEMPLATE_JSON_DEPTH: usize = 128;
     /// Bytes of stack a rendering gets: lists nested as deep as the fuel allows are taken down on it.
     pub const TEMPLATE_STACK_BYTES: usize = 256 << 20;
     /// Bytes a rendering may put out.

@@ -5,6 +5,7 @@
 //! ([`limits::BLANK_RUN_BYTES`]) where it is a branch of its own; every other look-around and back-reference is
 //! refused, because the engine that runs them gives up after a million steps, the tokenizers crate takes that for
 //! the end of the text, and the rest would be cut wrongly.
+#![deny(clippy::arithmetic_side_effects)]
 
 use super::limits;
 use entropix_model::{Error, Result};
@@ -102,7 +103,7 @@ pub(super) fn vet(pattern: &str) -> Result<()> {
     for (i, part) in parts.iter().enumerate() {
         // Between two look-aheads there are branches, so the look-ahead is a branch of the whole.
         let part = if i > 0 { part.strip_prefix('|').or(part.is_empty().then_some("")) } else { Some(*part) };
-        let last = i + 1 == parts.len();
+        let last = parts.len().checked_sub(1) == Some(i);
         let part = part
             .and_then(|p| if last { Some(p) } else { p.strip_suffix('|').or(p.is_empty().then_some("")) });
         let compiled = match part {

@@ -1,4 +1,5 @@
 //! Finding added tokens in a text: leftmost first, of those the longest, as the tokenizers crate does.
+#![deny(clippy::arithmetic_side_effects)]
 
 use super::vocabulary::{TokenKind, Vocabulary};
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -136,7 +137,7 @@ impl Finder {
                 start = done.max(text[..start].trim_end().len());
             }
             if token.rstrip {
-                end = text.len() - text[end..].trim_start().len();
+                end = text.len().saturating_sub(text[end..].trim_start().len());
             }
             if done < start {
                 segments.push(Segment::Text(done..start));

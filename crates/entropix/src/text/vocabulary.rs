@@ -1,4 +1,5 @@
 //! The tokens of a model as bytes: what each stands for in a text, and what kind it is.
+#![deny(clippy::arithmetic_side_effects)]
 
 use super::limits;
 use entropix_model::{Error, Result, TokenId};
@@ -147,14 +148,9 @@ pub(super) fn byte_token(name: &str) -> Option<u8> {
 fn byte_of_char() -> HashMap<char, u8> {
     let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut table = HashMap::with_capacity(256);
-    let mut next = 0x100;
+    let mut others = '\u{100}'..='\u{1ff}';
     for byte in 0..=255u8 {
-        let c = if printable(byte) {
-            char::from(byte)
-        } else {
-            next += 1;
-            char::from_u32(next - 1).expect("below U+0200")
-        };
+        let c = if printable(byte) { char::from(byte) } else { others.next().expect("68 of 256") };
         table.insert(c, byte);
     }
     table

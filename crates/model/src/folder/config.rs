@@ -1,4 +1,5 @@
 //! config.json and generation_config.json of a Hugging Face folder.
+#![deny(clippy::arithmetic_side_effects)]
 
 use crate::draft::{Draft, Field, Found};
 use crate::limits::CONFIG_BYTES;

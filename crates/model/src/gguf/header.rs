@@ -7,7 +7,9 @@
 
 use super::cursor::Cursor;
 use super::types::dtype;
-use crate::limits::{GGUF_ALIGNMENT, GGUF_ITEMS, GGUF_KEYS, GGUF_NAME_BYTES, GGUF_STRING_BYTES, TENSORS};
+use crate::limits::{
+    GGUF_ALIGNMENT, GGUF_DIMENSIONS, GGUF_ITEMS, GGUF_KEYS, GGUF_NAME_BYTES, GGUF_STRING_BYTES, TENSORS,
+};
 use crate::quant::DType;
 use crate::source::SourceFile;
 use crate::{Error, Result};
@@ -17,7 +19,6 @@ use std::collections::HashMap;
 const MIN_PAIR_BYTES: u64 = 8 + 1 + 4 + 1;
 /// Bytes of the shortest tensor entry: a name of one letter, one dimension, type and offset.
 const MIN_TENSOR_BYTES: u64 = 8 + 1 + 4 + 8 + 4 + 8;
-const MAX_DIMENSIONS: u32 = 4;
 const DEFAULT_ALIGNMENT: u32 = 32;
 
 /// Arrays that are kept; all others are checked and passed over.
@@ -339,8 +340,8 @@ fn entry(cursor: &mut Cursor<'_>) -> Result<Entry> {
     let at = cursor.position();
     let name = cursor.string(GGUF_NAME_BYTES, "a tensor name")?;
     let n_dims = cursor.u32()?;
-    if !(1..=MAX_DIMENSIONS).contains(&n_dims) {
-        let what = format!("tensor {name:?} has {n_dims} dimensions; 1 to {MAX_DIMENSIONS} are possible");
+    if !(1..=GGUF_DIMENSIONS).contains(&n_dims) {
+        let what = format!("tensor {name:?} has {n_dims} dimensions; 1 to {GGUF_DIMENSIONS} are possible");
         return Err(cursor.error_at(at, "Shape", what));
     }
     let mut dims = Vec::with_capacity(n_dims as usize);

@@ -1,4 +1,5 @@
 //! The dimensions and constants of a model from the keys of a GGUF file.
+#![deny(clippy::arithmetic_side_effects)]
 
 use super::header::Value;
 use crate::checkpoint::GgufVocabulary;

@@ -1,4 +1,5 @@
 //! The `tokenizer.*` keys of a GGUF file, checked against one another.
+#![deny(clippy::arithmetic_side_effects)]
 
 use super::header::Value;
 use super::keys::{Keys, describe};
@@ -87,7 +88,9 @@ pub(super) fn read(keys: &mut Keys, rows: Option<u64>) -> Result<GgufVocabulary>
         Some(Value::Strings(merges)) => merges,
         Some(other) => return Err(wrong(format!("tokenizer.ggml.merges is {}", describe(&other)))),
     };
-    let joins_two = |merge: &str| merge.char_indices().any(|(i, c)| c == ' ' && i > 0 && i + 1 < merge.len());
+    let joins_two = |merge: &str| {
+        merge.char_indices().any(|(i, c)| c == ' ' && i > 0 && i.saturating_add(1) < merge.len())
+    };
     if let Some(at) = merges.iter().position(|merge| !joins_two(merge)) {
         return Err(wrong(format!("merge {at} is {:?}, not two tokens with a blank between", merges[at])));
     }

@@ -2,6 +2,7 @@
 //!
 //! The loops are plain Rust over fixed lanes, compiled once more for wider vectors where the processor
 //! has them. No operation is fused, so every version gives the same bits.
+#![allow(unsafe_code)]
 
 use std::f64::consts::LOG2_E;
 

@@ -1,5 +1,6 @@
 //! What a thread costs, so that parallel tests do not disturb one another: an allocator that counts the bytes
 //! each thread holds, and its time on a processor.
+#![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -1,5 +1,6 @@
 //! 8-bit activations: `vpmaddubsw` gives sums of two products in 16 bits; as many quads as cannot overflow are
 //! added there before they are widened. Numbers of 8 bits give their sign to the activation.
+#![allow(unsafe_code)]
 
 use super::weights::{self, Weights};
 use super::{LANES, TILE, with_tokens};

@@ -1,6 +1,6 @@
 //! Kernels of 256-bit vectors: eight lanes, so a group is two halves of eight rows; up to four tokens at once.
 //! They fold in the same order as the 512-bit kernels and give the same bits for f32 and 8-bit activations.
-
+#![allow(unsafe_code)]
 // Loops over constant indices of several arrays are what the compiler unrolls into registers.
 #![allow(clippy::needless_range_loop)]
 

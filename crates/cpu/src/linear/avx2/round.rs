@@ -1,4 +1,5 @@
 //! Rounding activations to 8 bits.
+#![allow(unsafe_code)]
 
 use crate::linear::activations::{Int8Block, ORDINARY, Row, write_int8_scale};
 use crate::linear::layout::BLOCK;

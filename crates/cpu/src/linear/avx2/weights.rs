@@ -1,5 +1,6 @@
 //! How each stored type is opened into registers, half a group at a time. The methods are inlined into kernels
 //! that have the instructions.
+#![allow(unsafe_code)]
 
 use super::LANES;
 use crate::linear::ROW_GROUP;

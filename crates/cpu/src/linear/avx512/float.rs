@@ -1,5 +1,6 @@
 //! f32 activations: weights are opened to f32, exactly, and multiplied one column after the other. For more than
 //! a few tokens a group is opened once into memory that stays in the cache.
+#![allow(unsafe_code)]
 
 use super::weights::{self, Weights};
 use super::{few_sizes, with_few_sizes};

@@ -1,6 +1,7 @@
 //! 8-bit activations: integer dot products of a block (`vpdpbusd`, exact in any order), folded into f32 in
 //! the order of the blocks: `sum += m sx` where there are minima, then `sum += dot (d dx)`, each a fused
 //! multiply-add.
+#![allow(unsafe_code)]
 
 use super::opened::{Bytes, FEWEST_TILES, RUN};
 use super::weights::{self, Weights};

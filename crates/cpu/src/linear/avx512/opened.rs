@@ -1,5 +1,6 @@
 //! Groups opened once for many tiles of tokens: what a tile would do with every block of a group, done ahead
 //! and kept in the cache. The numbers are the same, so the products are.
+#![allow(unsafe_code)]
 
 use super::weights::Weights;
 use crate::linear::kernels::Run;

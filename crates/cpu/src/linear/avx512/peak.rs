@@ -1,4 +1,5 @@
 //! Dot products of registers alone, to measure what is the most of them.
+#![allow(unsafe_code)]
 
 use super::tiles;
 use std::arch::x86_64::*;

@@ -4,6 +4,7 @@
 //!
 //! A block of an opened group, (8 quads, 16 rows, 4 columns) bytes, is the tile of weights as it lies; a panel of
 //! tokens is the tile of activations with the stride of a token.
+#![allow(unsafe_code)]
 
 use super::int8;
 use super::opened::{Bytes, RUN};

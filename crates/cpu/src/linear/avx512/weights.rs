@@ -1,5 +1,6 @@
 //! How each stored type is opened into registers. The methods are inlined into kernels that have the
 //! instructions.
+#![allow(unsafe_code)]
 
 use crate::linear::ROW_GROUP;
 use crate::linear::layout::{GroupLayout, MIN_BYTES, PLAIN_BYTES, SUPER_HALVES_BYTES, SUPER_MIN_BYTES};

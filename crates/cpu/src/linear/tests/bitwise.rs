@@ -1,3 +1,4 @@
+#![allow(unsafe_code)]
 use super::*;
 use std::ops::Range;
 

@@ -1,3 +1,4 @@
+#![allow(unsafe_code)]
 use super::*;
 use crate::linear::activations::{Form, Int8Block, round_to_bf16};
 

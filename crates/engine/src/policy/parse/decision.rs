@@ -6,16 +6,16 @@ use super::super::dslider::Dslider;
 use super::super::rule::{DrawRule, Heat, Rule, Target};
 use super::super::score::Score;
 use super::super::{Branch, Judge};
-use super::{LARGEST, NAME_BYTES, PhraseText, Reader, TEXT_BYTES};
-use crate::limits::{BEST_OF, BRANCH_WIDTH, PICK, REFORK_POINTS};
+use super::{PhraseText, Reader};
+use crate::limits::{
+    BEST_OF, BRANCH_WIDTH, PICK, POLICY_ATTEMPTS, POLICY_HORIZON, POLICY_NAME_BYTES, POLICY_NUMBER,
+    POLICY_TEXT_BYTES, REFORK_POINTS,
+};
 use entropix_model::{Filters, Result, Temperature};
-
-const HORIZON: i64 = 1 << 20;
-const ATTEMPTS: i64 = 64;
 
 impl<'a> Reader<'a> {
     pub(super) fn rule(&mut self, fields: &mut Fields<'a>) -> Result<Rule> {
-        let Some((decision, at)) = fields.text("decision", NAME_BYTES)? else {
+        let Some((decision, at)) = fields.text("decision", POLICY_NAME_BYTES)? else {
             return Err(fields.missing("decision"));
         };
         match decision.as_str() {
@@ -28,22 +28,23 @@ impl<'a> Reader<'a> {
             "dslider" => self.dslider(fields),
             "inject" => {
                 let (text, at) =
-                    fields.text("phrase", TEXT_BYTES)?.ok_or_else(|| fields.missing("phrase"))?;
+                    fields.text("phrase", POLICY_TEXT_BYTES)?.ok_or_else(|| fields.missing("phrase"))?;
                 if text.is_empty() {
                     return Err(fields.wrong("OutOfRange", at, "phrase", "empty"));
                 }
                 let most = i64::from(u32::MAX);
                 let cap = fields.integer("cap", 1, most)?.ok_or_else(|| fields.missing("cap"))? as u32;
                 let cooldown = fields.integer("cooldown", 1, most)?.unwrap_or(1) as u32;
+                let place = self.phrases.len();
                 self.phrases.push(PhraseText { text, cap, cooldown });
-                Ok(Rule::Inject(self.phrases.len() - 1))
+                Ok(Rule::Inject(place))
             }
             "branch" => self.branch(fields),
             "rewind" => self.rewind(fields),
             "refork" => self.refork(fields),
             "stop" => {
                 let (reason, _) =
-                    fields.text("reason", TEXT_BYTES)?.ok_or_else(|| fields.missing("reason"))?;
+                    fields.text("reason", POLICY_TEXT_BYTES)?.ok_or_else(|| fields.missing("reason"))?;
                 Ok(Rule::Stop(reason.into()))
             }
             _ => {
@@ -67,14 +68,14 @@ impl<'a> Reader<'a> {
         let plain_top = fields.integer("plain_top", 1, most)?.ok_or_else(|| fields.missing("plain_top"))?;
         let mut pair = |key, first, second| -> Result<[f64; 2]> {
             let mut table = fields.table(key)?.ok_or_else(|| fields.missing(key))?;
-            let first = required(&mut table, first, 0.0, LARGEST)?;
-            let second = required(&mut table, second, 0.0, LARGEST)?;
+            let first = required(&mut table, first, 0.0, POLICY_NUMBER)?;
+            let second = required(&mut table, second, 0.0, POLICY_NUMBER)?;
             table.finish()?;
             Ok([first, second])
         };
         let [sure, likely] = [pair("sure", "weight", "bias")?, pair("likely", "weight", "bias")?];
         let variance_rate = pair("variance_rate", "model", "changed")?;
-        let target = fields.numbers("target", 0.0, LARGEST)?.ok_or_else(|| fields.missing("target"))?;
+        let target = fields.numbers("target", 0.0, POLICY_NUMBER)?.ok_or_else(|| fields.missing("target"))?;
         let target: [f64; 4] = match <[f64; 4]>::try_from(target) {
             Ok(target) if target.iter().sum::<f64>() > 0.0 => target,
             _ => {
@@ -91,17 +92,17 @@ impl<'a> Reader<'a> {
             rate: number("rate", 0.0, 1.0)?,
             cross_rate: number("cross_rate", 0.0, 1.0)?,
             variance_rate,
-            support_base: number("support_base", 1.0, LARGEST)?,
-            support_factor: number("support_factor", 0.0, LARGEST)?,
-            outlier_entropy: number("outlier_entropy", 0.0, LARGEST)?,
-            outlier_deviation: number("outlier_deviation", 0.0, LARGEST)?,
-            outlier_spread: number("outlier_spread", 0.0, LARGEST)?,
-            outlier_bias: number("outlier_bias", -LARGEST, LARGEST)?,
+            support_base: number("support_base", 1.0, POLICY_NUMBER)?,
+            support_factor: number("support_factor", 0.0, POLICY_NUMBER)?,
+            outlier_entropy: number("outlier_entropy", 0.0, POLICY_NUMBER)?,
+            outlier_deviation: number("outlier_deviation", 0.0, POLICY_NUMBER)?,
+            outlier_spread: number("outlier_spread", 0.0, POLICY_NUMBER)?,
+            outlier_bias: number("outlier_bias", -POLICY_NUMBER, POLICY_NUMBER)?,
             sure: sure.into(),
             likely: likely.into(),
             target,
-            mix_base: number("mix_base", 1.0, LARGEST)?,
-            mix_factor: number("mix_factor", 0.0, LARGEST)?,
+            mix_base: number("mix_base", 1.0, POLICY_NUMBER)?,
+            mix_factor: number("mix_factor", 0.0, POLICY_NUMBER)?,
         };
         if variance_rate.iter().any(|rate| *rate > 1.0) {
             return Err(fields.error("OutOfRange", "variance_rate: a share of the newest value is at most 1"));
@@ -113,7 +114,7 @@ impl<'a> Reader<'a> {
         let width =
             fields.integer("width", 2, BRANCH_WIDTH.into())?.ok_or_else(|| fields.missing("width"))?;
         let horizon = if fields.holds_text("horizon") {
-            match fields.text("horizon", NAME_BYTES)? {
+            match fields.text("horizon", POLICY_NAME_BYTES)? {
                 Some((text, at)) if text != "end" => {
                     let what = format!("{text:?}; a number of tokens or \"end\"");
                     return Err(fields.wrong("OutOfRange", at, "horizon", what));
@@ -121,7 +122,8 @@ impl<'a> Reader<'a> {
                 _ => None,
             }
         } else {
-            Some(fields.integer("horizon", 1, HORIZON)?.ok_or_else(|| fields.missing("horizon"))? as u32)
+            Some(fields.integer("horizon", 1, POLICY_HORIZON)?.ok_or_else(|| fields.missing("horizon"))?
+                as u32)
         };
         let to_sentence_end = fields.bool("sentence")?.unwrap_or(false);
         let judge = self.judge(fields, "best")?;
@@ -130,17 +132,17 @@ impl<'a> Reader<'a> {
 
     fn rewind(&mut self, fields: &mut Fields<'a>) -> Result<Rule> {
         let peak = fields.table("peak")?.map(|peak| self.peak(peak)).transpose()?;
-        let back = fields.integer("back", 1, HORIZON)?;
+        let back = fields.integer("back", 1, POLICY_HORIZON)?;
         let target = match (peak, back) {
             (Some(peak), None) => {
-                let nth = fields.integer("nth", 1, ATTEMPTS)?.unwrap_or(1);
+                let nth = fields.integer("nth", 1, POLICY_ATTEMPTS)?.unwrap_or(1);
                 Target::Peak { peak, nth: nth as usize }
             }
             (None, Some(back)) => Target::Back(back as usize),
             _ => return Err(fields.missing("peak or back, one of them,")),
         };
         let keep = self.score(fields, "keep")?;
-        let attempts = fields.integer("attempts", 1, ATTEMPTS)?.map(|n| n as usize);
+        let attempts = fields.integer("attempts", 1, POLICY_ATTEMPTS)?.map(|n| n as usize);
         let draw = self.first_token(fields)?;
         Ok(Rule::Rewind { target, draw, keep, attempts: attempts.unwrap_or(usize::MAX) })
     }
@@ -149,7 +151,7 @@ impl<'a> Reader<'a> {
         let peak = fields.table("peak")?.ok_or_else(|| fields.missing("peak"))?;
         let peak = self.peak(peak)?;
         let points = fields.integer("points", 1, REFORK_POINTS as i64)?.unwrap_or(1) as usize;
-        let attempts = fields.integer("attempts", 1, ATTEMPTS)?.map_or(1, |n| n as usize);
+        let attempts = fields.integer("attempts", 1, POLICY_ATTEMPTS)?.map_or(1, |n| n as usize);
         let judge = self.judge(fields, "majority")?;
         let draw = self.first_token(fields)?;
         Ok(Rule::Refork { points, peak, draw, judge, attempts })
@@ -157,7 +159,7 @@ impl<'a> Reader<'a> {
 
     /// How a line goes on where something was taken back: with the best of what is left, or a draw.
     fn first_token(&self, fields: &mut Fields<'a>) -> Result<Option<DrawRule>> {
-        match fields.text("first", NAME_BYTES)? {
+        match fields.text("first", POLICY_NAME_BYTES)? {
             None => Ok(None),
             Some((text, _)) if text == "runner_up" => Ok(None),
             Some((text, _)) if text == "draw" => Ok(Some(self.draw(fields)?)),
@@ -169,7 +171,7 @@ impl<'a> Reader<'a> {
     }
 
     fn judge(&mut self, fields: &mut Fields<'a>, usual: &str) -> Result<Judge> {
-        let (then, at) = fields.text("then", NAME_BYTES)?.unwrap_or((usual.to_owned(), fields.origin));
+        let (then, at) = fields.text("then", POLICY_NAME_BYTES)?.unwrap_or((usual.to_owned(), fields.origin));
         let score = self.score(fields, "score")?;
         let needed = || score.ok_or_else(|| fields.missing("score"));
         let judge = match then.as_str() {
@@ -177,11 +179,11 @@ impl<'a> Reader<'a> {
             "replace" => return Ok(Judge::Replace(needed()?)),
             "weighted" => {
                 let score = needed()?;
-                let parent_weight = fields.number("parent_weight", 0.0, LARGEST)?.unwrap_or(1.0);
+                let parent_weight = fields.number("parent_weight", 0.0, POLICY_NUMBER)?.unwrap_or(1.0);
                 return Ok(Judge::Weighted { score, parent_weight });
             }
             "majority" => {
-                let parent_weight = fields.number("parent_weight", 0.0, LARGEST)?.unwrap_or(1.0);
+                let parent_weight = fields.number("parent_weight", 0.0, POLICY_NUMBER)?.unwrap_or(1.0);
                 let tie_break = match fields.table("tie_break")? {
                     None => None,
                     Some(mut table) => {
@@ -214,7 +216,7 @@ impl<'a> Reader<'a> {
             table.finish()?;
             return Ok(Some(Score::Span(span)));
         }
-        let Some((name, at)) = fields.text(key, NAME_BYTES)? else { return Ok(None) };
+        let Some((name, at)) = fields.text(key, POLICY_NAME_BYTES)? else { return Ok(None) };
         match name.as_str() {
             "mean_logp" => Ok(Some(Score::MeanLogp)),
             "tail_entropy" => Ok(Some(Score::TailEntropy)),
@@ -232,7 +234,7 @@ impl<'a> Reader<'a> {
     pub(super) fn answer(&self, fields: &mut Fields<'a>) -> Result<Option<AnswerRule>> {
         if fields.holds_table("answer") {
             let Some(mut table) = fields.table("answer")? else { return Ok(None) };
-            let (regex, _) = table.text("regex", TEXT_BYTES)?.ok_or_else(|| table.missing("regex"))?;
+            let (regex, _) = table.text("regex", POLICY_TEXT_BYTES)?.ok_or_else(|| table.missing("regex"))?;
             table.finish()?;
             return Ok(Some(AnswerRule::Regex(regex.into())));
         }

@@ -3,7 +3,8 @@
 use super::super::document::Fields;
 use super::super::rule::{DrawRule, Heat, Number, Rounding};
 use super::super::signal::Signal;
-use super::{LARGEST, Limits, NAME_BYTES, Reader, SHARE, TEMPERATURE, TOP_K, TOP_N_SIGMA};
+use super::{Limits, Reader, SHARE, TEMPERATURE, TOP_K, TOP_N_SIGMA};
+use crate::limits::{POLICY_NAME_BYTES, POLICY_NUMBER};
 use entropix_model::Result;
 
 impl<'a> Reader<'a> {
@@ -16,7 +17,7 @@ impl<'a> Reader<'a> {
                     format!("{}: temperature and target_entropy exclude one another", fields.path),
                 ));
             }
-            let limits = Limits { least: 0.0, most: LARGEST, is_whole: false };
+            let limits = Limits { least: 0.0, most: POLICY_NUMBER, is_whole: false };
             let mut target =
                 self.number(fields, "target_entropy", limits, None)?.unwrap_or(Number::constant(0.0));
             let scale = Signal::Entropy.scale(self.unit);
@@ -54,15 +55,15 @@ impl<'a> Reader<'a> {
         let (least, most) = (TEMPERATURE.least, TEMPERATURE.most);
         let usual = self.base.temperature;
         let heat = if let Some(mut rule) = table.table("edt")? {
-            let theta = rule.number("theta", 0.0, LARGEST)?.ok_or_else(|| rule.missing("theta"))?;
+            let theta = rule.number("theta", 0.0, POLICY_NUMBER)?.ok_or_else(|| rule.missing("theta"))?;
             let base = rule.number("base", least, most)?.unwrap_or(usual);
             let factor = rule.number("factor", 0.0, 1.0)?.unwrap_or(0.8);
             rule.finish()?;
             Heat::Edt { base, theta, factor }
         } else if let Some(mut rule) = table.table("root")? {
             let base = rule.number("base", least, most)?.unwrap_or(usual);
-            let slope = rule.number("slope", 0.0, LARGEST)?.ok_or_else(|| rule.missing("slope"))?;
-            let offset = rule.number("offset", 0.0, LARGEST)?.ok_or_else(|| rule.missing("offset"))?;
+            let slope = rule.number("slope", 0.0, POLICY_NUMBER)?.ok_or_else(|| rule.missing("slope"))?;
+            let offset = rule.number("offset", 0.0, POLICY_NUMBER)?.ok_or_else(|| rule.missing("offset"))?;
             let min = rule.number("min", least, most)?.unwrap_or(least);
             let max = rule.number("max", min, most)?.unwrap_or(most);
             rule.finish()?;
@@ -93,14 +94,14 @@ impl<'a> Reader<'a> {
             return Ok(constant.map(Number::constant));
         }
         let Some(mut table) = fields.table(key)? else { return Ok(None) };
-        let base = match (table.number("base", -LARGEST, LARGEST)?, base) {
+        let base = match (table.number("base", -POLICY_NUMBER, POLICY_NUMBER)?, base) {
             (Some(base), _) | (None, Some(base)) => base,
             (None, None) => return Err(table.missing("base")),
         };
-        let offset = table.number("offset", -LARGEST, LARGEST)?.unwrap_or(1.0);
+        let offset = table.number("offset", -POLICY_NUMBER, POLICY_NUMBER)?.unwrap_or(1.0);
         let mut terms = Vec::new();
         for (signal, name) in Signal::ALL {
-            if let Some(coefficient) = table.number(name, -LARGEST, LARGEST)? {
+            if let Some(coefficient) = table.number(name, -POLICY_NUMBER, POLICY_NUMBER)? {
                 terms.push((signal, coefficient / signal.scale(self.unit)));
             }
         }
@@ -118,7 +119,7 @@ impl<'a> Reader<'a> {
 }
 
 fn rounding(table: &mut Fields<'_>) -> Result<Rounding> {
-    match table.text("round", NAME_BYTES)? {
+    match table.text("round", POLICY_NAME_BYTES)? {
         None => Ok(Rounding::Nearest),
         Some((round, at)) => match round.as_str() {
             "nearest" => Ok(Rounding::Nearest),

@@ -4,12 +4,10 @@ use super::super::Signal;
 use super::super::document::{Fields, Origin, Value};
 use super::super::rule::{Condition, LotOf, When};
 use super::super::span::{Part, Peak, PeakBy, Span, Stat};
-use super::{LARGEST, NAME_BYTES, Reader, TEXT_BYTES};
+use super::Reader;
 use crate::TokenClass;
+use crate::limits::{POLICY_NAME_BYTES, POLICY_NUMBER, POLICY_SPAN, POLICY_TEXT_BYTES};
 use entropix_model::Result;
-
-/// Tokens of an output that a span or a checkpoint may be about.
-const LENGTH: i64 = 1 << 24;
 
 /// What the quantiles of a threshold are taken from.
 #[derive(Debug, Clone, Copy)]
@@ -69,13 +67,13 @@ impl<'a> Reader<'a> {
             }
         }
         if let Some(mut bounds) = when.table("output")? {
-            let above = bounds.integer("above", 0, LENGTH)?.map(|n| n as usize);
-            let below = bounds.integer("below", 0, LENGTH)?.map(|n| n as usize);
+            let above = bounds.integer("above", 0, POLICY_SPAN)?.map(|n| n as usize);
+            let below = bounds.integer("below", 0, POLICY_SPAN)?.map(|n| n as usize);
             if above.is_none() && below.is_none() && bounds.is_empty() {
                 return Err(bounds.missing("above or below"));
             }
             if let (Some(above), Some(below)) = (above, below)
-                && above + 1 >= below
+                && above.saturating_add(1) >= below
             {
                 let message = format!("{}: no number is above {above} and below {below}", bounds.path);
                 return Err(bounds.error("OutOfRange", message));
@@ -98,7 +96,7 @@ impl<'a> Reader<'a> {
 
     fn at(&self, when: &mut Fields<'a>) -> Result<When> {
         if when.holds_text("at") {
-            return match when.text("at", NAME_BYTES)? {
+            return match when.text("at", POLICY_NAME_BYTES)? {
                 Some((text, _)) if text == "end" => Ok(When::End),
                 Some((text, at)) => {
                     Err(when.wrong("OutOfRange", at, "at", format!("{text:?}; a number or \"end\"")))
@@ -106,7 +104,7 @@ impl<'a> Reader<'a> {
                 None => Ok(When::Token),
             };
         }
-        Ok(when.integer("at", 1, LENGTH)?.map_or(When::Token, |n| When::At(n as usize)))
+        Ok(when.integer("at", 1, POLICY_SPAN)?.map_or(When::Token, |n| When::At(n as usize)))
     }
 
     /// `above` and `below`, in nats.
@@ -137,10 +135,11 @@ impl<'a> Reader<'a> {
         of: Population<'_>,
     ) -> Result<Option<f64>> {
         if !fields.holds_text(key) {
-            let (least, most) = if matches!(of, Population::Lots) { (0.0, 1.0) } else { (-LARGEST, LARGEST) };
+            let (least, most) =
+                if matches!(of, Population::Lots) { (0.0, 1.0) } else { (-POLICY_NUMBER, POLICY_NUMBER) };
             return Ok(fields.number(key, least, most)?.map(|number| number * scale));
         }
-        let Some((text, at)) = fields.text(key, NAME_BYTES)? else { return Ok(None) };
+        let Some((text, at)) = fields.text(key, POLICY_NAME_BYTES)? else { return Ok(None) };
         let level = |prefix: &str| {
             let level: f64 = text.strip_prefix(prefix)?.parse().ok()?;
             (0.0..=1.0).contains(&level).then_some(level)
@@ -197,18 +196,19 @@ impl<'a> Reader<'a> {
         }
         if let Some(signal) = self.signal(fields, "share_above")? {
             let scale = signal.scale(self.unit);
-            let bar = fields.number("bar", -LARGEST, LARGEST)?.ok_or_else(|| fields.missing("bar"))?;
+            let bar =
+                fields.number("bar", -POLICY_NUMBER, POLICY_NUMBER)?.ok_or_else(|| fields.missing("bar"))?;
             found = Some((signal, Stat::ShareAbove(bar * scale)));
         }
         let (signal, stat) = found.ok_or_else(|| fields.missing("mean, max, min or share_above"))?;
         let part = self.part(fields)?;
-        let window = fields.integer("window", 1, LENGTH)?.unwrap_or(1) as usize;
+        let window = fields.integer("window", 1, POLICY_SPAN)?.unwrap_or(1) as usize;
         Ok(Span { signal, stat, part, window })
     }
 
     fn part(&self, fields: &mut Fields<'a>) -> Result<Part> {
-        let first = fields.integer("first", 1, LENGTH)?;
-        let last = fields.integer("last", 1, LENGTH)?;
+        let first = fields.integer("first", 1, POLICY_SPAN)?;
+        let last = fields.integer("last", 1, POLICY_SPAN)?;
         match (first, last) {
             (Some(_), Some(_)) => {
                 let message = format!("{}: first and last exclude one another", fields.path);
@@ -221,13 +221,13 @@ impl<'a> Reader<'a> {
     }
 
     fn signal(&self, fields: &mut Fields<'a>, key: &'static str) -> Result<Option<Signal>> {
-        let Some((name, at)) = fields.text(key, NAME_BYTES)? else { return Ok(None) };
+        let Some((name, at)) = fields.text(key, POLICY_NAME_BYTES)? else { return Ok(None) };
         signal_named(fields, key, &name, at).map(Some)
     }
 
     /// Where another token was a real choice.
     pub(super) fn peak(&self, mut fields: Fields<'a>) -> Result<Peak> {
-        let by = match fields.text("signal", NAME_BYTES)? {
+        let by = match fields.text("signal", POLICY_NAME_BYTES)? {
             None => PeakBy::Signal(Signal::Entropy),
             Some((name, _)) if name == "lot" => PeakBy::Lot,
             Some((name, at)) => PeakBy::Signal(signal_named(&fields, "signal", &name, at)?),
@@ -236,9 +236,9 @@ impl<'a> Reader<'a> {
         let peak = Peak {
             by,
             part,
-            before: fields.integer("before", 0, LENGTH)?.unwrap_or(0) as usize,
-            min_gap: fields.integer("min_gap", 1, LENGTH)?.unwrap_or(1) as usize,
-            choices: fields.number("choices", 1.0, LARGEST)?.unwrap_or(1.5),
+            before: fields.integer("before", 0, POLICY_SPAN)?.unwrap_or(0) as usize,
+            min_gap: fields.integer("min_gap", 1, POLICY_SPAN)?.unwrap_or(1) as usize,
+            choices: fields.number("choices", 1.0, POLICY_NUMBER)?.unwrap_or(1.5),
             runner_up: fields.number("runner_up", 0.0, 0.5)?.unwrap_or(0.05),
         };
         fields.finish()?;
@@ -249,13 +249,14 @@ impl<'a> Reader<'a> {
     fn last(&mut self, mut last: Fields<'a>, conditions: &mut Vec<Condition>) -> Result<()> {
         let n_before = conditions.len();
         for (key, wanted) in [("is", true), ("is_not", false)] {
-            if let Some((text, at)) = last.text(key, TEXT_BYTES)? {
+            if let Some((text, at)) = last.text(key, POLICY_TEXT_BYTES)? {
                 if text.is_empty() {
                     return Err(last.wrong("OutOfRange", at, key, "empty"));
                 }
                 let place = self.texts.iter().position(|other| *other == text).unwrap_or_else(|| {
+                    let place = self.texts.len();
                     self.texts.push(text);
-                    self.texts.len() - 1
+                    place
                 });
                 conditions.push(Condition::EndsWith { text: place, wanted });
             }
@@ -264,7 +265,7 @@ impl<'a> Reader<'a> {
             conditions.push(Condition::Injected(wanted));
         }
         for (key, wanted) in [("class", true), ("class_is_not", false)] {
-            if let Some((name, at)) = last.text(key, NAME_BYTES)? {
+            if let Some((name, at)) = last.text(key, POLICY_NAME_BYTES)? {
                 match TokenClass::ALL.iter().find(|(_, other)| *other == name) {
                     Some(&(class, _)) => conditions.push(Condition::Class { class, wanted }),
                     None => {

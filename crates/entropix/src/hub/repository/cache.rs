@@ -3,6 +3,7 @@
 use super::download::Hub;
 use crate::hub::Progress;
 use crate::hub::spec::{Wanted, is_inside};
+use entropix_model::limits::INDEX_BYTES;
 use entropix_model::{Class, Error, Result};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -12,7 +13,6 @@ use std::path::{Path, PathBuf};
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
-const INDEX_BYTES: u64 = entropix_model::limits::INDEX_BYTES;
 
 /// `models--org--name`.
 pub(super) struct Cached {

@@ -9,6 +9,7 @@ mod record;
 pub use change::{Change, Replayed, Side};
 
 use super::json::Flaw;
+use super::limits::TRACE_OPEN_TOKENS;
 use super::lines::Lines;
 use crate::calibrations;
 use entropix_engine::limits::PHRASE_TOKENS;
@@ -23,9 +24,6 @@ use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Tokens of the answers that are not over, all their lines together.
-const MOST_HELD: usize = 1 << 20;
 
 /// What a replay says, line by line.
 pub enum Said {
@@ -372,11 +370,11 @@ impl<'a> Replay<'a> {
 }
 
 fn check_held(n_tokens: usize) -> Result<(), String> {
-    if n_tokens <= MOST_HELD {
+    if n_tokens <= TRACE_OPEN_TOKENS {
         return Ok(());
     }
     Err(format!(
-        "the answers that are not over have more than {MOST_HELD} tokens; trace fewer requests at once"
+        "the answers that are not over have more than {TRACE_OPEN_TOKENS} tokens; trace fewer requests at once"
     ))
 }
 

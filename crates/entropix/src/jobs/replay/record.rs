@@ -1,15 +1,13 @@
 //! Lines of a trace, or of bare signals.
 
 use crate::jobs::json::{Flaw, Value};
-use crate::jobs::limits::ID_BYTES;
+use crate::jobs::limits::{ID_BYTES, TRACE_ELEMENTS};
 use crate::text::of_text;
 use entropix_engine::{DecisionKind, Parameters, Signal, TokenClass, TokenClasses};
 use entropix_model::limits::VOCAB_SIZE;
 use entropix_model::{AttentionSignals, Candidate, Signals, TokenId};
 use std::collections::HashMap;
 
-/// Elements of an array of a trace.
-const MOST: usize = 4096;
 /// Positions of a sequence.
 const LAST_POSITION: i64 = u32::MAX as i64;
 
@@ -165,7 +163,8 @@ impl Spelling {
             "text" => self.text = Some(value.string(key)?),
             "bytes" => {
                 let byte = |value: &Value<'_>| Ok(value.integer("a byte", 0, 255)? as u8);
-                self.bytes = Some(value.elements(key, MOST)?.iter().map(byte).collect::<Result<_, Flaw>>()?);
+                self.bytes =
+                    Some(value.elements(key, TRACE_ELEMENTS)?.iter().map(byte).collect::<Result<_, Flaw>>()?);
             }
             _ => return Ok(false),
         }
@@ -274,8 +273,8 @@ impl Record {
             "temperature" => self.temperature = number(value, key)? as f32,
             "end" => self.is_end = value.boolean(key)?,
             "candidates" => {
-                for pair in value.elements(key, MOST)? {
-                    if let [token, logprob, ..] = &pair.elements(key, MOST)?[..] {
+                for pair in value.elements(key, TRACE_ELEMENTS)? {
+                    if let [token, logprob, ..] = &pair.elements(key, TRACE_ELEMENTS)?[..] {
                         let logprob =
                             if logprob.is_null() { f64::NEG_INFINITY } else { number(logprob, key)? };
                         self.candidates
@@ -286,7 +285,7 @@ impl Record {
             }
             "trace_candidates" => self.head.n_candidates = whole(value, key)? as usize,
             "children" => {
-                for child in value.elements(key, MOST)? {
+                for child in value.elements(key, TRACE_ELEMENTS)? {
                     let (mut branch, mut position) = (None, None);
                     for member in child.members("a child")? {
                         match member.key.as_str() {
@@ -300,7 +299,7 @@ impl Record {
                 }
             }
             "prompt_end" => {
-                for token in value.elements(key, MOST)? {
+                for token in value.elements(key, TRACE_ELEMENTS)? {
                     let (mut id, mut spelling) = (None, Spelling::default());
                     for member in token.members("a token")? {
                         match member.key.as_str() {
@@ -317,13 +316,13 @@ impl Record {
             "seed" => self.head.seed = Some(value.unsigned(key)?),
             "extra_tokens" => self.head.is_rationed = true,
             "ends" => {
-                let ends = value.elements(key, MOST)?;
+                let ends = value.elements(key, TRACE_ELEMENTS)?;
                 self.head.ends = ends.iter().map(|end| token_id(end, key)).collect::<Result<_, Flaw>>()?;
             }
             "texts" => {
-                for pair in value.elements(key, MOST)? {
+                for pair in value.elements(key, TRACE_ELEMENTS)? {
                     if let [text, tokens] = &pair.elements(key, 2)?[..] {
-                        let tokens = tokens.elements(key, MOST)?;
+                        let tokens = tokens.elements(key, TRACE_ELEMENTS)?;
                         let tokens =
                             tokens.iter().map(|token| token_id(token, key)).collect::<Result<_, Flaw>>()?;
                         self.head.texts.push((text.string(key)?, tokens));
