@@ -1,5 +1,7 @@
 //! What the fuzz targets share: a small good model in memory, one file of which is the input.
 
+pub mod templates;
+
 use entropix::text::Tokenizer;
 use entropix_model::{Checkpoint, Result};
 use std::fs::File;
