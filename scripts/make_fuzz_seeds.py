@@ -31,6 +31,78 @@ TENSORS = [
 ]
 
 
+# Published templates give names to what they put together, which fuzz/src/templates.rs does not render. These do not.
+TEMPLATES = {
+    "named-by-role": """{% for message in messages %}
+{% if message['role'] == 'user' %}
+{{ '<|user|>\n' + message['content'] + eos_token }}
+{% elif message['role'] == 'system' %}
+{{ '<|system|>\n' + message['content'] + eos_token }}
+{% elif message['role'] == 'assistant' %}
+{{ '<|assistant|>\n' + message['content'] + eos_token }}
+{% endif %}
+{% if loop.last and add_generation_prompt %}
+{{ '<|assistant|>' }}
+{% endif %}
+{% endfor %}""",
+    "default-system": """{% if messages[0]['role'] != 'system' %}{{- '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}
+{%- endif %}
+{%- for message in messages -%}
+{{- '<|im_start|>' ~ message.role ~ '\n' ~ (message.content | trim) ~ '<|im_end|>\n' -}}
+{%- endfor %}
+{{- '<|im_start|>assistant\n' if add_generation_prompt else '' }}""",
+    "strict-turns": """{{ bos_token }}{% for message in messages[1:] %}
+{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+{{ raise_exception('roles must alternate user/assistant/user/assistant') }}
+{% endif %}
+{% if message.role == 'user' %}[INST] {% if loop.first and messages[0].role == 'system' %}
+<<SYS>>
+{{ messages[0].content }}
+<</SYS>>
+
+{% endif %}{{ message.content }} [/INST]
+{% else %}
+{% generation %}{{ ' ' ~ message['content'].strip() ~ ' ' ~ eos_token }}{% endgeneration %}
+{% endif %}
+{% endfor %}""",
+    "tools": """{%- if tools is defined and tools is not none %}
+# Tools
+{%- for tool in tools %}
+{{ tool.function | default(tool) | tojson(indent=2) }}
+{%- endfor %}
+{%- endif %}
+Today is {{ strftime_now('%d %B %Y') }}.
+{%- for m in messages if m.role != 'system' %}
+{%- for call in m.tool_calls | default([]) %}
+<tool_call>{{ {'name': call.function.name, 'arguments': call.function.arguments} | tojson }}</tool_call>
+{%- endfor %}
+<|{{ m.role | upper }}|>{{ m.content is string and m.content or (m.content | map(attribute='text') | join('\n')) }}
+{%- endfor %}
+{%- if add_generation_prompt %}<|ASSISTANT|>{% endif %}""",
+    "thinking": """{%- for message in messages %}
+{%- if message.role == 'assistant' and '</think>' in message.content %}
+{{- message.content.split('</think>')[-1].lstrip('\n') }}
+{%- elif message.content is string %}
+{{- message.role | capitalize }}: {{ message.content | replace('<|', '< |') }}
+{%- else %}
+{%- for part in message.content %}{{ part.text if part.type == 'text' else '<image>' }}{% endfor %}
+{%- endif %}
+{%- if not loop.last %}{{ '\n\n' }}{% endif %}
+{%- endfor %}
+{%- if enable_thinking is defined and enable_thinking is false %}
+{{- '<think>\n\n</think>\n\n' }}
+{%- endif %}""",
+    "plain-names": """{%- set first = messages[0] %}
+{%- set seen = namespace(user=false) %}
+{%- for message in messages %}
+{%- set text = message.content | trim %}
+{%- if message.role == 'user' %}{% set seen.user = true %}{% endif %}
+{{ message.role }}{% if message == first %} (first){% endif %}: {{ text }}
+{%- endfor %}
+{{ 'assistant:' if seen.user else '' }}""",
+}
+
+
 def put(target, name, data):
     path = SEEDS / target / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,6 +208,8 @@ def main():
     put("tokenizer", "sentencepiece", tokenizer("mistral", ["h", "e", "\u2581", "t", "he", "\u2581t", "<0x41>"]))
     for path in sorted((ROOT / "tests/data/templates").glob("*.json")):
         put("template", path.stem, json.loads(path.read_text())["template"])
+    for name, template in TEMPLATES.items():
+        put("template", name, template)
     for path in sorted((ROOT / "crates/engine/presets").glob("*.toml")):
         put("policy", path.stem, path.read_bytes())
     for i, line in enumerate([

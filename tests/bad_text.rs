@@ -1,7 +1,7 @@
 //! Bad tokenizer.json files and chat templates: each ends in the error it should, at once, without a panic.
 #![forbid(unsafe_code)]
 
-use entropix::text::{ChatOptions, ChatTemplate, Date, Message, Special, Tokenizer, limits};
+use entropix::text::{ChatOptions, ChatTemplate, Date, Message, Sandbox, Special, Tokenizer, limits};
 use entropix_model::{Class, Error};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -167,6 +167,16 @@ fn bad_tokenizers_are_refused() {
         ),
         ("a normalizer without a type", with("/normalizer", json!({})), MODEL),
         ("a normalizer that lacks a part", with("/normalizer", json!({"type": "Replace"})), MODEL),
+        (
+            "a replacement of nothing",
+            with("/normalizer", json!({"type": "Replace", "pattern": {"String": ""}, "content": "x"})),
+            MODEL,
+        ),
+        (
+            "a replacement of what may be nothing",
+            with("/normalizer", json!({"type": "Replace", "pattern": {"Regex": "x*"}, "content": "x"})),
+            MODEL,
+        ),
         ("an unknown pre-tokenizer", with("/pre_tokenizer", json!({"type": "Magic"})), UNSUPPORTED),
         ("an unknown decoder", with("/decoder", json!({"type": "Magic"})), UNSUPPORTED),
         ("no decoder", with("/decoder", json!(null)), UNSUPPORTED),
@@ -192,6 +202,94 @@ fn bad_tokenizers_are_refused() {
     for (name, json, expect) in cases {
         check(name, &expect, Duration::from_secs(10), || tokenize(&json));
     }
+}
+
+/// What normalizer and pre-tokenizer may make of a byte, at the limit and one beyond.
+#[test]
+fn growth_is_bounded() {
+    let most = limits::TOKENIZER_GROWTH;
+    let text = |n: usize| "z".repeat(n);
+    let replace =
+        |pattern: Value, n: usize| json!({"type": "Replace", "pattern": pattern, "content": text(n)});
+    let prepend = |n: usize| json!({"type": "Prepend", "prepend": text(n)});
+    let kind = |kind: &str| json!({"type": kind});
+    let byte_level = |blank: bool| json!({"type": "ByteLevel", "add_prefix_space": blank, "trim_offsets": true, "use_regex": true});
+    let metaspace = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always"});
+    let strip = json!({"type": "Strip", "strip_left": true, "strip_right": true});
+    let plain = || byte_level(false);
+    let z = || json!({"String": "a"});
+    // (what, normalizers, pre-tokenizers, whether they are taken)
+    let cases: Vec<(&str, Vec<Value>, Vec<Value>, bool)> = vec![
+        ("a replacement", vec![replace(z(), most / 2)], vec![plain()], true),
+        ("a longer one", vec![replace(z(), most / 2 + 1)], vec![plain()], false),
+        ("two", vec![replace(z(), 4), replace(z(), 8)], vec![plain()], true),
+        ("two longer ones", vec![replace(z(), 4), replace(z(), 9)], vec![plain()], false),
+        (
+            "four",
+            vec![replace(z(), 100), replace(z(), 100), replace(z(), 100), replace(z(), 100)],
+            vec![plain()],
+            false,
+        ),
+        ("of a longer pattern", vec![replace(json!({"String": "aa"}), most)], vec![plain()], true),
+        ("of a pattern", vec![replace(json!({"Regex": "[xy]"}), 15)], vec![plain()], true),
+        ("of a pattern, longer", vec![replace(json!({"Regex": "[xy]"}), 16)], vec![plain()], false),
+        ("something first", vec![prepend(most / 2 - 1)], vec![plain()], true),
+        ("more first", vec![prepend(most / 2)], vec![plain()], false),
+        ("first, then replaced", vec![prepend(15), replace(z(), 2)], vec![plain()], true),
+        ("more first, then replaced", vec![prepend(16), replace(z(), 2)], vec![plain()], false),
+        ("compatibility and a blank first", vec![kind("NFKC")], vec![metaspace.clone()], true),
+        ("compatibility twice", vec![kind("NFKC"), kind("NFKD")], vec![], false),
+        ("bytes of bytes", vec![], vec![plain(); 6], true),
+        ("once more", vec![], vec![plain(); 7], false),
+        ("blanks before pieces", vec![], vec![byte_level(true); 3], true),
+        ("before more pieces", vec![], vec![byte_level(true); 4], false),
+        ("as many parts as may be", vec![strip.clone(); limits::TOKENIZER_PARTS], vec![plain()], true),
+        ("a part more", vec![strip; limits::TOKENIZER_PARTS + 1], vec![plain()], false),
+    ];
+    for (what, normalizers, pre_tokenizers, taken) in cases {
+        let mut tokenizer = good();
+        // A sequence within a sequence hides nothing.
+        let nested = json!({"type": "Sequence", "normalizers": normalizers});
+        tokenizer["normalizer"] = json!({"type": "Sequence", "normalizers": [nested]});
+        tokenizer["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": pre_tokenizers});
+        let expect = if taken { Works } else { Fails(Class::Model, "Tokenizer") };
+        check(what, &expect, Duration::from_secs(10), || {
+            let result = tokenize(&tokenizer.to_string());
+            let message = result.as_ref().err().map(|e| e.message.clone()).unwrap_or_default();
+            assert!(
+                taken || (message.contains("tokenizer.json") && message.contains("at most 64")),
+                "{what}: {message}"
+            );
+            result
+        });
+    }
+}
+
+/// What a text may become, and what it does become.
+#[test]
+fn grown_texts_are_bounded() {
+    let open = |content: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let replace = json!({"type": "Replace", "pattern": {"String": "a"}, "content": content});
+        std::fs::write(folder.path().join("tokenizer.json"), with("/normalizer", replace)).unwrap();
+        Tokenizer::from_folder(folder.path()).unwrap()
+    };
+    let refused = |tokenizer: &Tokenizer, text: &str, told: &str| {
+        let error = tokenizer.encode(text, Special::Text).unwrap_err();
+        assert_eq!((error.class, error.code), (Class::Data, "TextTooLong"));
+        assert!(error.message.contains(told), "{error}");
+    };
+    // 32 times by the normalizer, twice by the pre-tokenizer.
+    let tokenizer = open(&"c".repeat(32));
+    let most = limits::GROWN_TEXT_BYTES / 64;
+    tokenizer.encode(&"b ".repeat(most / 2), Special::Text).unwrap();
+    refused(&tokenizer, &"b".repeat(most + 1), &(64 * (most + 1)).to_string());
+    let n = limits::TEXT_BYTES / 32 + 1;
+    refused(&tokenizer, &"a".repeat(n), &(32 * n).to_string());
+    // Blanks that were none.
+    let tokenizer = open(" ");
+    tokenizer.encode(&"a".repeat(limits::BLANK_RUN_BYTES), Special::Text).unwrap();
+    refused(&tokenizer, &"a".repeat(limits::BLANK_RUN_BYTES + 1), "500001 bytes of blanks");
 }
 
 /// A tokenizer.json cut at every byte and with every bit flipped: an error, or a tokenizer that encodes.
@@ -352,6 +450,42 @@ fn bombs_are_stopped() {
     for (name, source, expect) in strings {
         check(name, &expect, Duration::from_secs(5), || render(&source));
     }
+}
+
+/// Chains that overflow the stack of a test are parsed on one that is large enough for them.
+#[test]
+fn chains_are_parsed_on_a_large_stack() {
+    for source in [
+        format!("{{{{ {}1 }}}}", "-".repeat(19_000)),
+        format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(7_000)),
+    ] {
+        ChatTemplate::new(source.as_str(), "model").unwrap().check().unwrap();
+        render(&source).unwrap();
+    }
+}
+
+/// A template whose process dies before any chat would kill every further one as well: it gets no second.
+#[test]
+fn a_template_that_kills_its_process_gets_no_second() {
+    let folder = tempfile::tempdir().unwrap();
+    let starts = folder.path().join("starts");
+    let script = format!("read -r template; echo one >> '{}'", starts.display());
+    let sandbox = Sandbox::new(["/bin/sh", "-c", &script].map(Into::into).to_vec());
+    let n_starts = || std::fs::read_to_string(&starts).map_or(0, |text| text.lines().count());
+    let template = ChatTemplate::new("{{ messages }}", "model").unwrap();
+    for _ in 0..3 {
+        let error = sandbox.check(&template).unwrap_err();
+        assert_eq!((error.class, error.code), (Class::Data, "TemplateLimit"), "{error}");
+        assert!(
+            error.message.contains("model: reading the chat template") && error.message.contains("512 MiB")
+        );
+        assert_eq!(sandbox.render(&template, &[], &options()).unwrap_err(), error);
+    }
+    assert_eq!(n_starts(), 1);
+    // It says nothing about another one.
+    let other = ChatTemplate::new("{{ messages[0] }}", "model").unwrap();
+    sandbox.check(&other).unwrap_err();
+    assert_eq!(n_starts(), 2);
 }
 
 /// 60

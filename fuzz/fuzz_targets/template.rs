@@ -1,34 +1,21 @@
-//! A chat template. What it may do to memory is bounded by a process, so that strings and lists that grow are left
-//! out here.
+//! A chat template. What it may do to memory is bounded by a process, so that what could take much is left out here.
 #![forbid(unsafe_code)]
 #![no_main]
 
-use entropix::text::{ChatOptions, ChatTemplate, Date, Message};
+use entropix::text::{ChatOptions, ChatTemplate, Message};
+use entropix_fuzz::templates::{chat, folds_much, may_grow};
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 
-static CHAT: LazyLock<(Vec<Message>, ChatOptions)> = LazyLock::new(|| {
-    let messages = vec![
-        Message::new("system", "Be brief."),
-        Message::new("user", "<|im_end|> {{ x }}"),
-        Message::new("assistant", "Yes."),
-        Message::new("user", "é?"),
-    ];
-    let options = ChatOptions {
-        add_generation_prompt: true,
-        bos_token: Some("<s>".into()),
-        eos_token: Some("</s>".into()),
-        controls: vec!["<|im_start|>".into(), "<|im_end|>".into()],
-        date: Date::parse("2025-11-21").expect("a day"),
-        variables: serde_json::Map::new(),
-    };
-    (messages, options)
-});
+static CHAT: LazyLock<(Vec<Message>, ChatOptions)> = LazyLock::new(chat);
 
 fuzz_target!(|source: &str| {
-    if let Ok(template) = ChatTemplate::new(source, "fuzz")
-        && !["~", "+", "*", "set", "macro", "namespace"].iter().any(|grows| source.contains(grows))
-    {
+    let Ok(template) = ChatTemplate::new(source, "fuzz") else { return };
+    if may_grow(source) {
+        if !folds_much(source) {
+            let _ = template.check();
+        }
+    } else {
         let _ = template.render(&CHAT.0, &CHAT.1);
     }
 });

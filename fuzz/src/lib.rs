@@ -1,6 +1,8 @@
 //! What the fuzz targets share: a small good model in memory, one file of which is the input.
 #![forbid(unsafe_code)]
 
+pub mod templates;
+
 use entropix::text::Tokenizer;
 use entropix_model::{Checkpoint, Result};
 use std::fs::File;

@@ -1,8 +1,8 @@
 //! Cases 57 and 58 of the bad-input catalogue: a template that wants everything gets little, and takes nobody with it.
 
-use crate::program::{Place, tiny, wait};
+use crate::program::{Place, finish, tiny, wait};
 use entropix::text::limits::TEMPLATE_PROCESS_BYTES;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// (what it does, the template): each either wants more memory or time than there is, or something there is not.
@@ -136,4 +136,119 @@ fn case_58_templates_reach_nothing() {
         let ended = place.run(args.iter().chain(&["--chat-template", "own.jinja"]));
         ended.expect(3, "Template").expect(3, told);
     }
+}
+
+/// (what it is a chain of, the template): the parser follows each by recursion, some in quadratic time.
+fn chains() -> Vec<(&'static str, String)> {
+    // Where the chain itself says nothing, something is said.
+    let chain = |n_bytes: usize, before: &str, link: &str, after: &str| {
+        let room = n_bytes - "Hi ".len() - before.len() - after.len();
+        format!("Hi {before}{}{after}", link.repeat(room / link.len()))
+    };
+    let whole = |link: &str| chain(1 << 20, "{{ a", link, " }}");
+    vec![
+        ("few minuses", chain(19_000, "{{ ", "-", "1 }}")),
+        ("few elifs", chain(87_000, "{% if a %}", "{% elif a %}", "{% endif %}")),
+        ("minuses", chain(1 << 20, "{{ ", "-", "1 }}")),
+        ("nots", chain(1 << 20, "{{ ", "not ", "a }}")),
+        ("elifs", chain(1 << 20, "{% if a %}", "{% elif a %}", "{% endif %}")),
+        ("ternaries", whole(" if a else a")),
+        ("sums", whole("+a")),
+        ("strings", whole("~a")),
+        ("powers", whole("**a")),
+        ("ands", whole(" and a")),
+        ("tests", whole(" is b")),
+        ("attributes", whole(".a")),
+        ("filters", whole("|e")),
+        ("indices", whole("[0]")),
+        ("calls", whole("()")),
+    ]
+}
+
+const CHATS_AND_RAW: &str = "{\"id\": \"a\", \"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n\
+     {\"id\": \"raw\", \"prompt\": \"Hi\"}\n\
+     {\"id\": \"b\", \"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n";
+
+/// `batch` with the template `source`.
+fn batch_with(place: &Place, source: &str) -> Command {
+    place.put("own.jinja", source);
+    place.put("in", CHATS_AND_RAW);
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let args =
+        ["batch", "-i", "in", "-o", "out", "-n", "2", "--threads", "1", "--chat-template", "own.jinja", "-m"];
+    let mut command = place.command(args);
+    command.arg(model);
+    command
+}
+
+/// A template is parsed where it is rendered: what overflows a stack or takes for ever fails the chats, not the job.
+#[test]
+fn case_57_the_parser_ends_alone() {
+    for (what, template) in chains() {
+        let place = Place::new();
+        let ended = finish(&mut batch_with(&place, &template), b"");
+        let rows = place.rows("out");
+        assert_eq!(rows.len(), 3, "{what}: {}", ended.stderr);
+        for row in rows {
+            match row["error"]["code"].as_str() {
+                None => assert!(
+                    row["text"].is_string() && row["id"] == "raw" || what.starts_with("few"),
+                    "{what}: {row}"
+                ),
+                Some(code) => {
+                    assert!(
+                        row["id"] != "raw" && ["TemplateLimit", "Template"].contains(&code),
+                        "{what}: {row}"
+                    );
+                    ended.expect(3, "1 answered, 2 failed").expect(3, "--chat-template");
+                }
+            }
+        }
+    }
+}
+
+/// Constants that the parser folds are kept: 60 times 31 MB, by 1.3 KB.
+#[test]
+fn case_57_folded_constants_take_nothing_from_the_program() {
+    let peak_of = |source: &str| {
+        let place = Place::new();
+        let mut command = batch_with(&place, source);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let status = format!("/proc/{}/status", child.id());
+        // Gone when the program has ended: a process that is only waited for has no memory.
+        let peak = std::thread::spawn(move || {
+            let mut peak = 0;
+            while let Some(kib) = high_water(&status) {
+                peak = kib;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            peak
+        });
+        let ended = wait(child, "batch with a template");
+        (ended, peak.join().unwrap())
+    };
+    let (ended, plain) = peak_of("{{ messages[0].content }}");
+    ended.expect(0, "3 answered");
+    let (ended, bomb) = peak_of(&"{{ ('x' * 31000000) }}".repeat(60));
+    ended.expect(3, "1 answered, 2 failed").expect(3, "TemplateLimit");
+    assert!(
+        plain > 1 << 10 && bomb < plain + (32 << 10),
+        "{bomb} KiB, and {plain} KiB with a plain template"
+    );
+}
+
+/// The most memory a process had so far, in KiB; none when it has none any more.
+fn high_water(status: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(status).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// A mistake is told before any work, with its place.
+#[test]
+fn case_56_a_mistake_is_told_at_once() {
+    let place = Place::new();
+    let ended = finish(&mut batch_with(&place, "one\n{% if %}"), b"");
+    ended.expect(65, "own.jinja, line 2 of the chat template").expect(65, "--chat-template");
+    assert!(!place.path("out").exists());
 }

@@ -45,8 +45,8 @@ pub struct SessionOptions {
     pub chat_template: Option<PathBuf>,
     /// The day that a template may ask for; none is today in UTC.
     pub date: Option<Date>,
-    /// Program and arguments that render templates nobody knows (see [`Sandbox`]); none renders them in this process,
-    /// which a hostile one can end.
+    /// Program and arguments that parse and render templates nobody knows (see [`Sandbox`]); none does it in this
+    /// process, which a hostile one can end.
     pub template_command: Option<Vec<OsString>>,
 }
 
@@ -183,6 +183,10 @@ impl Session {
             Some(file) => Some(ChatTemplate::from_file(file)?),
             None => ChatTemplate::of_model(&checkpoint.path, &checkpoint.vocabulary)?,
         };
+        let sandbox = options.template_command.clone().map(Sandbox::new);
+        if let Some(template) = &template {
+            check_syntax(template, sandbox.as_ref())?;
+        }
         let ends = tokenizer.ends(&config.eos_tokens);
         let mut warnings = checkpoint.warnings.clone();
         if ends.is_empty() {
@@ -210,7 +214,7 @@ impl Session {
             tokenizer: Arc::new(tokenizer),
             ends,
             template,
-            sandbox: options.template_command.clone().map(Sandbox::new),
+            sandbox,
             date,
             model,
             generation_config,
@@ -343,6 +347,17 @@ impl Session {
         );
         Err(Error::data("TooLong", message))
     }
+}
+
+/// Tells of a mistake in a template before any work. That it wants too much, or that there is no process to look at it
+/// now, is told by the chats that need it: a prompt that is text needs none.
+fn check_syntax(template: &ChatTemplate, sandbox: Option<&Sandbox>) -> Result<()> {
+    let checked = match sandbox {
+        _ if template.is_known() => Ok(()),
+        Some(sandbox) => sandbox.check(template),
+        None => template.check(),
+    };
+    checked.or_else(|error| if error.code == "Template" { Err(error) } else { Ok(()) })
 }
 
 fn today() -> Date {

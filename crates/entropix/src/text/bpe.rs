@@ -1,6 +1,8 @@
 //! Byte-pair encoding by the tokenizers crate: normalizer, pre-tokenizer, merges by rank.
 
-use super::{patterns, vocabulary::TokenKind, vocabulary::Vocabulary};
+use super::components::Growth;
+use super::tokenizer::check_size;
+use super::{limits, patterns, vocabulary::TokenKind, vocabulary::Vocabulary};
 use entropix_model::{Error, Result, TokenId};
 use std::collections::HashSet;
 use tokenizers::models::bpe::BPE;
@@ -17,6 +19,8 @@ pub(super) struct Bpe {
     /// For a stretch that does not start the text, where that differs (`prepend_scheme` "first").
     pub(super) inner: Option<PreTokenizerWrapper>,
     model: BPE,
+    /// What normalizer and pre-tokenizer may make of a stretch.
+    growth: Growth,
 }
 
 /// The options of a BPE model, as tokenizer.json names them.
@@ -38,6 +42,7 @@ impl Bpe {
         normalizer: Option<NormalizerWrapper>,
         pre_tokenizer: Option<PreTokenizerWrapper>,
         inner: Option<PreTokenizerWrapper>,
+        growth: Growth,
     ) -> Result<Self> {
         let hidden = |kind| matches!(kind, TokenKind::Control | TokenKind::Unused);
         let hidden_names: HashSet<&str> =
@@ -79,7 +84,7 @@ impl Bpe {
         model.fuse_unk = options.fuse_unk;
         model.byte_fallback = options.byte_fallback;
         model.ignore_merges = options.ignore_merges;
-        Ok(Self { normalizer, pre_tokenizer, inner, model })
+        Ok(Self { normalizer, pre_tokenizer, inner, model, growth })
     }
 
     /// Bytes that the normalizer may make one of; none when it may make none of any.
@@ -97,12 +102,27 @@ impl Bpe {
     /// llama.cpp do.
     pub(super) fn encode(&self, text: &str, at_start: bool, out: &mut Vec<TokenId>) -> Result<()> {
         patterns::check_blanks(text)?;
+        let most = self.growth.of(text.len());
+        if most > limits::GROWN_TEXT_BYTES {
+            return Err(Error::data(
+                "TextTooLong",
+                format!(
+                    "the model's normalizer and pre-tokenizer may make {most} bytes of {} of the text; at most {} are \
+                     encoded at once; shorten it",
+                    text.len(),
+                    limits::GROWN_TEXT_BYTES
+                ),
+            ));
+        }
         let fault = |error: tokenizers::Error| {
             Error::new(entropix_model::Class::Internal, "Tokenizer", error.to_string())
         };
         let mut normalized = NormalizedString::from(text);
         if let Some(normalizer) = &self.normalizer {
             normalizer.normalize(&mut normalized).map_err(fault)?;
+            // It may have made more of the text, and blanks in it.
+            check_size(normalized.get())?;
+            patterns::check_blanks(normalized.get())?;
         }
         let mut pieces = PreTokenizedString::from(normalized);
         let inner = self.inner.as_ref().filter(|_| !at_start);

@@ -2,8 +2,8 @@
 //! for what they do to a text's ends.
 
 use super::json::wrong;
-use super::patterns;
 use super::vocabulary::{Spelling, Vocabulary};
+use super::{limits, patterns};
 use entropix_model::{Error, Result, TokenId};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -38,7 +38,19 @@ pub(super) fn component<T: DeserializeOwned>(
 ) -> Result<Option<T>> {
     let Some(value) = value.filter(|v| !v.is_null()) else { return Ok(None) };
     check_types(&value, field, known)?;
+    let n_parts = parts(&value).len();
+    if n_parts > limits::TOKENIZER_PARTS {
+        return Err(wrong(format!(
+            "{field}: {n_parts} parts in all; at most {} are run; merge or remove some",
+            limits::TOKENIZER_PARTS
+        )));
+    }
     check_patterns(&value, field)?;
+    if parts(&value).into_iter().any(replaces_nothing) {
+        return Err(wrong(format!(
+            "{field}: a Replace whose pattern matches the empty text; give it a pattern of a character or more"
+        )));
+    }
     serde_json::from_value(value).map(Some).map_err(|e| wrong(format!("{field}: {e}")))
 }
 
@@ -70,6 +82,109 @@ fn check_patterns(value: &Value, field: &str) -> Result<()> {
         }
         Value::Array(list) => list.iter().try_for_each(|inner| check_patterns(inner, field)),
         _ => Ok(()),
+    }
+}
+
+/// Whether a part replaces what has no characters, which panics the crate.
+fn replaces_nothing(part: &Value) -> bool {
+    let pattern = part.get("pattern").filter(|_| part.get("type").and_then(Value::as_str) == Some("Replace"));
+    let pattern_of = |kind| pattern.and_then(|pattern| pattern.get(kind)).and_then(Value::as_str);
+    pattern_of("String").is_some_and(str::is_empty)
+        || pattern_of("Regex")
+            .and_then(|pattern| regex::Regex::new(pattern).ok())
+            .is_some_and(|regex| regex.is_match(""))
+}
+
+/// What a component is made of, in order, sequences opened.
+fn parts(value: &Value) -> Vec<&Value> {
+    let lists = ["normalizers", "pretokenizers"].into_iter().filter_map(|list| value.get(list)?.as_array());
+    match value.get("type").and_then(Value::as_str) {
+        Some("Sequence") => lists.flatten().flat_map(parts).collect(),
+        _ => vec![value],
+    }
+}
+
+/// How long a stretch of text may become: at most `times` its bytes and `more`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Growth {
+    times: usize,
+    more: usize,
+}
+
+impl Growth {
+    pub(super) const NONE: Self = Self { times: 1, more: 0 };
+    /// A character has at most three times its bytes when it is decomposed (Unicode, UAX 15).
+    pub(super) const NFC: Self = Self { times: 3, more: 0 };
+    /// Every byte becomes a character of at most two.
+    pub(super) const BYTE_LEVEL: Self = Self { times: 2, more: 0 };
+
+    /// Bytes that a stretch of `n_bytes` has at most.
+    pub(super) fn of(self, n_bytes: usize) -> usize {
+        n_bytes.saturating_mul(self.times).saturating_add(self.more)
+    }
+
+    /// This, then `next`.
+    pub(super) fn then(self, next: Self) -> Self {
+        Self { times: self.times.saturating_mul(next.times), more: next.of(self.more) }
+    }
+}
+
+/// What a normalizer and then a pre-tokenizer may make of a stretch of text.
+///
+/// # Errors
+/// `Model`, code `Tokenizer`, beyond [`limits::TOKENIZER_GROWTH`].
+pub(super) fn growth(normalizer: Option<&Value>, pre_tokenizer: Option<&Value>) -> Result<Growth> {
+    let mut growth = Growth::NONE;
+    for part in normalizer.into_iter().flat_map(parts) {
+        growth = growth.then(growth_of(part, true));
+    }
+    for (i, part) in pre_tokenizer.into_iter().flat_map(parts).enumerate() {
+        growth = growth.then(growth_of(part, i == 0));
+    }
+    // A stretch has a byte at least.
+    let most = growth.of(1);
+    if most > limits::TOKENIZER_GROWTH {
+        return Err(wrong(format!(
+            "normalizer and pre_tokenizer may make {most} bytes of one; at most {} are taken; shorten what is put in \
+             (Replace: content, Prepend: prepend) or remove parts",
+            limits::TOKENIZER_GROWTH
+        )));
+    }
+    Ok(growth)
+}
+
+/// What one part may make of a stretch, which it gets as a `whole` or cut into pieces of a byte or more each.
+fn growth_of(part: &Value, whole: bool) -> Growth {
+    let bytes_of = |value: Option<&Value>| value.and_then(Value::as_str).map_or(0, str::len);
+    let put_first = |times: usize, n_bytes: usize| match whole {
+        true => Growth { times, more: n_bytes },
+        false => Growth { times: times + n_bytes, more: 0 },
+    };
+    match part.get("type").and_then(Value::as_str).unwrap_or_default() {
+        "NFC" | "NFD" => Growth::NFC,
+        // U+FDFA has 3 bytes, and 33 when it is decomposed for compatibility (Unicode's FAQ on normalization).
+        "NFKC" | "NFKD" => Growth { times: 11, more: 0 },
+        // U+0130 has 2 bytes, its lower case 3.
+        "Lowercase" => Growth { times: 2, more: 0 },
+        "Prepend" => put_first(1, bytes_of(part.get("prepend"))),
+        "Replace" => {
+            let content = bytes_of(part.get("content"));
+            match bytes_of(part.get("pattern").and_then(|pattern| pattern.get("String"))) {
+                // A regular expression may match between characters, and at the end.
+                0 => Growth { times: 1 + content, more: content },
+                pattern => Growth { times: content.div_ceil(pattern).max(1), more: 0 },
+            }
+        }
+        "ByteLevel" => {
+            let blank = part.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(true);
+            put_first(1, usize::from(blank)).then(Growth::BYTE_LEVEL)
+        }
+        "Metaspace" => {
+            let replacement = bytes_of(part.get("replacement"));
+            put_first(replacement.max(1), replacement)
+        }
+        // They cut, or take away.
+        _ => Growth::NONE,
     }
 }
 

@@ -2,6 +2,7 @@
 #![deny(clippy::arithmetic_side_effects)]
 
 use super::bpe::{Bpe, BpeOptions};
+use super::components::Growth;
 use super::special::AddedTokens;
 use super::tokenizer::{Encoder, Parts, TURN_ENDERS, Tokenizer};
 use super::vocabulary::{Spelling, TokenKind, Vocabulary};
@@ -142,5 +143,6 @@ fn byte_level(tables: &GgufVocabulary, vocabulary: &Vocabulary) -> Result<Bpe> {
         .collect::<Result<Vec<_>>>()?;
     let options = BpeOptions { ignore_merges: named.ignore_merges, ..BpeOptions::default() };
     let normalizer = named.compose.then(|| NFC.into());
-    Bpe::new(vocabulary, merges, options, normalizer, Some(named.pre_tokenizer), None)
+    let growth = if named.compose { Growth::NFC } else { Growth::NONE }.then(Growth::BYTE_LEVEL);
+    Bpe::new(vocabulary, merges, options, normalizer, Some(named.pre_tokenizer), None, growth)
 }

@@ -156,6 +156,7 @@ fn from_json(text: &str, named: &config::TokenizerConfig) -> Result<Tokenizer> {
     let id = |name: &Option<String>| name.as_ref().and_then(|name| vocabulary.id(name));
     let (bos, eos) = (id(&named.bos_token), id(&named.eos_token));
     let prefix = components::prefix(post_processor.as_ref(), &vocabulary)?;
+    let growth = components::growth(normalizer.as_ref(), pre_tokenizer.as_ref())?;
     let inner = pre_tokenizer.as_ref().and_then(|p| components::without_first(p.clone()));
     let merges =
         model.merges.iter().enumerate().map(|(rank, merge)| pair(rank, merge)).collect::<Result<_>>()?;
@@ -172,6 +173,7 @@ fn from_json(text: &str, named: &config::TokenizerConfig) -> Result<Tokenizer> {
         component(normalizer, "normalizer", NORMALIZERS)?,
         component(pre_tokenizer, "pre_tokenizer", PRE_TOKENIZERS)?,
         component(inner, "pre_tokenizer", PRE_TOKENIZERS)?,
+        growth,
     )?;
     Ok(Tokenizer::assemble(Parts {
         vocabulary,

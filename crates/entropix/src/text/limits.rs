@@ -11,8 +11,15 @@ entropix_model::limits! {
     pub const TOKEN_BYTES: usize = 4096;
     /// Bytes of a regular expression in a tokenizer.json.
     pub const PATTERN_BYTES: usize = 64 << 10;
-    /// Bytes of one text to be encoded.
+    /// Parts of a normalizer or pre-tokenizer; each goes through the whole text.
+    pub const TOKENIZER_PARTS: usize = 64;
+    /// Bytes that normalizer and pre-tokenizer together may make of one (`NFKC` alone makes 11, a sentencepiece blank 3).
+    pub const TOKENIZER_GROWTH: usize = 64;
+    /// Bytes of one text to be encoded, as given and as normalised.
     pub const TEXT_BYTES: usize = 16 << 20;
+    /// Bytes that normalizer and pre-tokenizer may make of one text: of the longest, six times as many (`NFC`, then
+    /// `ByteLevel`).
+    pub const GROWN_TEXT_BYTES: usize = 96 << 20;
     /// Bytes of one unbroken run of blanks: what `\s+(?!\S)` costs grows with the run, and the regex engine gives
     /// up, without a word, at a million.
     pub const BLANK_RUN_BYTES: usize = 500_000;

@@ -83,7 +83,8 @@ impl Tokenizer {
     /// The tokens of `text`, nothing put before or after.
     ///
     /// # Errors
-    /// `Data`, code `TextTooLong`, beyond 16 MiB or 500,000 blanks in a row.
+    /// `Data`, code `TextTooLong`, beyond 16 MiB or 500,000 blanks in a row, as given or as normalised, and when the
+    /// tokenizer might make more than 96 MiB of it.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<TokenId>> {
         check_size(text)?;
         let mut out = Vec::new();
@@ -282,7 +283,8 @@ impl Tokenizer {
     }
 }
 
-fn check_size(text: &str) -> Result<()> {
+/// Refuses a text, as given or as normalised, that is too long.
+pub(super) fn check_size(text: &str) -> Result<()> {
     if text.len() > limits::TEXT_BYTES {
         return Err(Error::data(
             "TextTooLong",

@@ -129,9 +129,14 @@ impl Guard {
 fn literals(source: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = source;
-    while let Some(open) = rest.find("{{").into_iter().chain(rest.find("{%")).min() {
-        let close = if rest[open..].starts_with("{{") { "}}" } else { "%}" };
-        rest = &rest[open + 2..];
+    while let Some(open) = rest.find('{') {
+        rest = &rest[open + 1..];
+        let close = match rest.as_bytes().first() {
+            Some(b'{') => "}}",
+            Some(b'%') => "%}",
+            _ => continue,
+        };
+        rest = &rest[1..];
         while !rest.is_empty() && !rest.starts_with(close) {
             let c = rest.chars().next().expect("not empty");
             rest = &rest[c.len_utf8()..];

@@ -12,9 +12,10 @@
 //!
 //! **What cannot be bounded here**, because minijinja has no place to check it and an allocation that fails cannot be
 //! caught: strings doubled with `~` or `+` or in `{% set %}` blocks until memory is full, lists doubled with `+` and
-//! then printed, a namespace put into itself and then printed. So templates that are not [known](ChatTemplate::is_known)
-//! are rendered in a [`Sandbox`]: a process with limits on memory and time. A caller that has no such program renders
-//! them in its own process, and a hostile template can end it.
+//! then printed, a namespace put into itself and then printed. Nor is the parser bounded: it recurses along chains of
+//! operators, takes time quadratic in them, and keeps every constant it folds. So templates that are not
+//! [known](ChatTemplate::is_known) are checked and rendered in a [`Sandbox`]: a process with limits on memory and time. A
+//! caller that has no such program does it in its own process, and a hostile template can end it.
 //!
 //! **User text.** What a message says is never a control token, whatever it spells and whatever the template
 //! does to it; `guard` says how. [`Rendered`] carries the marks to [`Tokenizer::encode_rendered`].

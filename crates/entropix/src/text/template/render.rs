@@ -82,12 +82,18 @@ pub(super) fn render(
     let context = Template::from_pairs(context);
     let environment = environment(options);
     let environment = &environment;
-    // Values nested as deep as the fuel allows are printed and dropped by recursion.
-    let text = std::thread::scope(|scope| {
+    let text = on_large_stack(origin, move || run(environment, source, origin, context))?;
+    Ok(Rendered::new(text, guard.mark()))
+}
+
+/// Does `work` where there is room for recursion: expressions as long as a source allows are parsed, folded and dropped
+/// by it, values nested as deep as the fuel allows printed and dropped.
+fn on_large_stack<T: Send>(origin: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("chat-template".into())
             .stack_size(limits::TEMPLATE_STACK_BYTES)
-            .spawn_scoped(scope, move || run(environment, source, origin, context))
+            .spawn_scoped(scope, work)
             .map_err(|e| Error::new(Class::Temp, "Os", format!("no thread for a chat template: {e}")))?
             .join()
             .unwrap_or_else(|_| {
@@ -97,8 +103,7 @@ pub(super) fn render(
                     format!("{origin}: the template engine panicked"),
                 ))
             })
-    })?;
-    Ok(Rendered::new(text, guard.mark()))
+    })
 }
 
 fn run(environment: &Environment<'_>, source: &str, origin: &str, context: Template) -> Result<String> {
@@ -118,24 +123,16 @@ fn run(environment: &Environment<'_>, source: &str, origin: &str, context: Templ
         .map_err(|_| Error::new(Class::Internal, "Template", format!("{origin}: the output is no UTF-8")))
 }
 
-/// Checks that `source` is a template.
+/// Checks that `source` is a template, by compiling it.
 pub(super) fn check(source: &str, origin: &str) -> Result<()> {
-    if source.len() as u64 > limits::TEMPLATE_BYTES {
-        return Err(Error::data(
-            "TemplateLimit",
-            format!(
-                "{origin}: a chat template of {} bytes; at most {} are read",
-                source.len(),
-                limits::TEMPLATE_BYTES
-            ),
-        ));
-    }
-    let mut environment = Environment::new();
-    configure(&mut environment);
-    environment
-        .template_from_named_str("chat", &without_generation_tags(source))
-        .map(drop)
-        .map_err(|error| failure(origin, &error))
+    on_large_stack(origin, || {
+        let mut environment = Environment::new();
+        configure(&mut environment);
+        environment
+            .template_from_named_str("chat", &without_generation_tags(source))
+            .map(drop)
+            .map_err(|error| failure(origin, &error))
+    })
 }
 
 fn configure(environment: &mut Environment<'_>) {

@@ -1,11 +1,13 @@
-//! Rendering in another process: what a template does to memory and time, it does to that one. An allocation that fails
-//! ends a Rust program and cannot be caught, so that no limit inside a process is complete.
+//! Parsing and rendering in another process: what a template does to memory, stack and time, it does to that one. An
+//! allocation that fails ends a Rust program and cannot be caught, nor can a stack that is full, so that no limit inside a
+//! process is complete.
 //!
-//! The process is a program that calls [`serve`] after it has put limits on itself. It gets a template, then one chat a
-//! line, and answers with one rendering a line. It lives as long as it renders well; when it dies of a chat, that chat
-//! has failed, and the next one gets a new process.
+//! The process is a program that calls [`serve`] after it has put limits on itself. It gets a template and says whether it
+//! is one, then it gets one chat a line, and answers with one rendering a line. It lives as long as it renders well; when
+//! it dies of a chat, that chat has failed, and the next one gets a new process. A template that it refuses or dies of
+//! before any chat gets no second process.
 
-use super::limits::{TEMPLATE_CPU_SECONDS, TEMPLATE_PROCESS_BYTES};
+use super::limits::{TEMPLATE_CPU_SECONDS, TEMPLATE_PROCESS_BYTES, TEMPLATE_STACK_BYTES};
 use super::message::{ChatOptions, Message};
 use super::rendered::Rendered;
 use super::source::ChatTemplate;
@@ -20,7 +22,14 @@ use std::sync::{Mutex, PoisonError};
 /// Renders a template in a process of its own.
 pub struct Sandbox {
     command: Vec<OsString>,
-    running: Mutex<Option<Process>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    running: Option<Process>,
+    /// The hash of the last template that was no good, and why: it would be no better the next time.
+    refused: Option<(String, Error)>,
 }
 
 struct Process {
@@ -45,8 +54,14 @@ struct Chat {
 
 #[derive(Serialize, Deserialize)]
 enum Answer {
+    /// The template is one.
+    Checked,
     Rendered(Rendered),
-    Failed { blame: Blame, code: String, message: String },
+    Failed {
+        blame: Blame,
+        code: String,
+        message: String,
+    },
 }
 
 /// Who or what a failure is to be blamed on.
@@ -84,7 +99,18 @@ const CODES: [&str; 5] = ["Template", "TemplateLimit", "Field", "Content", "Os"]
 impl Sandbox {
     /// Renders with the program and arguments of `command`, which must do nothing but call [`serve`] under limits.
     pub fn new(command: Vec<OsString>) -> Self {
-        Self { command, running: Mutex::default() }
+        Self { command, state: Mutex::default() }
+    }
+
+    /// The same as [`ChatTemplate::check`].
+    ///
+    /// # Errors
+    /// Its errors; `Data`, code `TemplateLimit`, when the process dies of it; `Temp` when there can be none.
+    pub fn check(&self, template: &ChatTemplate) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = self.process(&mut state, template)?;
+        state.running = Some(process);
+        Ok(())
     }
 
     /// The same as [`ChatTemplate::render`].
@@ -97,30 +123,35 @@ impl Sandbox {
         messages: &[Message],
         options: &ChatOptions,
     ) -> Result<Rendered> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut process = match running.take().and_then(|process| process.for_template(template)) {
-            Some(process) => process,
-            None => self.start(template)?,
-        };
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut process = self.process(&mut state, template)?;
         let chat = Chat { messages: messages.to_vec(), options: options.clone() };
-        let Some(answer) = process.ask(&chat) else {
-            // Dropping it kills what is left of it.
-            let message = format!(
-                "{}: rendering this chat takes more than {} MiB of memory or {TEMPLATE_CPU_SECONDS} s; another template \
-                 can be given with --chat-template",
-                template.origin(),
-                TEMPLATE_PROCESS_BYTES >> 20
-            );
-            return Err(Error::data("TemplateLimit", message));
-        };
-        *running = Some(process);
+        // Dropping a process kills what is left of it.
+        let answer = process.ask(&chat).ok_or_else(|| died(template, "rendering this chat"))?;
+        state.running = Some(process);
         match answer {
             Answer::Rendered(rendered) => Ok(rendered),
-            Answer::Failed { blame, code, message } => {
-                let code = CODES.into_iter().find(|known| *known == code).unwrap_or(CODES[0]);
-                Err(Error::new(blame.class(), code, message))
-            }
+            other => Err(other.into_error(template)),
         }
+    }
+
+    /// A process that took `template`: the one that runs, or a new one.
+    fn process(&self, state: &mut State, template: &ChatTemplate) -> Result<Process> {
+        if let Some(process) = state.running.take().and_then(|process| process.for_template(template)) {
+            return Ok(process);
+        }
+        if let Some((sha256, error)) = &state.refused
+            && sha256 == template.sha256()
+        {
+            return Err(error.clone());
+        }
+        let started = self.start(template);
+        if let Err(error) = &started
+            && error.class == Class::Data
+        {
+            state.refused = Some((template.sha256().to_owned(), error.clone()));
+        }
+        started
     }
 
     fn start(&self, template: &ChatTemplate) -> Result<Process> {
@@ -148,7 +179,44 @@ impl Sandbox {
         let mut process = Process { child, stdin, stdout: BufReader::new(stdout), source: source.clone() };
         let origin = template.origin().to_owned();
         process.send(&Template { source, origin }).map_err(failed)?;
-        Ok(process)
+        match process.answer().ok_or_else(|| died(template, "reading the chat template"))? {
+            Answer::Checked => Ok(process),
+            other => Err(other.into_error(template)),
+        }
+    }
+}
+
+/// What to say when a process ended instead of answering.
+fn died(template: &ChatTemplate, doing: &str) -> Error {
+    let message = format!(
+        "{}: {doing} takes more than {} MiB of memory, {} MiB of stack or {TEMPLATE_CPU_SECONDS} s; another template can \
+         be given with --chat-template",
+        template.origin(),
+        TEMPLATE_PROCESS_BYTES >> 20,
+        TEMPLATE_STACK_BYTES >> 20,
+    );
+    Error::data("TemplateLimit", message)
+}
+
+impl Answer {
+    fn failed(error: &Error) -> Self {
+        let Error { class, code, message } = error.clone();
+        Self::Failed { blame: Blame::of(class), code: code.into(), message }
+    }
+
+    /// The error that it tells; another answer than the one that was due is an error too.
+    fn into_error(self, template: &ChatTemplate) -> Error {
+        match self {
+            Self::Failed { blame, code, message } => {
+                let code = CODES.into_iter().find(|known| *known == code).unwrap_or(CODES[0]);
+                Error::new(blame.class(), code, message)
+            }
+            Self::Checked | Self::Rendered(_) => {
+                let message =
+                    format!("{}: the process for its chat template answers out of turn", template.origin());
+                Error::new(Class::Internal, "Template", message)
+            }
+        }
     }
 }
 
@@ -162,6 +230,11 @@ impl Process {
     /// None when it dies of it.
     fn ask(&mut self, chat: &Chat) -> Option<Answer> {
         self.send(chat).ok()?;
+        self.answer()
+    }
+
+    /// None when it is dead.
+    fn answer(&mut self) -> Option<Answer> {
         let mut line = Vec::new();
         self.stdout.read_until(b'\n', &mut line).ok()?;
         serde_json::from_slice(&line).ok()
@@ -182,8 +255,8 @@ impl Drop for Process {
     }
 }
 
-/// The other side: renders chats until there are no more. `before_each` is called before every one of them, to give it
-/// its time.
+/// The other side: checks a template and renders chats until there are no more. `before_each` is called before each of
+/// these, to give it its time.
 ///
 /// # Errors
 /// When the other side sends something else, or nothing can be written.
@@ -195,21 +268,25 @@ pub fn serve(
     let mut lines = input.split(b'\n');
     let Some(first) = lines.next() else { return Ok(()) };
     let Template { source, origin } = serde_json::from_slice(&first?)?;
-    let template = ChatTemplate::new(source, origin);
+    let mut say = |answer: &Answer| {
+        let mut bytes = serde_json::to_vec(answer)?;
+        bytes.push(b'\n');
+        output.write_all(&bytes)?;
+        output.flush()
+    };
+    before_each()?;
+    let template = match ChatTemplate::new(source, origin).and_then(|it| it.check().map(|()| it)) {
+        Ok(template) => template,
+        Err(error) => return say(&Answer::failed(&error)),
+    };
+    say(&Answer::Checked)?;
     for line in lines {
         let chat: Chat = serde_json::from_slice(&line?)?;
         before_each()?;
-        let rendered = template.as_ref().map_err(Clone::clone);
-        let answer = match rendered.and_then(|template| template.render(&chat.messages, &chat.options)) {
+        say(&match template.render(&chat.messages, &chat.options) {
             Ok(rendered) => Answer::Rendered(rendered),
-            Err(Error { class, code, message }) => {
-                Answer::Failed { blame: Blame::of(class), code: code.into(), message }
-            }
-        };
-        let mut bytes = serde_json::to_vec(&answer)?;
-        bytes.push(b'\n');
-        output.write_all(&bytes)?;
-        output.flush()?;
+            Err(error) => Answer::failed(&error),
+        })?;
     }
     Ok(())
 }

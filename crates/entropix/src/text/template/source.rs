@@ -11,7 +11,7 @@ use std::path::Path;
 /// What the error about a file beyond the limit is called.
 const TOO_LARGE: &str = "TemplateLimit";
 
-/// A chat template whose syntax was checked.
+/// A chat template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatTemplate {
     source: String,
@@ -21,13 +21,21 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// A template by its text; `origin` (a file, a model) is what errors name.
+    /// A template by its text; `origin` (a file, a model) is what errors name. Only its size is looked at:
+    /// [`ChatTemplate::check`] says whether it is a template at all.
     ///
     /// # Errors
-    /// `Data`, codes `Template` with the line and `TemplateLimit`.
+    /// `Data`, code `TemplateLimit`.
     pub fn new(source: impl Into<String>, origin: impl Into<String>) -> Result<Self> {
         let (source, origin) = (source.into(), origin.into());
-        render::check(&source, &origin)?;
+        if source.len() as u64 > limits::TEMPLATE_BYTES {
+            let message = format!(
+                "{origin}: a chat template of {} bytes; at most {} are read; another can be given with --chat-template",
+                source.len(),
+                limits::TEMPLATE_BYTES
+            );
+            return Err(Error::data("TemplateLimit", message));
+        }
         let sha256 = Sha256::digest(&source).iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Self { source, origin, sha256 })
     }
@@ -112,6 +120,15 @@ impl ChatTemplate {
     /// code, and belongs into a [`super::Sandbox`].
     pub fn is_known(&self) -> bool {
         known::is_known(&self.sha256)
+    }
+
+    /// Checks its syntax. To parse a template costs what a template wants, memory, stack and time: one that is not
+    /// [known](ChatTemplate::is_known) belongs into a [`super::Sandbox`] for that too.
+    ///
+    /// # Errors
+    /// `Data`, codes `Template` with the line and `TemplateLimit`.
+    pub fn check(&self) -> Result<()> {
+        render::check(&self.source, &self.origin)
     }
 
     /// The text of a chat. The same arguments give the same text.
