@@ -184,27 +184,21 @@ fn batch_with(place: &Place, source: &str) -> Command {
 /// A template is parsed where it is rendered: what overflows a stack or takes for ever fails the chats, not the job.
 #[test]
 fn case_57_the_parser_ends_alone() {
+    let mut n_limits = 0;
     for (what, template) in chains() {
         let place = Place::new();
         let ended = finish(&mut batch_with(&place, &template), b"");
         let rows = place.rows("out");
         assert_eq!(rows.len(), 3, "{what}: {}", ended.stderr);
         for row in rows {
-            match row["error"]["code"].as_str() {
-                None => assert!(
-                    row["text"].is_string() && row["id"] == "raw" || what.starts_with("few"),
-                    "{what}: {row}"
-                ),
-                Some(code) => {
-                    assert!(
-                        row["id"] != "raw" && ["TemplateLimit", "Template"].contains(&code),
-                        "{what}: {row}"
-                    );
-                    ended.expect(3, "1 answered, 2 failed").expect(3, "--chat-template");
-                }
-            }
+            // What fits into the stack is a template like others.
+            let Some(code) = row["error"]["code"].as_str() else { continue };
+            assert!(row["id"] != "raw" && ["TemplateLimit", "Template"].contains(&code), "{what}: {row}");
+            ended.expect(3, "1 answered, 2 failed").expect(3, "--chat-template");
+            n_limits += usize::from(code == "TemplateLimit");
         }
     }
+    assert!(n_limits >= 6, "{n_limits} chats ended their process");
 }
 
 /// Constants that the parser folds are kept: 60 times 31 MB, by 1.3 KB.
