@@ -1,6 +1,6 @@
 //! The fuzz target `template` renders what it can: at least the seeds that are made for it, and nothing that doubles.
+#![forbid(unsafe_code)]
 
-#[allow(unreachable_pub)] // The fuzz targets reach it.
 #[path = "../fuzz/src/templates.rs"]
 #[expect(unreachable_pub, reason = "the fuzz targets use it too")]
 mod templates;

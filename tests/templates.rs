@@ -314,7 +314,9 @@ fn templates_are_found_where_models_keep_them() {
     std::fs::write(folder.path().join("chat_template.jinja"), "three").unwrap();
     assert_eq!(find().unwrap().as_deref(), Some("three"));
     std::fs::write(folder.path().join("chat_template.jinja"), "{% bad").unwrap();
-    let error = find().unwrap_err();
+    // It is parsed by whoever renders it.
+    let found = ChatTemplate::of_model(folder.path(), &vocabulary).unwrap().unwrap();
+    let error = found.check().unwrap_err();
     assert!(error.code == "Template" && error.message.contains("chat_template.jinja"), "{error}");
 }
 
