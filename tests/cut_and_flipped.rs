@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use entropix::jobs::{
-    BadLine, InputOptions, JobInput, JobLine, JobRequest, Manifest, PlainText, RowHead, ScoreRequest,
+    BadLine, InputOptions, JobInput, JobLine, JobRequest, Labels, Manifest, PlainText, RowHead, ScoreRequest,
 };
 use entropix::text::{ChatOptions, ChatTemplate, Date, Message};
 use entropix_engine::{Calibration, PolicyFile};
@@ -156,6 +156,26 @@ fn lines(folder: &Path, name: &str, bytes: &[u8]) -> Option<Vec<String>> {
     let input = JobInput::open(&path, InputOptions::new(PlainText::Raw)).ok()?;
     let items = input.items::<JobRequest>(BadLine::Fail).ok()?;
     items.map(|item| item.ok().map(|item| item.hash)).collect()
+}
+
+#[test]
+fn labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("labels");
+    let good = b"{\"id\": \"a\", \"answer\": \"5\"}\n{\"id\": \"b\", \"answer\": 18}\n";
+    mutate("labels", good, Cut::MayBeGood, |bytes| {
+        std::fs::write(&path, bytes).unwrap();
+        match Labels::read(&path) {
+            Ok(labels) => {
+                assert!(labels.len() <= 2);
+                true
+            }
+            Err(error) => {
+                assert!(error.class == Class::Data && error.message.contains("labels:"), "{error}");
+                false
+            }
+        }
+    });
 }
 
 /// Checksums tell what was damaged: what is taken is what was packed.
