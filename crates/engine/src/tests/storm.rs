@@ -181,8 +181,8 @@ fn compare(model: Model, asked: &Asked, i: usize, heard: &Heard, is_cancelled: b
 
 const SOUND: Model = Model { nan_after: None };
 
-/// How many jobs with a sound model.
-fn n_storms() -> u32 {
+/// How many jobs with a sound model, here and in the wild.
+pub(super) fn n_storms() -> u32 {
     std::env::var("ENTROPIX_STORMS").map_or(10_000, |n| n.parse().expect("ENTROPIX_STORMS is a number"))
 }
 

@@ -4,6 +4,7 @@
 
 use super::requests::{Asked, Job, job};
 use super::single::CAPACITY;
+use super::storm::n_storms;
 use super::{Model, Scripted, scripted};
 use crate::faults::Fault;
 use crate::{
@@ -399,7 +400,7 @@ fn check(job: &Job, seed: u64, fault: Option<Fault>) -> Result<Stats, String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: n_storms(), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever is decided: exact blocks, an end, the same in any company.
     #[test]
