@@ -291,8 +291,9 @@ fn run(
         let asked = &job.requests[i];
         most_tokens(asked, i, seed) * asked.parameters.n as usize + asked.prompt.len()
     };
-    // Steps that compute nothing new are those of other requests, or run again what was preempted.
-    let most: usize = 2 * numbers.iter().map(|&i| of(i)).sum::<usize>();
+    // Steps that compute nothing new are those of other requests, or run again what was preempted: at worst all that is
+    // in front of each token, where there is room for one line at a time.
+    let most: usize = job.capacity.max_context * numbers.iter().map(|&i| of(i)).sum::<usize>();
     for step in 0.. {
         for &i in numbers.iter().filter(|&&i| job.requests[i].arrives == step) {
             ids.insert(engine.submit(request(&job.requests[i], i, seed)).map_err(|e| e.to_string())?, i);
@@ -409,6 +410,41 @@ proptest! {
             prop_assert!(false, "{fault}");
         }
     }
+}
+
+/// Four lines of one request, room for one of them, and nothing that one could have of another: each computes its prompt.
+#[test]
+fn lines_take_turns_where_there_is_room_for_one() {
+    let capacity = Capacity {
+        n_blocks: 18,
+        block_size: 1,
+        max_rows: 1,
+        max_tokens: 1,
+        max_kept: 1,
+        max_candidates: 8,
+        vocab_size: 24,
+        max_context: 18,
+    };
+    let asked = Asked {
+        prompt: (0..15).map(|i| (1 + 7 * i) % 24).chain([0]).collect(),
+        scores: false,
+        parameters: crate::Parameters { max_tokens: Some(2), ..Default::default() },
+        attention: false,
+        stops: false,
+        watch_sum: None,
+        arrives: 0,
+        cancelled: None,
+    };
+    let job = Job {
+        capacity,
+        prefill_chunk: 1,
+        watermark: 0,
+        prefix_sharing: false,
+        hash_bits: u64::MAX,
+        requests: vec![asked],
+    };
+    let stats = check(&job, 7989112075348560227, None).expect("sound");
+    assert!(stats.recomputed_tokens > 42, "{stats:?}");
 }
 
 fn storms() -> impl Iterator<Item = (Job, u64)> {
