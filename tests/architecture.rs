@@ -101,7 +101,6 @@ const NO_LIMITS: &[(&str, &[&str], &str)] = &[
     ),
     ("crates/entropix/src/jobs/parquet/write.rs", &["GROUP_BYTES"], "written at once"),
     ("crates/entropix/src/session/open.rs", &["KV_BYTES"], "the default of an option"),
-    ("crates/entropix/src/text/template/tojson.rs", &["DEPTH"], "listed as TEMPLATE_JSON_DEPTH"),
 ];
 
 /// Crates (by folder) that may use a third party; everybody else may not.
@@ -354,15 +353,6 @@ fn every_limit_is_listed() {
             assert!(stands, "{place} has no {constant} ({reason}): take it off NO_LIMITS");
         }
     }
-    // What is written down twice is the same.
-    let value_in = |path: &str, name: &str| {
-        let text = std::fs::read_to_string(root().join(path)).unwrap();
-        constants(&text).into_iter().find(|(other, _)| *other == name).unwrap().1.to_owned()
-    };
-    assert_eq!(
-        value_in("crates/entropix/src/text/template/tojson.rs", "DEPTH"),
-        value_in("crates/entropix/src/text/limits.rs", "TEMPLATE_JSON_DEPTH")
-    );
 }
 
 #[test]

@@ -6,9 +6,6 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 use std::fmt::Write;
 
-/// How deep lists and maps may lie in one another; serde_json stops at as many.
-const DEPTH: usize = 128;
-
 /// The filter.
 pub(super) fn tojson(value: &Value, indent: Option<i64>, options: Kwargs) -> Result<Value, Error> {
     let indent = match indent {
@@ -45,8 +42,11 @@ struct Writer {
 
 impl Writer {
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
-        if depth > DEPTH {
-            return Err(too_large(format!("tojson: values lie more than {DEPTH} deep in one another")));
+        if depth > limits::TEMPLATE_JSON_DEPTH {
+            return Err(too_large(format!(
+                "tojson: values lie more than {} deep in one another",
+                limits::TEMPLATE_JSON_DEPTH
+            )));
         }
         if self.out.len() > limits::TEMPLATE_VALUE_SIZE {
             return Err(too_large(format!("tojson: more than {} bytes", limits::TEMPLATE_VALUE_SIZE)));
