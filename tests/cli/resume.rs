@@ -10,7 +10,7 @@ const DATA: i32 = 65;
 const TEMP: i32 = 75;
 const CONFIG: i32 = 78;
 
-fn line(id: &str, prompt: &str) -> String {
+pub(crate) fn line(id: &str, prompt: &str) -> String {
     format!("{}\n", json!({"id": id, "prompt": prompt, "max_tokens": 6}))
 }
 
@@ -248,81 +248,6 @@ fn ordered_output_is_in_the_order_of_the_input() {
 }
 
 #[test]
-fn shards_are_the_whole_job() {
-    let place = Place::new();
-    let input = requests(20) + "{\"prompt\": \"no id\", \"max_tokens\": 3}\n";
-    place.batch(&input, &[]).expect(0, "21 answered");
-    let model = tiny("llama-tied.Q4_1.gguf");
-    let model = model.to_str().unwrap();
-    let mut all = String::new();
-    for i in 0..3 {
-        let (name, shard) = (format!("part{i}"), format!("{i}/3"));
-        place.run(["batch", "-i", "in", "-o", &name, "-m", model, "--shard", &shard]).expect(0, "answered");
-        let rows = place.rows(&name).len();
-        assert!((2..12).contains(&rows), "part {i} has {rows} rows");
-        all += &std::fs::read_to_string(place.path(&name)).unwrap();
-    }
-    place.put("all", all);
-    assert_eq!(sorted(&place, "all"), sorted(&place, "out"));
-    // The same from what a cluster says.
-    let mut command = place.command(["batch", "-i", "in", "-o", "auto", "-m", model, "--shard", "auto"]);
-    command
-        .env("SLURM_ARRAY_TASK_ID", "2")
-        .env("SLURM_ARRAY_TASK_MIN", "1")
-        .env("SLURM_ARRAY_TASK_COUNT", "3");
-    finish(&mut command, b"").expect(0, "answered");
-    assert_eq!(sorted(&place, "auto"), sorted(&place, "part1"));
-    let mut command = place.command(["batch", "-i", "in", "-o", "auto", "-m", model, "--shard", "auto/3"]);
-    finish(command.env("JOB_COMPLETION_INDEX", "1"), b"").expect(0, "by earlier runs");
-    place.run(["batch", "-i", "in", "-o", "x", "--shard", "auto"]).expect(USAGE, "is set; say I/N");
-}
-
-#[test]
-fn parts_are_merged_when_they_belong_together() {
-    let place = Place::new();
-    let long = "i".repeat(200);
-    let input =
-        requests(15) + &line(&format!("{long}2"), "x") + &line(&format!("{long}1"), "y") + &line("e", "");
-    place.batch(&input, &["--signals", "token"]).expect(FAILED_ROWS, "17 answered");
-    let model = tiny("llama-tied.Q4_1.gguf");
-    let model = model.to_str().unwrap();
-    let part = |i: usize, more: &[&str]| {
-        let (name, shard) = (format!("part{i}"), format!("{i}/3"));
-        let args = ["batch", "-i", "in", "-o", &name, "-m", model, "--signals", "token", "--shard", &shard];
-        place.run(args.iter().chain(more))
-    };
-    (0..3).for_each(|i| drop(part(i, &[])));
-    let merge =
-        |parts: &[&str], more: &[&str]| place.run(["merge", "-o", "merged"].iter().chain(parts).chain(more));
-    merge(&["part2", "part0", "part1"], &[]).expect(0, "18 lines, 1 of them failed");
-    let merged = std::fs::read_to_string(place.path("merged")).unwrap();
-    assert_eq!(merged, sorted(&place, "out") + "\n");
-    // What was merged is an output like any other.
-    let args = ["batch", "-i", "in", "-o", "merged", "-m", model, "--signals", "token"];
-    place.run(args).expect(FAILED_ROWS, "18 by earlier runs");
-
-    merge(&["part0", "part1", "part2"], &[]).expect(USAGE, "--overwrite");
-    let overwrite = ["--overwrite"];
-    merge(&["part0", "part1"], &overwrite).expect(CONFIG, "these are the parts 0/3, 1/3");
-    merge(&["part0", "part1", "part1"], &overwrite).expect(CONFIG, "these are the parts");
-    merge(&["part0", "part1"], &["--overwrite", "--force"]).expect(0, "lines");
-    merge(&["part0", "part1", "in"], &overwrite).expect(66, "no manifest beside it");
-    place.run(["merge", "-o", "part0", "part0", "part1", "part2"]).expect(USAGE, "is one of the parts");
-    part(1, &["--overwrite", "--seed", "1"]);
-    merge(&["part0", "part1", "part2"], &overwrite).expect(CONFIG, "seed was 0, is 1");
-    part(1, &["--overwrite"]);
-    let text = std::fs::read_to_string(place.path("part1")).unwrap();
-    let last = text.trim_end().rfind('\n').unwrap() + 1;
-    std::fs::write(place.path("part1"), &text[..last]).unwrap();
-    merge(&["part0", "part1", "part2"], &overwrite).expect(CONFIG, "give its job again");
-    std::fs::write(place.path("part1"), &text[..last + 9]).unwrap();
-    merge(&["part0", "part1", "part2"], &overwrite).expect(DATA, "torn");
-    std::fs::write(place.path("part1"), &text).unwrap();
-    merge(&["part0", "part1", "part2"], &overwrite).expect(0, "18 lines");
-    assert_eq!(std::fs::read_to_string(place.path("merged")).unwrap(), merged);
-}
-
-#[test]
 fn results_are_verified() {
     let place = Place::new();
     let input = requests(12)
@@ -446,51 +371,12 @@ fn what_was_not_validated_is_known_at_the_end() {
     // Requests that were taken out.
     let fewer = requests(3);
     let ended = place.batch(&fewer, &["--no-validate"]);
-    ended.expect(CONFIG, "2 of its lines are of requests that are not in the input");
+    ended.expect(CONFIG, "out: 2 of its lines are of requests that are not in the input");
     place.batch(&fewer, &["--force"]).expect(0, "");
     assert_eq!(place.rows("out").len(), 3);
     // An order that nothing kept.
     let unordered = place.batch(requests(4), &["--no-validate", "--ordered"]);
     unordered.expect(USAGE, "not the beginning of what --ordered makes");
-}
-
-/// Parts of which nobody knows whether they are whole are not made one.
-#[test]
-fn parts_that_are_not_known_to_be_whole_are_not_merged() {
-    let place = Place::new();
-    place.batch(line("a", "x") + "no JSON\n", &["--no-validate", "-b", "1"]).expect(DATA, "correct it");
-    place.run(["merge", "-o", "whole", "out"]).expect(CONFIG, "nobody knows how many");
-    place.run(["merge", "-o", "whole", "out", "--force"]).expect(0, "whole: 0 lines");
-}
-
-#[test]
-fn merging_waits_for_who_writes() {
-    let place = Place::new();
-    for (i, name) in ["0/2", "1/2"].iter().enumerate() {
-        place.batch(requests(6), &["--shard", name]).expect(0, "");
-        for ending in ["", ".manifest.json"] {
-            std::fs::rename(place.path(&format!("out{ending}")), place.path(&format!("part{i}{ending}")))
-                .unwrap();
-        }
-    }
-    let merge = || place.run(["merge", "-o", "out", "part0", "part1", "--overwrite"]);
-    for name in ["out", "part1"] {
-        std::fs::File::options().append(true).create(true).open(place.path(name)).unwrap();
-        let held = std::fs::File::open(place.path(name)).unwrap();
-        held.lock().unwrap();
-        merge().expect(TEMP, "another job");
-        held.unlock().unwrap();
-    }
-    merge().expect(0, "6 lines");
-}
-
-/// A share of what the whole job answers is none of what a part does.
-#[test]
-fn parts_have_no_limit_of_the_whole() {
-    let place = Place::new();
-    let ended = place.batch(requests(2), &["--shard", "0/2", "--extra-tokens", "0.1"]);
-    ended.expect(USAGE, "leave one of them out");
-    place.batch(requests(2), &["--shard", "0/1", "--extra-tokens", "0.1"]).expect(0, "");
 }
 
 /// A line that nothing in the input asks for is a request that was taken out, as far as anybody can tell (case 76).

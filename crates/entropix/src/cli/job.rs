@@ -39,7 +39,7 @@ pub(super) struct Begun {
     pub(super) go_on: Option<&'static str>,
     shard: Shard,
     bad_line: jobs::BadLine,
-    /// Of a job whose input nobody looked at before it began: what to write when it ends.
+    /// Of a job whose input nobody looked at before it began: its lines, and the manifest to write when it ends.
     unchecked: Option<(PathBuf, Manifest)>,
 }
 
@@ -160,7 +160,7 @@ impl Job {
         let (lines, done) = ledger.begin(manifest, checked.as_ref())?;
         let go_on = lines.is_file().then_some(jobs::go_on(args.overwrite));
         let unchecked = (checked.is_none() && lines.is_file())
-            .then(|| (jobs::manifest_path(destination.lines()), manifest.clone()));
+            .then(|| (destination.lines().to_owned(), manifest.clone()));
         let n_requests = checked.map(|checked| checked.n_requests);
         if resumed && !output.quiet {
             let left = match n_requests {
@@ -197,7 +197,7 @@ impl Begun {
     /// Ends a run. Of a job that is complete, the manifest says what its input was, looked at now if nobody did before.
     pub(super) fn finish<L: JobLine>(self, flow: Flow) -> Result<()> {
         let Self { input, sink, mut done, shard, unchecked, .. } = self;
-        let Some((path, mut manifest)) = unchecked.filter(|_| flow == Flow::Continue) else {
+        let Some((lines, mut manifest)) = unchecked.filter(|_| flow == Flow::Continue) else {
             return Ok(sink.finish()?);
         };
         let look = Look { shard, ..Look::new(jobs::BadLine::Record) };
@@ -207,14 +207,14 @@ impl Begun {
             let message = format!(
                 "{}: {} of its lines are of requests that are not in the input; --force without --no-validate drops \
                  them",
-                path.display(),
+                lines.display(),
                 done.n_unseen()
             );
             return Err(Error::new(entropix::Class::Config, "InputChanged", message).into());
         }
         manifest.input.sha256 = Some(checked.sha256);
         manifest.input.requests = Some(checked.n_requests);
-        Ok(jobs::write_manifest(&path, &manifest)?)
+        Ok(jobs::write_manifest(&jobs::manifest_path(&lines), &manifest)?)
     }
 
     /// Requests that this run was to do, if somebody counted.

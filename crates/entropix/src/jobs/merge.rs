@@ -71,8 +71,8 @@ pub fn merge(output: &Path, parts: &[PathBuf], force: bool) -> Result<Merged> {
         })
     });
     // Who writes it now, or begins to, is not to be overtaken.
-    let held = std::fs::metadata(output).is_ok_and(|old| old.is_file());
-    let _held = held.then(|| open_locked(File::options().append(true), output)).transpose()?;
+    let is_there = std::fs::metadata(output).is_ok_and(|old| old.is_file());
+    let _held = is_there.then(|| open_locked(File::options().append(true), output)).transpose()?;
     // Other lines must not be found under a manifest that speaks of those before.
     let manifest_path = manifest_path(output);
     match std::fs::remove_file(&manifest_path) {
