@@ -5,7 +5,7 @@ use super::check::Checked;
 use super::done::{Done, Earlier, Found, RowHead};
 use super::limits::MANIFEST_BYTES;
 use super::manifest::Manifest;
-use super::output::{LineWriter, SyncEvery, go_on};
+use super::output::{LineWriter, SyncEvery, and_go_on};
 use super::whole::{beside, put_whole};
 use entropix_model::{Class, Error, Result};
 use std::fs::File;
@@ -127,10 +127,7 @@ impl Ledger {
             // What stood there before must be gone before a manifest speaks of something else.
             lines.begin_behind(whole)?;
         }
-        write_manifest(&manifest_path, manifest).map_err(|error| {
-            let message = format!("{}; {}", error.message, go_on(resume.overwrite));
-            Error { message, ..error }
-        })?;
+        write_manifest(&manifest_path, manifest).map_err(|error| and_go_on(error, resume.overwrite))?;
         Ok((lines, done))
     }
 

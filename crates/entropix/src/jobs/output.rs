@@ -20,6 +20,11 @@ pub fn go_on(overwrite: bool) -> &'static str {
     }
 }
 
+/// An error of an output that can be gone on with says how.
+pub(super) fn and_go_on(error: Error, overwrite: bool) -> Error {
+    Error { message: format!("{}; {}", error.message, go_on(overwrite)), ..error }
+}
+
 /// How often what was written is forced to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncEvery {
@@ -227,7 +232,7 @@ impl LineWriter {
                 format!("{}; {} is as it was, {}", error.message, path.display(), go_on(self.overwrites));
             Error { message, ..error }
         })?;
-        sync_folder(&path)?;
+        self.sync_name(&path)?;
         self._replaced = Some(std::mem::replace(&mut self.file, new));
         self.whole = Some(length);
         self.state = State::Begun;
@@ -311,13 +316,16 @@ impl LineWriter {
             return self.file.flush().map_err(|e| failed(&self.path, "write", &e));
         }
         self.sync()?;
-        sync_folder(&self.path)
+        self.sync_name(&self.path)
+    }
+
+    fn sync_name(&self, path: &Path) -> Result<()> {
+        sync_folder(path).map_err(|error| and_go_on(error, self.overwrites))
     }
 
     /// An error that says how to go on.
     fn told(&self, doing: &str, error: &std::io::Error) -> Error {
-        let told = failed(&self.path, doing, error);
-        Error { message: format!("{}; {}", told.message, go_on(self.overwrites)), ..told }
+        and_go_on(failed(&self.path, doing, error), self.overwrites)
     }
 
     fn rewound(&self) -> std::io::Result<File> {
