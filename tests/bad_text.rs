@@ -82,6 +82,7 @@ fn bad_tokenizers_are_refused() {
     const UNSUPPORTED: Expect = Fails(Class::Unsupported, "Tokenizer");
     let end = good()["added_tokens"][0].clone();
     let vocab = |vocab: Value| with("/model/vocab", vocab);
+    let class = |n_bytes: usize| format!("[{}]", "a".repeat(n_bytes - 2));
     let hundred_thousand: Vec<Value> =
         (5..100_005).map(|i| added(i, &format!("<{i}>"), i % 2 == 0)).collect();
     let cases: Vec<(&str, String, Expect)> = vec![
@@ -103,6 +104,8 @@ fn bad_tokenizers_are_refused() {
         // 51
         ("nested repeats", split("(a+)+$"), Works),
         ("a pattern of 1 MB", split(&"a".repeat(1 << 20)), MODEL),
+        ("a long pattern that compiles to little", split(&class(limits::PATTERN_BYTES + 1)), MODEL),
+        ("one that is not too long", split(&class(limits::PATTERN_BYTES)), Works),
         ("a pattern that compiles to much", split(r"(\p{L}{1000}){1000}"), MODEL),
         ("a look-behind", split("(?<=a)b"), MODEL),
         ("a back-reference", split(r"(a)\1"), MODEL),
@@ -112,6 +115,11 @@ fn bad_tokenizers_are_refused() {
         // 52
         ("a hole in the numbers", vocab(json!({"a": 0, "b": 1, "ab": 2, "c": 3, "Ġ": 6})), MODEL),
         ("a number twice", vocab(json!({"a": 0, "b": 1, "ab": 2, "c": 3, "Ġ": 3})), MODEL),
+        (
+            "a number twice and none left out",
+            vocab(json!({"a": 0, "b": 1, "ab": 2, "c": 3, "Ġ": 4, "x": 4})),
+            MODEL,
+        ),
         ("a number of 2^32 - 1", vocab(json!({"a": 0, "b": 1, "ab": 2, "c": 3, "Ġ": 4294967295u32})), MODEL),
         ("a number beyond 32 bits", vocab(json!({"a": 0, "b": 1, "ab": 2, "c": 3, "Ġ": 1u64 << 40})), MODEL),
         ("a negative number", vocab(json!({"a": 0, "b": 1, "ab": 2, "c": 3, "Ġ": -1})), MODEL),

@@ -201,6 +201,12 @@ pub(crate) fn cases() -> Vec<Case> {
             model("ShapeMismatch", &[LAST, "80 bits", "8 bytes"]),
         ),
         changed(
+            "11 the span is longer than the shape",
+            |m| m[LAST]["shape"] = json!([3]),
+            0,
+            model("ShapeMismatch", &[LAST, "48 bits", "8 bytes"]),
+        ),
+        changed(
             "12 unknown dtype",
             |m| m[LAST]["dtype"] = json!("F12"),
             0,

@@ -325,6 +325,11 @@ fn what_makes_no_sense_is_refused() {
             "OutOfRange",
             "known are best",
         ),
+        (
+            "when.at = \"end\"\ndecision = \"refork\"\npeak = {}\nthen = \"majority\"",
+            "MissingKey",
+            "does not say how to find them",
+        ),
         ("when.spans = [{ mean = \"entropy\" }]\ndecision = \"argmax\"", "MissingKey", "above or below"),
         (
             "when.spans = [{ mean = \"x\", above = 1 }]\ndecision = \"argmax\"",

@@ -104,6 +104,11 @@ fn what_is_wrong_is_named_with_its_place() {
             "OutOfRange",
             "default.temperature is inf; allowed is 0 to 100",
         ),
+        (
+            default("decision = \"draw\"\ntemperature = -0.5"),
+            "OutOfRange",
+            "default.temperature is -0.5; allowed is 0 to 100",
+        ),
         (default("decision = \"draw\"\ntemperature = 1e999"), "OutOfRange", "default.temperature is inf"),
         (
             default("decision = \"draw\"\ntemperature = \"hot\""),
