@@ -497,6 +497,26 @@ fn a_template_that_kills_its_process_gets_no_second() {
 }
 
 /// 60
+/// A process that somebody else ended says nothing about its template.
+#[test]
+fn a_process_that_was_killed_is_not_the_templates_fault() {
+    let template = ChatTemplate::new("{{ messages }}", "model").unwrap();
+    let ended_by = |signal: &str| {
+        let script = format!("read -r template; kill -{signal} $$");
+        let sandbox = Sandbox::new(["/bin/sh", "-c", &script].map(Into::into).to_vec());
+        sandbox.check(&template).unwrap_err()
+    };
+    for signal in ["KILL", "TERM"] {
+        let error = ended_by(signal);
+        assert_eq!(error.class, Class::Temp, "{signal}: {error}");
+        assert!(error.message.contains("was killed"), "{error}");
+    }
+    // Too much time, too little stack, too little memory.
+    for signal in ["XCPU", "SEGV", "ABRT"] {
+        assert_eq!(ended_by(signal).code, "TemplateLimit", "{signal}");
+    }
+}
+
 #[test]
 fn a_missing_template_says_which_flag_gives_one() {
     let error = ChatTemplate::missing(Path::new("model.gguf"));

@@ -1,6 +1,6 @@
 //! The files of a command line: none is lost to another flag, none is replaced that is nobody's.
 
-use crate::program::{Place, tiny};
+use crate::program::{Place, finish, tiny};
 use serde_json::json;
 
 const LINE: &str = "{\"id\": \"a\", \"prompt\": \"Once\", \"max_tokens\": 2}\n";
@@ -34,8 +34,21 @@ fn one_file_has_one_role() {
         std::fs::remove_file(place.path("out")).unwrap();
         std::fs::remove_file(place.path("out.manifest.json")).unwrap();
     }
+    // What replaces a file has a name of its own until it is whole.
     let model = tiny("llama-tied.Q4_1.gguf");
     let model = model.to_str().unwrap();
+    for (input, more) in [
+        ("out.partial", &[][..]),
+        ("out.manifest.json.partial", &[]),
+        ("s.partial", &["--summary", "s"]),
+        ("t.partial", &["--trace", "t"]),
+    ] {
+        place.put(input, LINE);
+        let args = ["batch", "-i", input, "-o", "out", "-m", model];
+        place.run(args.iter().chain(more)).expect(64, "are the same file");
+        assert_eq!(std::fs::read_to_string(place.path(input)).unwrap(), LINE);
+        std::fs::remove_file(place.path(input)).unwrap();
+    }
     let calibrate =
         ["calibrate", "-m", model, "-i", "in", "-o", "labels", "--labels", "labels", "--overwrite"];
     place.run(calibrate).expect(64, "--labels and --output are the same file");
@@ -134,4 +147,91 @@ fn a_calibration_that_fails_leaves_nothing() {
         assert!(calibration.contains(wanted), "{wanted} is missing");
     }
     place.run(args).expect(64, "--overwrite");
+}
+
+/// A folder of a model is as safe as a file.
+#[test]
+fn a_model_is_not_written_over() {
+    let place = Place::new();
+    let model = place.path("model");
+    std::fs::create_dir(&model).unwrap();
+    for file in std::fs::read_dir(tiny("llama-tied")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
+    }
+    let config = std::fs::read(model.join("config.json")).unwrap();
+    place.put("in", LINE);
+    for flag in ["--output", "--summary", "--trace"] {
+        let mut args = vec!["batch", "-i", "in", "-m", "model", "--overwrite", flag, "model/config.json"];
+        if flag != "--output" {
+            args.extend(["-o", "out"]);
+        }
+        place.run(args).expect(64, "config.json");
+        assert_eq!(std::fs::read(model.join("config.json")).unwrap(), config, "{flag}");
+    }
+}
+
+/// What a job that never began leaves is nothing, a link to nothing included.
+#[test]
+fn a_link_to_nothing_stays_one() {
+    let place = Place::new();
+    std::os::unix::fs::symlink("target", place.path("out")).unwrap();
+    place.batch("{\"prompt\": }\n", &[]).expect(65, "not valid JSON");
+    assert!(place.path("out").is_symlink() && !place.path("target").exists());
+    place.batch(LINE, &[]).expect(0, "1 answered");
+    assert!(place.path("out").is_symlink() && place.rows("target").len() == 1);
+}
+
+/// A file that is open under a number is named by whoever opened it: nothing is put beside the number.
+#[test]
+fn descriptors_have_no_manifests() {
+    let place = Place::new();
+    place.put("in", LINE);
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let program = env!("CARGO_BIN_EXE_entropix");
+    let shell = |script: &str| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", script, program, model.to_str().unwrap()]).current_dir(place.path(""));
+        finish(&mut command, b"")
+    };
+    for output in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        shell(&format!("\"$0\" batch -i in -m \"$1\" -o {output} > redirected")).expect(0, "1 answered");
+        assert_eq!(place.rows("redirected").len(), 1, "{output}");
+        assert!(!std::path::Path::new(&format!("{output}.manifest.json")).exists());
+    }
+    place.batch(LINE, &[]).expect(0, "1 answered");
+    for output in ["/dev/stdout", "/dev/null"] {
+        shell(&format!("\"$0\" merge -o {output} out > merged")).expect(0, "1 lines");
+        assert!(!std::path::Path::new(&format!("{output}.manifest.json")).exists());
+    }
+    shell("\"$0\" merge -o /dev/stdout out > merged").expect(0, "1 lines");
+    assert_eq!(place.rows("merged"), place.rows("out"));
+    place.run(["merge", "-o", "-", "out"]).expect(64, "merge writes a file");
+    // Standard streams that are closed are no streams.
+    shell("\"$0\" batch -i in -m \"$1\" -o - >&-").expect(74, "<stdout>: cannot write: it is closed");
+    shell("\"$0\" batch -i - -m \"$1\" -o nothing <&-").expect(66, "standard input: it is closed");
+    assert!(!place.path("nothing").exists());
+    shell("\"$0\" batch -i - -m \"$1\" -o - < in > /dev/null").expect(0, "1 answered");
+}
+
+/// A summary that nobody reads, or that cannot be written, does not hide what became of the job.
+#[test]
+fn a_summary_hides_nothing() {
+    let place = Place::new();
+    place.put("in", format!("{LINE}{}\n", json!({"id": "bad", "prompt": ""})));
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let model = model.to_str().unwrap();
+    let run = |output: &str, stdout: std::process::Stdio| {
+        let mut command = place.command(["batch", "-i", "in", "-o", output, "-m", model, "--summary", "-"]);
+        let ended = command.stdout(stdout).stderr(std::process::Stdio::piped()).output().unwrap();
+        let stderr = String::from_utf8(ended.stderr).unwrap();
+        assert!(stderr.contains("1 request failed"), "{stderr}");
+        (ended.status.code(), stderr)
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(run("piped", writer.into()).0, Some(3));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let (code, stderr) = run("full", full.into());
+    assert!(code == Some(74) && stderr.contains("<stdout>: cannot write the summary"), "{stderr}");
 }

@@ -6,6 +6,7 @@ mod batch;
 mod crash;
 mod environment;
 mod files;
+mod order;
 mod parts;
 mod presets;
 mod program;

@@ -69,7 +69,12 @@ fn parts_are_merged_when_they_belong_together() {
     merge(&["part0", "part1", "part1"], &overwrite).expect(CONFIG, "these are the parts");
     merge(&["part0", "part1"], &["--overwrite", "--force"]).expect(0, "lines");
     merge(&["part0", "part1", "in"], &overwrite).expect(66, "no manifest beside it");
-    place.run(["merge", "-o", "part0", "part0", "part1", "part2"]).expect(USAGE, "is one of the parts");
+    place
+        .run(["merge", "-o", "part0", "part0", "part1", "part2"])
+        .expect(USAGE, "--output and a part are the same file");
+    let manifest = "part0.manifest.json";
+    let named = place.run(["merge", "-o", manifest, "part0", "part1", "part2", "--overwrite"]);
+    named.expect(USAGE, "are the same file");
     part(1, &["--overwrite", "--seed", "1"]);
     merge(&["part0", "part1", "part2"], &overwrite).expect(CONFIG, "seed was 0, is 1");
     part(1, &["--overwrite"]);
@@ -121,4 +126,63 @@ fn parts_have_no_limit_of_the_whole() {
     let ended = place.batch(requests(2), &["--shard", "0/2", "--extra-tokens", "0.1"]);
     ended.expect(USAGE, "leave one of them out");
     place.batch(requests(2), &["--shard", "0/1", "--extra-tokens", "0.1"]).expect(0, "");
+}
+
+/// Whatever their manifests say: what is counted there is bounded by what is given.
+#[test]
+fn manifests_of_parts_can_say_anything() {
+    let place = Place::new();
+    place.put("in", requests(6));
+    let model = tiny("llama-tied.Q4_1.gguf");
+    for i in 0..2 {
+        let (name, shard) = (format!("part{i}"), format!("{i}/2"));
+        let args = ["batch", "-i", "in", "-o", &name, "-m", model.to_str().unwrap(), "--shard", &shard];
+        place.run(args).expect(0, "answered");
+    }
+    let change = |i: usize, from: &str, to: &str| {
+        let name = format!("part{i}.manifest.json");
+        let text = std::fs::read_to_string(place.path(&name)).unwrap();
+        assert!(text.contains(from), "{text}");
+        place.put(&name, text.replace(from, to));
+        text
+    };
+    let merge = |more: &[&str]| place.run(["merge", "-o", "merged", "part0", "part1"].iter().chain(more));
+    let good = change(0, "\"0/2\"", "\"0/4294967295\"");
+    let ended = merge(&[]);
+    ended.expect(CONFIG, "wanted is each from 0/");
+    assert!(ended.stderr.len() < 1000, "{} bytes of message", ended.stderr.len());
+    place.put("part0.manifest.json", &good);
+    for i in 0..2 {
+        let n = place.rows(&format!("part{i}")).len();
+        change(i, &format!("\"requests\": {n}"), "\"requests\": 18446744073709551615");
+    }
+    merge(&["--force"]).expect(0, "6 lines");
+    let manifest = std::fs::read_to_string(place.path("merged.manifest.json")).unwrap();
+    assert!(manifest.contains("\"requests\": null"), "{manifest}");
+    // What stands in the place of the manifest to be and is none is somebody's.
+    place.put("other.manifest.json", "precious");
+    place
+        .run(["merge", "-o", "other", "part0", "part1", "--force"])
+        .expect(CONFIG, "is no manifest of a job");
+    assert_eq!(std::fs::read_to_string(place.path("other.manifest.json")).unwrap(), "precious");
+}
+
+/// The day is part of a job only where a template asks for it.
+#[test]
+fn parts_of_two_days_belong_together() {
+    let place = Place::new();
+    place.put("in", requests(6));
+    let model = tiny("llama-tied.Q4_1.gguf");
+    let template = place.put("dated.jinja", "{{ strftime_now('%d') }} {{ messages[0].content }}");
+    let part = |i: usize, more: &[&str]| {
+        let (name, shard, date) = (format!("part{i}"), format!("{i}/2"), format!("2026-01-0{}", i + 1));
+        let args = ["batch", "-i", "in", "-o", &name, "-m", model.to_str().unwrap(), "--shard", &shard];
+        let more = [&["--date", &date, "--overwrite"], more].concat();
+        place.run(args.iter().chain(&more)).expect(0, "answered");
+    };
+    let merge = || place.run(["merge", "-o", "merged", "part0", "part1", "--overwrite"]);
+    (0..2).for_each(|i| part(i, &[]));
+    merge().expect(0, "6 lines");
+    (0..2).for_each(|i| part(i, &["--chat-template", template.to_str().unwrap()]));
+    merge().expect(CONFIG, "the date was 2026-01-01, is 2026-01-02");
 }

@@ -2,6 +2,7 @@
 
 use crate::program::{Ended, Place, finish, tiny};
 use serde_json::{Value, json};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 const FAILED_ROWS: i32 = 3;
@@ -29,7 +30,7 @@ pub(crate) fn sorted(place: &Place, name: &str) -> String {
 }
 
 /// Cuts `out` to its first `n` lines and part of the next.
-fn tear(place: &Place, n: usize) {
+pub(crate) fn tear(place: &Place, n: usize) {
     let text = std::fs::read_to_string(place.path("out")).unwrap();
     let whole: usize = text.split_inclusive('\n').take(n).map(str::len).sum();
     std::fs::write(place.path("out"), &text[..whole + 7]).unwrap();
@@ -180,8 +181,11 @@ fn bad_lines_become_rows_when_asked() {
     assert_eq!(rows.len(), 5);
     let told =
         |part: &str| rows.iter().filter(|row| row["error"]["message"].to_string().contains(part)).count();
-    assert_eq!((told("in:2:23: prompt is the number 5"), told("in:3:23: prompt is")), (1, 1));
-    assert_eq!((told("in:4:2: the id \\\"a\\\" stands on line 1"), told("in:5:2: not valid JSON")), (1, 1));
+    assert_eq!((told("line 2:23: prompt is the number 5"), told("line 3:23: prompt is")), (1, 1));
+    assert_eq!(
+        (told("line 4:2: the id \\\"a\\\" stands on line 1"), told("line 5:2: not valid JSON")),
+        (1, 1)
+    );
     let again = place.batch(&input, &["--on-bad-line", "record"]);
     again.expect(FAILED_ROWS, "0 answered, 0 failed, 5 by earlier runs (4 of them failed)");
     // Without the look ahead a bad line ends the job where it stands.
@@ -205,46 +209,21 @@ fn the_first_failure_can_end_a_job() {
     assert!(place.rows("out").len() < 5);
     place.batch(&input, &[]).expect(FAILED_ROWS, "by earlier runs (1 of them failed)");
     assert_eq!(place.rows("out").len(), 51);
-}
-
-#[test]
-fn ordered_output_is_in_the_order_of_the_input() {
-    let place = Place::new();
-    // The first answer takes longest.
-    let mut input = String::new();
-    for i in 0..12 {
-        input += &format!(
-            "{}\n",
-            json!({"id": format!("r{i}"), "prompt": "Once", "max_tokens": 40 - 3 * i,
-                                          "ignore_eos": true, "seed": i})
-        );
+    // One that fails when all others are answered leaves nothing to do.
+    let last = requests(5) + &line("bad", "");
+    let more = ["--overwrite", "--fail-fast", "-b", "1", "--summary", "summary.json"];
+    let ended = place.batch(&last, &more);
+    ended.expect(FAILED_ROWS, "1 request failed");
+    assert!(!ended.stderr.contains("to go on"), "{}", ended.stderr);
+    let summary: Value = serde_json::from_slice(&std::fs::read(place.path("summary.json")).unwrap()).unwrap();
+    assert_eq!((&summary["complete"], &summary["requests"]["left"]), (&json!(true), &json!(0)));
+    #[cfg(feature = "parquet")]
+    {
+        let model = tiny("llama-tied.Q4_1.gguf");
+        let args = ["batch", "-i", "in", "-o", "out.parquet", "-m", model.to_str().unwrap()];
+        place.run(args.iter().chain(&["--fail-fast", "-b", "1"])).expect(FAILED_ROWS, "1 request failed");
+        assert!(std::fs::read(place.path("out.parquet")).unwrap().starts_with(b"PAR1"));
     }
-    input += &line("empty", "");
-    input += &line("last", "x");
-    let ids = || -> Vec<String> {
-        place.rows("out").iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
-    };
-    place.batch(&input, &["-b", "8"]).expect(FAILED_ROWS, "1 request failed");
-    assert_ne!(ids()[0], "r0", "the test is too easy");
-    place.batch(&input, &["-b", "8", "--ordered"]).expect(FAILED_ROWS, "14 by earlier runs");
-    place.batch(&input, &["-b", "8", "--ordered", "--overwrite"]).expect(FAILED_ROWS, "1 request failed");
-    let ordered = std::fs::read(place.path("out")).unwrap();
-    let expected: Vec<String> =
-        (0..12).map(|i| format!("r{i}")).chain(["empty".into(), "last".into()]).collect();
-    assert_eq!(ids(), expected);
-    for n in [0, 5, 13] {
-        tear(&place, n);
-        place.batch(&input, &["-b", "8", "--ordered"]);
-        assert_eq!(std::fs::read(place.path("out")).unwrap(), ordered, "torn behind line {n}");
-    }
-    let text = String::from_utf8(ordered).unwrap();
-    place.put("out", text.split_inclusive('\n').skip(1).collect::<String>());
-    place.batch(&input, &["--ordered"]).expect(USAGE, "leave it out");
-    let all = ["--longest-first", "--overwrite", "-b", "2"];
-    place.batch(&input, &all).expect(FAILED_ROWS, "1 request failed");
-    let mut lines: Vec<&str> = text.lines().collect();
-    lines.sort_unstable();
-    assert_eq!(sorted(&place, "out"), lines.join("\n"), "the order of admission changed a line");
 }
 
 #[test]
@@ -281,6 +260,11 @@ fn results_are_verified() {
     place.put("out", format!("{}{digit}{}", &text[..at], &text[at + 1..]));
     verify(&["-i", "moved", "--sample", "100%"]).expect(DATA, "1 of 14 lines differ");
     place.put("out", &text);
+    // What was wrong with a line is the same whatever the file is called.
+    let elsewhere = Place::new();
+    let bad = requests(2) + "{bad\n";
+    elsewhere.batch(&bad, &["--on-bad-line", "record"]).expect(FAILED_ROWS, "line 3:2: not valid");
+    elsewhere.run(["verify", "out", "--sample", "100%"]).expect(0, "3 lines, all the same bytes");
     place.put("moved", input.replace(&line("r3", "Once upon a time 3"), ""));
     verify(&["-i", "moved", "--sample", "100%"]).expect(DATA, "no longer has 1 of the requests");
 }
@@ -307,7 +291,11 @@ fn compressed_inputs_are_unpacked() {
     // Cut short: told before anything is written.
     let bytes = std::fs::read(place.path("in.jsonl.gz")).unwrap();
     place.put("cut.gz", &bytes[..bytes.len() / 2]);
-    run("cut.gz", "nothing").expect(74, "cut.gz");
+    run("cut.gz", "nothing").expect(DATA, "cut.gz: behind line");
+    for (name, bytes) in [("none.gz", &input.as_bytes()[..]), ("none.zst", input.as_bytes())] {
+        place.put(name, bytes);
+        run(name, "nothing").expect(DATA, "make it anew");
+    }
     assert!(!place.path("nothing").exists());
     run("in", "out.gz").expect(USAGE, "results are plain lines");
 }
@@ -374,9 +362,6 @@ fn what_was_not_validated_is_known_at_the_end() {
     ended.expect(CONFIG, "out: 2 of its lines are of requests that are not in the input");
     place.batch(&fewer, &["--force"]).expect(0, "");
     assert_eq!(place.rows("out").len(), 3);
-    // An order that nothing kept.
-    let unordered = place.batch(requests(4), &["--no-validate", "--ordered"]);
-    unordered.expect(USAGE, "not the beginning of what --ordered makes");
 }
 
 /// A line that nothing in the input asks for is a request that was taken out, as far as anybody can tell (case 76).
@@ -417,6 +402,37 @@ fn manifests_are_files() {
     std::fs::remove_file(&path).unwrap();
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
     place.batch(requests(1), &[]).expect(74, "out.manifest.json");
+    // Of an output that holds nothing yet, and in the place of what is to replace it.
+    std::fs::remove_file(place.path("out")).unwrap();
+    place.batch(requests(1), &[]).expect(74, "out.manifest.json");
+    assert!(!place.path("out").exists());
+    std::fs::rename(&path, place.path("out.manifest.json.partial")).unwrap();
+    place.batch(requests(1), &[]).expect(74, "out.manifest.json.partial: cannot open: it is no regular file");
+}
+
+/// What stands in the manifest's place and is none is somebody's.
+#[test]
+fn manifests_replace_manifests_only() {
+    let place = Place::new();
+    place.put("out.manifest.json", "precious");
+    place.batch(requests(1), &[]).expect(CONFIG, "is no manifest of a job");
+    assert!(!place.path("out").exists());
+    assert_eq!(std::fs::read_to_string(place.path("out.manifest.json")).unwrap(), "precious");
+    place.batch(requests(1), &["--overwrite"]).expect(0, "1 answered");
+    place.batch(requests(1), &[]).expect(0, "1 by earlier runs");
+}
+
+/// A job that is done writes nothing, wherever it is.
+#[test]
+fn a_job_that_is_done_is_left_as_it_is() {
+    let place = Place::new();
+    place.batch(requests(2), &[]).expect(0, "2 answered");
+    let inode = || std::fs::metadata(place.path("out.manifest.json")).unwrap().ino();
+    let before = inode();
+    place.batch(requests(2), &[]).expect(0, "2 by earlier runs");
+    assert_eq!(inode(), before);
+    place.batch(requests(3), &[]).expect(0, "1 answered");
+    assert_ne!(inode(), before);
 }
 
 #[test]

@@ -66,6 +66,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     let trace_to =
         args.trace.as_deref().map(|path| Destination::new(path, job.input.file(), args.job.overwrite));
     let trace_to = trace_to.transpose()?;
+    job.spare_model(&args.job, trace_to.as_ref().map(Destination::lines), &session)?;
     let trace_name = trace_to.as_ref().map(|trace_to| job.trace_name(trace_to.lines()));
     // A trace that is no trace of this job is somebody's work.
     let goes_on = |trace_to: &Destination| {
@@ -138,29 +139,30 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     progress.finish();
     let ended = outcome?;
     let n_left = n_pending.map(|n| n.saturating_sub(begun.sink.n_written()));
-    begun.finish::<JobRequest>(ended.flow)?;
+    let ending = Ending { flow: ended.flow, n_left, n_failed_earlier, go_on };
+    begun.finish::<JobRequest>(ending.is_done())?;
     tracer.map(Tracer::finish).transpose()?;
     let traced = trace_to.iter().map(|trace_to| (trace_to, Shape::Trace));
     let files: Vec<_> = [(&destination, Shape::Answers)].into_iter().chain(traced).collect();
-    job::complete(ended.flow, &files)?;
+    job::complete(ending.is_done(), &files)?;
     let time = started.elapsed();
     let extra_tokens = args.extra_tokens;
-    let report = Report { ended, n_earlier, n_failed_earlier, n_left, tally, stats, time, extra_tokens };
+    let report = Report { ended, ending, n_earlier, tally, stats, time, extra_tokens };
     if !output.quiet {
         sayln!("{} -> {}", args.job.input.display(), args.job.output.display());
         say!("{}", report.table());
     }
-    job::write_summary(args.job.summary.as_deref(), &report.json())?;
-    Ok(exit::job(&Ending { flow: report.ended.flow, n_left, n_failed_earlier, go_on }, &failures))
+    let summary = job::write_summary(args.job.summary.as_deref(), &report.json());
+    // What became of the job is told even where its summary cannot be.
+    let code = exit::job(&report.ending, &failures);
+    summary.map(|()| code)
 }
 
 /// What a run did, in numbers.
 struct Report {
     ended: Ended,
+    ending: Ending,
     n_earlier: usize,
-    /// Of these, failed.
-    n_failed_earlier: usize,
-    n_left: Option<usize>,
     tally: Tally,
     stats: Stats,
     time: Duration,
@@ -176,8 +178,8 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let Self { ended, n_earlier, n_failed_earlier, tally, stats, time, .. } = self;
-        let earlier = match (n_earlier, n_failed_earlier) {
+        let Self { ended, n_earlier, tally, stats, time, .. } = self;
+        let earlier = match (n_earlier, self.ending.n_failed_earlier) {
             (0, _) => String::new(),
             (n, 0) => format!(", {n} by earlier runs"),
             (n, n_failed) => format!(", {n} by earlier runs ({n_failed} of them failed)"),
@@ -218,7 +220,7 @@ impl Report {
     }
 
     fn json(&self) -> Value {
-        let Self { ended, n_earlier, n_failed_earlier, n_left, tally, stats, time, extra_tokens } = self;
+        let Self { ended, ending, n_earlier, tally, stats, time, extra_tokens } = self;
         let seconds = time.as_secs_f64();
         let rate = |tokens: u64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
         let decisions: serde_json::Map<String, Value> =
@@ -229,10 +231,10 @@ impl Report {
                 "answered": ended.n_finished,
                 "failed": ended.n_failed,
                 "earlier": n_earlier,
-                "failed_earlier": n_failed_earlier,
-                "left": n_left,
+                "failed_earlier": ending.n_failed_earlier,
+                "left": ending.n_left,
             },
-            "complete": ended.flow == Flow::Continue,
+            "complete": ending.is_done(),
             "seconds": seconds,
             "tokens": {
                 "prompt": stats.tokens_in,

@@ -70,6 +70,13 @@ pub(crate) struct Ending {
     pub(crate) go_on: Option<&'static str>,
 }
 
+impl Ending {
+    /// Whether nothing is left to do, interrupted or not.
+    pub(crate) fn is_done(&self) -> bool {
+        self.flow == Flow::Continue || self.n_left == Some(0)
+    }
+}
+
 /// Ends a job: all is well, some rows failed, or it was ended before it was done.
 pub(crate) fn job(ending: &Ending, failures: &Failures) -> ExitCode {
     let Ending { flow, n_left, n_failed_earlier, go_on } = ending;
@@ -88,7 +95,7 @@ pub(crate) fn job(ending: &Ending, failures: &Failures) -> ExitCode {
         let requests = counted(*n_failed_earlier, "request");
         sayln!("error: {requests} failed in earlier runs; --retry-errors tries what failed again");
     }
-    let undone = *flow > Flow::Continue && *n_left != Some(0);
+    let undone = !ending.is_done();
     if undone {
         let why = if *flow == Flow::Fail { "stopped at the first failure" } else { "interrupted" };
         let left = n_left.map_or(String::new(), |n| format!(" with {n} requests to do"));

@@ -9,7 +9,7 @@ use entropix::jobs::limits::SUMMARY_BYTES;
 use entropix::jobs::manifest::{EngineRecord, InputRecord, ModelRecord, PromptRecord};
 use entropix::jobs::parquet::{Destination, Shape};
 use entropix::jobs::{
-    Checked, Done, Flow, InputFormat, InputOptions, Item, Items, JobInput, JobLine, Ledger, Look, Manifest,
+    Checked, Done, InputFormat, InputOptions, Item, Items, JobInput, JobLine, Ledger, Look, Manifest,
     PlainText, Shard, Sink, pending,
 };
 use entropix::text::{Date, Special};
@@ -74,6 +74,15 @@ impl Job {
         Ok(())
     }
 
+    /// Refuses to write over a file of the model; `trace` is where lines of a trace go.
+    pub(super) fn spare_model(&self, args: &JobArgs, trace: Option<&Path>, session: &Session) -> Result<()> {
+        let written = [Some(&*args.output), Some(self.destination.lines()), args.summary.as_deref(), trace];
+        for path in written.into_iter().flatten() {
+            jobs::refuse_model(path, &session.model().path)?;
+        }
+        Ok(())
+    }
+
     /// How the manifest calls the trace at `path`.
     pub(super) fn trace_name(&self, path: &Path) -> String {
         let full = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -89,7 +98,7 @@ impl Job {
 
     /// The day an earlier run told the chat template, so that a job does not change overnight.
     pub(super) fn date(&self) -> Option<Date> {
-        self.ledger.earlier().and_then(|earlier| Date::parse(&earlier.prompt.date).ok())
+        self.ledger.earlier().and_then(|earlier| Date::parse(earlier.prompt.date.as_deref()?).ok())
     }
 
     /// A manifest that says what is known of the input and the session; the rest is the verb's.
@@ -102,9 +111,6 @@ impl Job {
         template_file: Option<&Path>,
         output: &OutputArgs,
     ) -> Result<Manifest> {
-        for path in [&args.output, self.destination.lines()] {
-            jobs::refuse_model(path, &session.model().path)?;
-        }
         let engine =
             EngineRecord { version: env!("CARGO_PKG_VERSION").into(), commit: super::BUILD_COMMIT.into() };
         let format = match self.input.format() {
@@ -139,7 +145,10 @@ impl Job {
             special: if special == Special::Parse { "parse" } else { "text" }.into(),
             template: session.chat_template().map(|template| template.sha256().to_owned()),
             template_file: template_file.map(path),
-            date: String::from(session.date()),
+            date: session
+                .chat_template()
+                .filter(|it| it.asks_for_date())
+                .map(|_| String::from(session.date())),
         };
         let mut manifest = Manifest::new(verb, engine, input, model, prompt);
         manifest.shard = self.shard.to_string();
@@ -195,9 +204,9 @@ impl Begun {
     }
 
     /// Ends a run. Of a job that is complete, the manifest says what its input was, looked at now if nobody did before.
-    pub(super) fn finish<L: JobLine>(self, flow: Flow) -> Result<()> {
+    pub(super) fn finish<L: JobLine>(self, is_done: bool) -> Result<()> {
         let Self { input, sink, mut done, shard, unchecked, .. } = self;
-        let Some((lines, mut manifest)) = unchecked.filter(|_| flow == Flow::Continue) else {
+        let Some((lines, mut manifest)) = unchecked.filter(|_| is_done) else {
             return Ok(sink.finish()?);
         };
         let look = Look { shard, ..Look::new(jobs::BadLine::Record) };
@@ -211,6 +220,14 @@ impl Begun {
                 done.n_unseen()
             );
             return Err(Error::new(entropix::Class::Config, "InputChanged", message).into());
+        }
+        if manifest.ordered && checked.out_of_order {
+            let message = format!(
+                "{}: its lines are not in the order of the input, which is no longer what earlier runs read; leave \
+                 --ordered out, or add --overwrite to begin anew",
+                lines.display()
+            );
+            return Err(Error::new(entropix::Class::Usage, "Unordered", message).into());
         }
         manifest.input.sha256 = Some(checked.sha256);
         manifest.input.requests = Some(checked.n_requests);
@@ -229,8 +246,8 @@ pub(super) fn input_options(format: Option<InputFormat>, plain: PlainText) -> In
 }
 
 /// Makes the Parquet files of a job that is complete.
-pub(super) fn complete(flow: Flow, files: &[(&Destination, Shape)]) -> Result<()> {
-    if flow == Flow::Continue {
+pub(super) fn complete(is_done: bool, files: &[(&Destination, Shape)]) -> Result<()> {
+    if is_done {
         for (destination, shape) in files {
             destination.complete(*shape)?;
         }
@@ -270,8 +287,15 @@ pub(super) fn write_summary(path: Option<&Path>, summary: &Value) -> Result<()> 
     let Some(path) = path else { return Ok(()) };
     let text = serde_json::to_string_pretty(summary)? + "\n";
     if path == Path::new("-") {
-        std::io::stdout().write_all(text.as_bytes())?;
-        return Ok(());
+        return match std::io::stdout().write_all(text.as_bytes()) {
+            // Whoever read it has seen enough.
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            Err(e) => {
+                let message = format!("<stdout>: cannot write the summary: {e}");
+                Err(Error::new(entropix::Class::Io, "Os", message).into())
+            }
+            Ok(()) => Ok(()),
+        };
     }
     Ok(jobs::put_whole(path, text.as_bytes())?)
 }

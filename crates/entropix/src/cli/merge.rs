@@ -1,41 +1,50 @@
 //! `merge`: the outputs of the parts of a job made one.
 
 use super::args::{MergeArgs, OutputArgs};
+use super::roles::Roles;
 use crate::report::say::sayln;
 use anyhow::Result;
 use entropix::jobs::parquet::{self, Destination, Shape};
 use entropix::jobs::{manifest_path, merge, read_manifest};
 use entropix_model::{Class, Error};
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// Merges.
 pub(super) fn run(args: &MergeArgs, output: &OutputArgs) -> Result<()> {
-    if let Ok(old) = std::fs::metadata(&args.output) {
-        let same = |path| {
-            std::fs::metadata(path).is_ok_and(|part| (part.dev(), part.ino()) == (old.dev(), old.ino()))
-        };
-        let path = args.output.display();
-        if args.parts.iter().any(same) {
-            let message = format!("{path}: is one of the parts; name another output");
-            return Err(Error::new(Class::Usage, "SameFile", message).into());
-        }
-        if old.len() > 0 && !args.overwrite {
-            let message = format!("{path}: holds {} bytes already; add --overwrite to replace it", old.len());
-            return Err(Error::new(Class::Usage, "OutputExists", message).into());
-        }
+    let path = args.output.display();
+    let usage = |code, message| Err(Error::new(Class::Usage, code, message).into());
+    if args.output == Path::new("-") {
+        return usage("Output", "-: merge writes a file; name one, or /dev/stdout".into());
     }
     let parts =
         args.parts.iter().map(|part| parquet::lines_of(part)).collect::<entropix::Result<Vec<_>>>()?;
+    let mut roles = Roles::default().output("--output", Some(&args.output));
+    for (part, lines) in args.parts.iter().zip(&parts) {
+        roles = roles.read("a part", Some(part)).read("a part", Some(lines));
+        roles = roles.read("the manifest of a part", Some(&manifest_path(lines)));
+    }
+    roles.check()?;
+    let old = std::fs::metadata(&args.output).map_or(0, |old| old.len());
+    if old > 0 && !args.overwrite {
+        return usage(
+            "OutputExists",
+            format!("{path}: holds {old} bytes already; add --overwrite to replace it"),
+        );
+    }
     let first = parts.first().expect("clap asks for one");
     let first = File::open(first).map_err(|error| Error::io(first, "open", &error))?;
     let destination = Destination::new(&args.output, &first, args.overwrite)?;
+    if !args.overwrite {
+        // What somebody else keeps there is not ours to replace.
+        read_manifest(&manifest_path(destination.lines()))?;
+    }
     let merged = merge(destination.lines(), &parts, args.force)?;
-    let manifest = read_manifest(&manifest_path(destination.lines()))?;
-    let is_score = manifest.is_some_and(|manifest| manifest.verb == "score");
+    let verb = read_manifest(&manifest_path(&parts[0]))?.map(|manifest| manifest.verb);
+    let is_score = verb.is_some_and(|verb| verb == "score");
     destination.complete(if is_score { Shape::Scores } else { Shape::Answers })?;
     if !output.quiet {
-        sayln!("{}: {} lines, {} of them failed", args.output.display(), merged.n_lines, merged.n_failed);
+        sayln!("{path}: {} lines, {} of them failed", merged.n_lines, merged.n_failed);
     }
     Ok(())
 }

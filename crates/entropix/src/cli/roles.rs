@@ -1,7 +1,7 @@
 //! No file of a command line is written for one purpose and used for another.
 
 use anyhow::Result;
-use entropix::jobs::{manifest_path, parquet};
+use entropix::jobs::{manifest_path, parquet, partial_path};
 use entropix_model::{Class, Error};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -24,9 +24,10 @@ impl Roles {
         self.with(flag, path, false)
     }
 
-    /// With a file that is written.
+    /// With a file that is written, and the name that what replaces it has until it is whole.
     pub(super) fn written(self, flag: &'static str, path: Option<&Path>) -> Self {
-        self.with(flag, path, true)
+        let partial = path.map(partial_path);
+        self.with(flag, path, true).with(flag, partial.as_deref(), true)
     }
 
     /// With a file that is written, the lines it is made of, if it is to be a Parquet file, and their manifest.

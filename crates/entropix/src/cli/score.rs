@@ -31,6 +31,7 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
         max_in_flight: args.batch_size.saturating_mul(2),
         fail_fast: args.job.fail_fast,
     };
+    job.spare_model(&args.job, None, &session)?;
     let mut manifest = job.manifest(&args.job, "score", &session, score.special, None, output)?;
     let destination = job.destination.clone();
     let mut begun = job.begin(&args.job, &mut manifest, output)?;
@@ -57,8 +58,9 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
     progress.finish();
     let ended = outcome?;
     let n_left = n_pending.map(|n| n.saturating_sub(begun.sink.n_written()));
-    begun.finish::<ScoreRequest>(ended.flow)?;
-    job::complete(ended.flow, &[(&destination, Shape::Scores)])?;
+    let ending = Ending { flow: ended.flow, n_left, n_failed_earlier, go_on };
+    begun.finish::<ScoreRequest>(ending.is_done())?;
+    job::complete(ending.is_done(), &[(&destination, Shape::Scores)])?;
     let (mean, time) = (surprise / n_scored.max(1) as f64, started.elapsed());
     if !output.quiet {
         sayln!("{} -> {}", args.job.input.display(), args.job.output.display());
@@ -83,14 +85,16 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
             "failed_earlier": n_failed_earlier,
             "left": n_left,
         },
-        "complete": ended.flow == Flow::Continue,
+        "complete": ending.is_done(),
         "seconds": time.as_secs_f64(),
         "tokens": {"prompt": stats.tokens_in, "scored": n_scored},
         "nats_per_token": (n_scored > 0).then_some(mean),
         "perplexity": (n_scored > 0).then_some(mean.exp()),
     });
-    job::write_summary(args.job.summary.as_deref(), &summary)?;
-    Ok(exit::job(&Ending { flow: ended.flow, n_left, n_failed_earlier, go_on }, &failures))
+    let summary = job::write_summary(args.job.summary.as_deref(), &summary);
+    // What became of the job is told even where its summary cannot be.
+    let code = exit::job(&ending, &failures);
+    summary.map(|()| code)
 }
 
 struct Watch {

@@ -51,9 +51,11 @@ pub(super) fn run(args: &VerifyArgs, output: &OutputArgs) -> Result<()> {
     let compared = lines.compare(&again)?;
     if compared.n_missing > 0 {
         let n = compared.n_missing;
-        return Err(
-            Error::data("InputChanged", format!("the input no longer has {n} of the requests")).into()
-        );
+        return Err(Error::data(
+            "InputChanged",
+            format!("the input no longer has {n} of the requests; name the job's with -i"),
+        )
+        .into());
     }
     if !compared.different.is_empty() {
         let told: Vec<_> = compared.different.iter().take(TOLD).map(String::as_str).collect();
@@ -108,7 +110,7 @@ fn open_session(args: &VerifyArgs, manifest: &Manifest, output: &OutputArgs) -> 
         max_rows: args.batch_size,
         kv_blocks: None,
         chat_template: manifest.prompt.template_file.as_ref().map(PathBuf::from),
-        date: Some(Date::parse(&manifest.prompt.date)?),
+        date: manifest.prompt.date.as_deref().map(Date::parse).transpose()?,
         template_command: super::child::template_command(),
     };
     let session = load::open(&path, &options, output)?;

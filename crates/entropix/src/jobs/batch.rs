@@ -40,7 +40,7 @@ pub enum Flow {
     Continue,
     /// Finish what was begun.
     Drain,
-    /// Stop at once because a request failed; what was begun is dropped.
+    /// Stop because a request failed: at once, or when its line has its turn; what was begun is dropped.
     Fail,
     /// Stop at once; what was begun is dropped.
     Stop,
@@ -54,6 +54,12 @@ impl Flow {
             1 => Self::Drain,
             _ => Self::Stop,
         }
+    }
+
+    /// Whether what runs is dropped now. A failure is not when its line waits for those before it: they would be computed
+    /// and dropped again in every run.
+    pub(super) fn is_over(self, sink: &Sink) -> bool {
+        self == Self::Stop || self == Self::Fail && sink.n_waiting() == 0
     }
 }
 
@@ -148,7 +154,7 @@ impl BatchJob {
                     }
                 }
             }
-            if in_flight.is_empty() || ended.flow >= Flow::Fail {
+            if in_flight.is_empty() || ended.flow.is_over(sink) {
                 return Ok(ended);
             }
             session.engine().step(&mut events)?;

@@ -42,7 +42,8 @@ pub struct Checked {
     pub edited: Vec<String>,
     /// How many.
     pub n_edited: usize,
-    /// Whether something is yet to be done in front of what is done: no earlier run kept the order.
+    /// Whether something is yet to be done in front of what is done, or what is done has another order: no earlier run
+    /// kept that of this input.
     pub out_of_order: bool,
     /// The largest token that a request names by its number.
     pub largest_token: Option<u32>,
@@ -59,7 +60,7 @@ impl JobInput {
         let Look { bad_line, shard, n_tokens } = look;
         let mut items = self.reader::<_, L>(BufReader::new(Hashing::of(self.text()?))).within(n_tokens);
         let mut checked = Checked::default();
-        let (mut n_lines, mut flaws, mut pending) = (0, Vec::new(), false);
+        let (mut n_lines, mut flaws, mut pending, mut last) = (0, Vec::new(), false, None);
         while let Some(item) = items.next_item()? {
             n_lines += 1;
             if let Ok(request) = &item.request {
@@ -68,7 +69,7 @@ impl JobInput {
             if let Err(error) = &item.request {
                 checked.n_bad += 1;
                 if bad_line == BadLine::Fail && flaws.len() < TOLD_FLAWS {
-                    flaws.push(error.message.clone());
+                    flaws.push(self.named(error));
                 }
                 if bad_line == BadLine::Fail && error.code == "LineTooLong" {
                     // What is behind gigabytes without a line end is not worth the time.
@@ -79,16 +80,16 @@ impl JobInput {
                 continue;
             }
             checked.n_requests += 1;
-            match done.see(&item.id, &item.hash) {
+            let earlier = done.see(&item.id, &item.hash);
+            if matches!(earlier, Earlier::Answered | Earlier::Failed) {
+                let place = done.place(&item.id);
+                checked.out_of_order |= pending || place < last;
+                last = place;
+            }
+            match earlier {
                 Earlier::Pending => pending = true,
-                Earlier::Answered => {
-                    checked.n_answered += 1;
-                    checked.out_of_order |= pending;
-                }
-                Earlier::Failed => {
-                    checked.n_failed += 1;
-                    checked.out_of_order |= pending;
-                }
+                Earlier::Answered => checked.n_answered += 1,
+                Earlier::Failed => checked.n_failed += 1,
                 Earlier::Edited => {
                     checked.n_edited += 1;
                     if checked.edited.len() < TOLD_FLAWS {

@@ -59,22 +59,25 @@ enum Frame {
     Broken,
 }
 
+fn damaged(why: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("zstd: {why}"))
+}
+
 impl Read for ZstdFrames {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         loop {
             match std::mem::replace(&mut self.0, Frame::Broken) {
-                Frame::Broken => return Err(io::Error::other("zstd: the stream is damaged")),
+                Frame::Broken => return Err(damaged("the stream is damaged")),
                 Frame::Between(mut file) => {
                     if file.fill_buf()?.is_empty() {
                         self.0 = Frame::Between(file);
                         return Ok(0);
                     }
-                    let frame =
-                        StreamingDecoder::new(file).map_err(|e| io::Error::other(format!("zstd: {e}")))?;
+                    let frame = StreamingDecoder::new(file).map_err(damaged)?;
                     self.0 = Frame::Within(Box::new(frame));
                 }
                 Frame::Within(mut frame) => {
-                    let n = frame.read(out).map_err(|e| io::Error::other(format!("zstd: {e}")))?;
+                    let n = frame.read(out).map_err(damaged)?;
                     if n > 0 || out.is_empty() {
                         self.0 = Frame::Within(frame);
                         return Ok(n);

@@ -93,6 +93,8 @@ impl RowHead {
 
 struct DoneRow {
     hash: u64,
+    /// How many lines are before it.
+    place: u32,
     failed: bool,
     /// Whether the input was seen to ask for it.
     seen: bool,
@@ -143,6 +145,11 @@ impl Done {
         self.look(id, hash)
     }
 
+    /// How many lines are before that of `id`.
+    pub(super) fn place(&self, id: &str) -> Option<u32> {
+        self.rows.get(&key(id)).map(|row| row.place)
+    }
+
     /// Whether the input was seen to ask for what stands in the line of `id`.
     pub(super) fn was_seen(&self, id: &str) -> bool {
         self.rows.get(&key(id)).is_some_and(|row| row.seen)
@@ -175,10 +182,11 @@ impl Done {
 
     /// Takes a line in; why not, when its id stands there already.
     pub(super) fn add(&mut self, head: &RowHead) -> Result<(), String> {
+        let place = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
         match self.rows.entry(key(&head.id)) {
             Entry::Occupied(_) => Err(format!("the id {:?} stands there twice", head.id)),
             Entry::Vacant(vacant) => {
-                vacant.insert(DoneRow { hash: number(&head.hash), failed: head.failed, seen: false });
+                vacant.insert(DoneRow { hash: number(&head.hash), place, failed: head.failed, seen: false });
                 self.n_failed += usize::from(head.failed);
                 self.cost.completion_tokens =
                     self.cost.completion_tokens.saturating_add(head.cost.completion_tokens);

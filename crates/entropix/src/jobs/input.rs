@@ -7,6 +7,7 @@ use super::json::{Flaw, Value};
 use super::limits::LINE_BYTES;
 use super::lines::{Line, Lines};
 use super::request::{JobRequest, PlainText};
+use super::whole::was_closed;
 use entropix_model::{Class, Error, Result};
 use std::ffi::OsString;
 use std::fs::File;
@@ -78,6 +79,9 @@ impl JobLine for JobRequest {
     }
 }
 
+/// How the place of a fault begins, in front of the numbers of its line and column.
+const LINE: &str = "line ";
+
 /// A line of an input, with what it is known by.
 #[derive(Debug, Clone)]
 pub struct Item<L> {
@@ -129,6 +133,11 @@ impl JobInput {
         let InputOptions { format, plain, parquet_command } = options;
         let packing = Packing::of(path);
         let (file, path) = if path == Path::new("-") {
+            let stdin = std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned();
+            if stdin.is_ok_and(|fd| was_closed(&File::from(fd))) {
+                let message = "standard input: it is closed; give it something to read, or name a file";
+                return Err(Error::new(Class::NoInput, "Closed", message));
+            }
             (stage(&mut std::io::stdin().lock(), Path::new("standard input"))?, PathBuf::from("<stdin>"))
         } else {
             let mut file = File::open(path).map_err(|e| Error::io(path, "open", &e))?;
@@ -178,6 +187,15 @@ impl JobInput {
     /// Its path, `<stdin>` for standard input.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What is wrong with a line of it, with the file it is in.
+    pub(super) fn named(&self, error: &Error) -> String {
+        let path = self.path.display();
+        match error.message.strip_prefix(LINE) {
+            Some(place) => format!("{path}:{place}"),
+            None => format!("{path}: {}", error.message),
+        }
     }
 
     /// Its items, from the first line on.
@@ -256,11 +274,11 @@ impl<R: BufRead, L: JobLine> ItemReader<'_, R, L> {
             Err(flaw) => {
                 let content = ids::short_hash(bytes);
                 let id = ids.name(&format!("bad-{content}"), number);
-                let path = input.path.display();
                 let place = match input.packing {
-                    Packing::Parquet => format!("{path}: row {number}"),
-                    _ => format!("{path}:{number}:{}", flaw.column(bytes)),
+                    Packing::Parquet => format!("row {number}"),
+                    _ => format!("{LINE}{number}:{}", flaw.column(bytes)),
                 };
+                // Its row is the same wherever the input is, and whatever it is called.
                 let error = Error::data(flaw.code, format!("{place}: {}", flaw.message));
                 Item { hash: ids::identity(&id, &content), id, request: Err(error) }
             }
@@ -285,7 +303,9 @@ impl<L: JobLine> Iterator for Items<'_, L> {
     fn next(&mut self) -> Option<Self::Item> {
         let item = self.reader.next_item().transpose()?;
         Some(item.and_then(|item| match (self.bad_line, &item.request) {
-            (BadLine::Fail, Err(error)) => Err(error.clone()),
+            (BadLine::Fail, Err(error)) => {
+                Err(Error { message: self.reader.input.named(error), ..error.clone() })
+            }
             _ => Ok(item),
         }))
     }

@@ -44,8 +44,8 @@ impl Ledger {
         let manifest_path = manifest_path(path);
         let (mut earlier, mut found) = (None, Found::default());
         if !resume.overwrite && lines.is_file() && lines.is_empty() {
-            // What is damaged there speaks of nothing.
-            earlier = read_manifest(&manifest_path).ok().flatten();
+            // What somebody else keeps there is not ours to replace.
+            earlier = read_manifest(&manifest_path)?;
         } else if !resume.overwrite && !lines.is_empty() {
             earlier = read_manifest(&manifest_path)?;
             if earlier.is_none() {
@@ -100,7 +100,7 @@ impl Ledger {
     pub fn begin(self, manifest: &mut Manifest, checked: Option<&Checked>) -> Result<(LineWriter, Done)> {
         if let Some(earlier) = self.earlier() {
             self.compare_settings(manifest, earlier)?;
-            if checked.is_none() && manifest.ordered && !earlier.ordered {
+            if checked.is_none() && manifest.ordered && (!earlier.ordered || self.leaves_gaps()) {
                 return Err(self.unordered());
             }
         }
@@ -168,13 +168,15 @@ impl Ledger {
             );
             return Err(Error::new(Class::Config, "InputChanged", message));
         }
-        let gaps = self.found.n_broken > 0
-            || n_unseen > 0
-            || (self.resume.retry_errors && self.found.done.n_failed() > 0);
-        if ordered && (checked.out_of_order || gaps) {
+        if ordered && (checked.out_of_order || n_unseen > 0 || self.leaves_gaps()) {
             return Err(self.unordered());
         }
         Ok(())
+    }
+
+    /// Whether lines are dropped whose requests are answered behind the others.
+    fn leaves_gaps(&self) -> bool {
+        self.found.n_broken > 0 || self.resume.retry_errors && self.found.done.n_failed() > 0
     }
 
     fn unordered(&self) -> Error {
@@ -208,12 +210,17 @@ impl Done {
     }
 }
 
-/// Writes a manifest, whole or not at all.
+/// Writes a manifest, whole or not at all; one that stands there already stays, whether or not it could be replaced.
 ///
 /// # Errors
 /// `Io`.
 pub fn write_manifest(path: &Path, manifest: &Manifest) -> Result<()> {
-    put_whole(path, &manifest.to_json())
+    let json = manifest.to_json();
+    let stands = |there: std::fs::Metadata| there.is_file() && there.len() == json.len() as u64;
+    if std::fs::metadata(path).is_ok_and(stands) && std::fs::read(path).is_ok_and(|there| there == json) {
+        return Ok(());
+    }
+    put_whole(path, &json)
 }
 
 /// Where the manifest of an output is.
@@ -240,7 +247,10 @@ pub fn read_manifest(path: &Path) -> Result<Option<Manifest>> {
     let mut bytes = Vec::new();
     file.take(MANIFEST_BYTES).read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", &e))?;
     let manifest = Manifest::from_json(&bytes).map_err(|why| {
-        let message = format!("{}: is no manifest of a job: {why}; --overwrite begins anew", path.display());
+        let message = format!(
+            "{}: is no manifest of a job: {why}; name another output, or add --overwrite to replace it and begin anew",
+            path.display()
+        );
         Error::new(Class::Config, "Manifest", message)
     })?;
     Ok(Some(manifest))

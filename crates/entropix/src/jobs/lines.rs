@@ -48,7 +48,7 @@ impl<R: BufRead> Lines<R> {
     /// When reading fails. A line that is no text is a line all the same.
     pub fn next_line(&mut self) -> Result<Option<Line<'_>>, Error> {
         let too_long = loop {
-            match self.read_line().map_err(|e| Error::io(&self.path, "read", &e))? {
+            match self.read_line().map_err(|e| self.unread(&e))? {
                 None => return Ok(None),
                 Some(false) if self.buffer.trim_ascii().is_empty() => {}
                 Some(too_long) => break too_long,
@@ -69,6 +69,21 @@ impl<R: BufRead> Lines<R> {
             })
         };
         Ok(Some(Line { number: self.number, bytes: &self.buffer, text }))
+    }
+
+    /// What the disk would not give is its fault; what cannot be unpacked is that of whoever made it.
+    fn unread(&self, error: &std::io::Error) -> Error {
+        use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+        let is_damaged = [InvalidData, InvalidInput, UnexpectedEof].contains(&error.kind());
+        if !is_damaged || error.raw_os_error().is_some() {
+            return Error::io(&self.path, "read", error);
+        }
+        let message = format!(
+            "{}: behind line {}: {error}; the file is damaged or not what its ending says, make it anew",
+            self.path.display(),
+            self.number
+        );
+        Error::data("Packed", message)
     }
 
     /// The reader, for what it knows of all that was read.

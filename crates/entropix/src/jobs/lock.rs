@@ -26,6 +26,10 @@ pub(super) fn share(file: &File, path: &Path) -> Result<bool> {
 /// place; then it is that one which is opened.
 pub(super) fn open_locked(options: &OpenOptions, path: &Path) -> Result<(File, Metadata)> {
     let told = |e: std::io::Error| failed(path, "open", &e);
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        // To open a pipe is to wait for somebody at its other end.
+        return Err(told(std::io::Error::other("it is no regular file")));
+    }
     loop {
         let file = options.open(path).map_err(told)?;
         let metadata = file.metadata().map_err(told)?;

@@ -112,8 +112,9 @@ pub struct PromptRecord {
     pub template: Option<String>,
     /// The file it was read from instead of the model's own.
     pub template_file: Option<String>,
-    /// The day that a template may ask for.
-    pub date: String,
+    /// The day it was told, by a template that asks for one.
+    #[serde(default)]
+    pub date: Option<String>,
 }
 
 impl Manifest {
@@ -263,7 +264,7 @@ mod tests {
             special: text("parse"),
             template: None,
             template_file: None,
-            date: text("2026-01-01"),
+            date: Some(text("2026-01-01")),
         };
         let mut manifest = Manifest::new("batch", engine, input, model, prompt);
         manifest.set_parameter("seed", json!(0), "default");
@@ -306,7 +307,7 @@ mod tests {
             (|m| m.prompt.plain = "raw".into(), "plain lines"),
             (|m| m.prompt.system = Some("Be brief.".into()), "the system message was not set"),
             (|m| m.prompt.template = Some("4".repeat(64)), "the chat template"),
-            (|m| m.prompt.date = "2026-01-02".into(), "the date"),
+            (|m| m.prompt.date = Some("2026-01-02".into()), "the date"),
             (|m| m.signals = "token".into(), "the signals"),
             (|m| m.set_parameter("seed", json!(7), "flag"), "seed was 0, is 7"),
             (|m| m.set_parameter("stop", json!(["x"]), "flag"), "stop was not set, is [\"x\"]"),

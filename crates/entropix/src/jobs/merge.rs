@@ -5,7 +5,7 @@ use super::ledger::{manifest_path, read_manifest, write_manifest};
 use super::lock::{open_locked, share};
 use super::manifest::Manifest;
 use super::shard::Shard;
-use super::whole::{failed, replace, sync_folder};
+use super::whole::{failed, is_regular, replace, sync_folder};
 use entropix_model::{Class, Error, Result};
 use std::fs::File;
 use std::io::{BufReader, Write};
@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of a line that are kept to sort it by; lines that share them are compared on the disk.
 const PREFIX_BYTES: usize = 96;
+
+/// Parts that a message names.
+const TOLD_SHARDS: usize = 20;
 
 /// What was merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +42,8 @@ struct Place {
 }
 
 /// Writes the lines of `parts` to `output`, sorted by their bytes: what sorting the output of the undivided job gives.
-/// The result is there whole or not at all. With `force` parts of other settings, parts that are not done and parts
-/// that are missing are no reason to stop.
+/// The result is there whole or not at all; what is no file of its own (a pipe, a device) gets no manifest. With `force`
+/// parts of other settings, parts that are not done and parts that are missing are no reason to stop.
 ///
 /// # Errors
 /// `Config`, code `ManifestMismatch`, when the parts do not belong together or are not all; `Usage` when `output` is
@@ -70,6 +73,10 @@ pub fn merge(output: &Path, parts: &[PathBuf], force: bool) -> Result<Merged> {
             line(a).cmp(&line(b))
         })
     });
+    if !is_regular(output) {
+        write(output, &parts, &places)?;
+        return Ok(Merged { n_lines: done.len(), n_failed: done.n_failed() });
+    }
     // Who writes it now, or begins to, is not to be overtaken.
     let is_there = std::fs::metadata(output).is_ok_and(|old| old.is_file());
     let _held = is_there.then(|| open_locked(File::options().append(true), output)).transpose()?;
@@ -85,7 +92,8 @@ pub fn merge(output: &Path, parts: &[PathBuf], force: bool) -> Result<Merged> {
     write(output, &parts, &places)?;
     manifest.shard = Shard::WHOLE.to_string();
     manifest.ordered = false;
-    manifest.input.requests = parts.iter().map(|part| part.manifest.input.requests).sum();
+    let add = |sum: usize, part: &Part| sum.checked_add(part.manifest.input.requests?);
+    manifest.input.requests = parts.iter().try_fold(0, add);
     manifest.trace = None;
     write_manifest(&manifest_path, &manifest)?;
     Ok(Merged { n_lines: done.len(), n_failed: done.n_failed() })
@@ -129,13 +137,16 @@ fn check(parts: &[Part], force: bool) -> Result<Manifest> {
     let mut shards: Vec<&str> = parts.iter().map(|part| part.manifest.shard.as_str()).collect();
     shards.sort_unstable();
     let count = shards[0].split_once('/').and_then(|(_, count)| count.parse().ok()).unwrap_or(1);
-    let mut wanted: Vec<String> = (0..count).map(|i: u32| format!("{i}/{count}")).collect();
+    // A manifest can name any number; there are no more parts than were given.
+    let mut wanted: Vec<String> = (0..count.min(shards.len())).map(|i| format!("{i}/{count}")).collect();
     wanted.sort_unstable();
-    if shards != wanted && !force {
+    if (count != shards.len() || shards != wanted) && !force {
+        let told = &shards[..shards.len().min(TOLD_SHARDS)];
+        let more = if told.len() < shards.len() { ", …" } else { "" };
         return refuse(format!(
-            "these are the parts {}, wanted are {}; --force merges them all the same",
-            shards.join(", "),
-            wanted.join(", ")
+            "these are the parts {}{more}; wanted is each from 0/{count} to {}/{count} once; --force merges them all the same",
+            told.join(", "),
+            count.saturating_sub(1)
         ));
     }
     Ok(manifest)

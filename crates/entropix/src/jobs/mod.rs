@@ -58,4 +58,4 @@ pub use shard::Shard;
 pub use sink::Sink;
 pub(crate) use trace::policy_value;
 pub use trace::{Asked, Tracer};
-pub use whole::put_whole;
+pub use whole::{partial_path, put_whole};

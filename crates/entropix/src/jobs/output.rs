@@ -3,7 +3,7 @@
 
 use super::done::{Found, for_each_line};
 use super::lock::{lock, open_locked, same_file};
-use super::whole::{beside, failed, followed, sync_folder};
+use super::whole::{failed, followed, is_descriptor, partial_path, sync_folder, was_closed};
 use entropix_model::{Class, Error, Result};
 use std::fs::{File, Metadata};
 use std::io::{BufReader, BufWriter, ErrorKind, Seek, Write};
@@ -100,6 +100,9 @@ impl LineWriter {
             if file.metadata().is_ok_and(|metadata| is_input(&metadata)) {
                 return Err(refused());
             }
+            if was_closed(&file) {
+                return Err(failed(Path::new("<stdout>"), "write", &std::io::Error::other("it is closed")));
+            }
             return Ok(of(file, "<stdout>".into(), None, State::Found, true));
         }
         loop {
@@ -114,7 +117,7 @@ impl LineWriter {
             let file = options.read(readable).open(path).map_err(|e| failed(path, "open", &e))?;
             let metadata = look(&file)?;
             let state = if before.is_ok() { State::Found } else { State::Created };
-            if !metadata.is_file() {
+            if !metadata.is_file() || is_descriptor(path) {
                 return Ok(of(file, path.to_owned(), None, state, true));
             }
             let is_locked = lock(&file, path)?;
@@ -220,7 +223,7 @@ impl LineWriter {
     /// replaces the old one at once, when it is on the disk.
     pub(super) fn begin_with(&mut self, keep: &mut dyn FnMut(&[u8]) -> bool) -> Result<()> {
         let path = followed(&self.path);
-        let partial = beside(&path, ".partial");
+        let partial = partial_path(&path);
         let (new, _) = open_locked(File::options().read(true).append(true).create(true), &partial)?;
         let length = self.copy(&new, keep).and_then(|length| {
             std::fs::rename(&partial, &path).map(|()| length).map_err(|e| failed(&path, "replace", &e))
@@ -343,6 +346,17 @@ impl LineWriter {
             );
             return Err(Error::new(Class::Io, "Removed", message));
         }
+        let is_there = |metadata: &Metadata| {
+            std::fs::metadata(&self.path).is_ok_and(|there| same_file(&there, metadata))
+        };
+        if self.file.metadata().is_ok_and(|metadata| !is_there(&metadata)) {
+            let message = format!(
+                "{}: was moved away while it was written; move it back, with its manifest, and {}",
+                self.path.display(),
+                go_on(self.overwrites)
+            );
+            return Err(Error::new(Class::Io, "Moved", message));
+        }
         // After a failed sync the kernel may have dropped the pages: trying again would lie.
         self.file.sync_data().map_err(|e| self.told("write to disk", &e))
     }
@@ -367,7 +381,7 @@ impl Drop for LineWriter {
     fn drop(&mut self) {
         if self.state == State::Created {
             // Nothing can be done about a file that will not go.
-            let _ = std::fs::remove_file(&self.path);
+            let _ = std::fs::remove_file(followed(&self.path));
         }
     }
 }
@@ -439,7 +453,7 @@ mod tests {
         std::fs::write(&path, "keep 1\ndrop\nkeep 2\ntorn").unwrap();
         let early = File::open(&path).unwrap();
         // What an interrupted run left behind.
-        std::fs::write(beside(&path, ".partial"), "half a line").unwrap();
+        std::fs::write(partial_path(&path), "half a line").unwrap();
         let mut writer = LineWriter::open(&path, &input, SYNC).unwrap();
         writer.begin_with(&mut |line| line.starts_with(b"keep")).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"keep 1\nkeep 2\n");
@@ -449,7 +463,7 @@ mod tests {
         assert!(early.try_lock().is_err(), "the old file is free");
         writer.finish().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"keep 1\nkeep 2\nnew\n");
-        assert!(!beside(&path, ".partial").exists());
+        assert!(!partial_path(&path).exists());
     }
 
     #[test]
@@ -491,6 +505,18 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let error = writer.finish().unwrap_err();
         assert_eq!((error.class, error.code), (Class::Io, "Removed"), "{}", error.message);
+    }
+
+    #[test]
+    fn an_output_that_was_moved_away_is_an_error() {
+        let (folder, path, input) = folder();
+        let mut writer = LineWriter::open(&path, &input, SYNC).unwrap();
+        writer.begin_empty().unwrap();
+        writer.write_line(b"a\n").unwrap();
+        std::fs::rename(&path, folder.path().join("elsewhere")).unwrap();
+        let error = writer.finish().unwrap_err();
+        assert_eq!((error.class, error.code), (Class::Io, "Moved"), "{}", error.message);
+        assert!(error.message.contains("move it back"), "{}", error.message);
     }
 
     #[test]

@@ -30,11 +30,17 @@ impl Bounds {
         x <= self.most && if self.least_is_out { x > self.least } else { x >= self.least }
     }
 
+    /// `x` as it is computed with, where that may be used.
+    pub fn narrow(&self, x: f64) -> Option<f32> {
+        // What is above nothing may be nothing in 32 bits.
+        let narrow = x as f32;
+        (self.hold(x) && self.hold(f64::from(narrow))).then_some(narrow)
+    }
+
     fn read(&self, value: &Value) -> Result<f32, Flaw> {
         let wants = |what: String| value.flaw(format!("{} is {what}, wants a number {self}", self.name));
         match value.number() {
-            Some(x) if self.hold(x) => Ok(x as f32),
-            Some(x) => Err(wants(x.to_string())),
+            Some(x) => self.narrow(x).ok_or_else(|| wants(x.to_string())),
             None => Err(wants(value.describe())),
         }
     }
@@ -255,10 +261,10 @@ mod tests {
             ("max_tokens", &["-1", "1.5", "1e300", "\"5\"", "9223372036854775808", "null"][..]),
             ("min_tokens", &["-1", "0.5"]),
             ("temperature", &["NaN", "-1", "1e9", "\"1\"", "null"]),
-            ("top_p", &["0", "2", "-1"]),
+            ("top_p", &["0", "2", "-1", "1e-46"]),
             ("min_p", &["-0.1", "1.1"]),
             ("top_k", &["-2", "1.5"]),
-            ("repetition_penalty", &["0", "-1", "1e9"]),
+            ("repetition_penalty", &["0", "-1", "1e9", "1e-46"]),
             ("frequency_penalty", &["-2.1", "2.1"]),
             ("presence_penalty", &["-2.1", "2.1"]),
             ("seed", &["-1", "1.0", "18446744073709551616"]),

@@ -115,7 +115,7 @@ impl ScoreJob {
                     Err(error) => self.fail(&place, &error, sink, &mut ended, observer)?,
                 }
             }
-            if in_flight.is_empty() || ended.flow >= Flow::Fail {
+            if in_flight.is_empty() || ended.flow.is_over(sink) {
                 return Ok(ended);
             }
             session.engine().step(&mut events)?;

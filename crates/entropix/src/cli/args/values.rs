@@ -73,10 +73,8 @@ pub(crate) fn sizes_at_least_one(text: &str) -> Result<Sizes, String> {
 }
 
 fn within(bounds: Bounds, text: &str) -> Result<f32, String> {
-    match text.parse::<f64>() {
-        Ok(x) if bounds.hold(x) => Ok(x as f32),
-        _ => Err(format!("wants a number {bounds}")),
-    }
+    let number = text.parse().ok().and_then(|x| bounds.narrow(x));
+    number.ok_or_else(|| format!("wants a number {bounds}"))
 }
 
 /// See [`params::TEMPERATURE`].

@@ -2,9 +2,11 @@
 //! of memory by a damaged file, or to panic, so that a program gives it a process of its own, under limits.
 
 use entropix_model::Result;
+use rustix::process::Signal;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout};
 use std::thread::JoinHandle;
@@ -89,7 +91,9 @@ impl Read for Rows {
 
 impl Rows {
     fn end(&mut self) -> std::io::Result<()> {
-        let died = || std::io::Error::other("the file is damaged, or too large to decode under the limits");
+        // What the rows are made of is to blame, not the disk.
+        let damaged = |why: String| std::io::Error::new(std::io::ErrorKind::InvalidData, why);
+        let died = || damaged("it cannot be decoded, or not under the limits".into());
         match self {
             Rows::Process(process) => {
                 let status = process.child.wait()?;
@@ -103,13 +107,17 @@ impl Rows {
                 }
                 let told = told.trim().strip_prefix("error: ").unwrap_or_default();
                 if status.code().is_some() && !told.is_empty() {
-                    return Err(std::io::Error::other(told.to_owned()));
+                    return Err(damaged(told.to_owned()));
+                }
+                if status.signal() == Some(Signal::KILL.as_raw()) {
+                    let why = "the process that decodes it was killed by somebody, or for want of memory";
+                    return Err(std::io::Error::other(why));
                 }
                 Err(died())
             }
             Rows::Thread(_, thread) => match thread.take().map(JoinHandle::join) {
                 None => Ok(()),
-                Some(Ok(ended)) => ended,
+                Some(Ok(ended)) => ended.map_err(|error| damaged(error.to_string())),
                 Some(Err(_)) => Err(died()),
             },
         }

@@ -13,6 +13,9 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::LazyLock;
 
+/// The function that says which day it is.
+pub(super) const DATE: &str = "strftime_now";
+
 /// The variables a caller may set; those of the published templates. Nothing else gets through, so that no
 /// request can pass for messages or tokens.
 pub const VARIABLES: &[&str] = &[
@@ -156,7 +159,7 @@ fn environment(options: &ChatOptions) -> Environment<'static> {
             .with_source(Raised(message)))
     });
     let date = options.date;
-    environment.add_function("strftime_now", move |format: &str| {
+    environment.add_function(DATE, move |format: &str| {
         date.format(format).ok_or_else(|| {
             minijinja::Error::new(
                 ErrorKind::InvalidOperation,

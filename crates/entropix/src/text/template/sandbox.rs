@@ -12,10 +12,11 @@ use super::message::{ChatOptions, Message};
 use super::rendered::Rendered;
 use super::source::ChatTemplate;
 use entropix_model::{Class, Error, Result};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
@@ -127,7 +128,9 @@ impl Sandbox {
         let mut process = self.process(&mut state, template)?;
         let chat = Chat { messages: messages.to_vec(), options: options.clone() };
         // Dropping a process kills what is left of it.
-        let answer = process.ask(&chat).ok_or_else(|| died(template, "rendering this chat"))?;
+        let Some(answer) = process.ask(&chat) else {
+            return Err(process.died(template, "rendering this chat"));
+        };
         state.running = Some(process);
         match answer {
             Answer::Rendered(rendered) => Ok(rendered),
@@ -179,23 +182,12 @@ impl Sandbox {
         let mut process = Process { child, stdin, stdout: BufReader::new(stdout), source: source.clone() };
         let origin = template.origin().to_owned();
         process.send(&Template { source, origin }).map_err(failed)?;
-        match process.answer().ok_or_else(|| died(template, "reading the chat template"))? {
-            Answer::Checked => Ok(process),
-            other => Err(other.into_error(template)),
+        match process.answer() {
+            Some(Answer::Checked) => Ok(process),
+            Some(other) => Err(other.into_error(template)),
+            None => Err(process.died(template, "reading the chat template")),
         }
     }
-}
-
-/// What to say when a process ended instead of answering.
-fn died(template: &ChatTemplate, doing: &str) -> Error {
-    let message = format!(
-        "{}: {doing} takes more than {} MiB of memory, {} MiB of stack or {TEMPLATE_CPU_SECONDS} s; another template can \
-         be given with --chat-template",
-        template.origin(),
-        TEMPLATE_PROCESS_BYTES >> 20,
-        TEMPLATE_STACK_BYTES >> 20,
-    );
-    Error::data("TemplateLimit", message)
 }
 
 impl Answer {
@@ -238,6 +230,28 @@ impl Process {
         let mut line = Vec::new();
         self.stdout.read_until(b'\n', &mut line).ok()?;
         serde_json::from_slice(&line).ok()
+    }
+
+    /// What to say when it ended instead of answering.
+    fn died(&mut self, template: &ChatTemplate, doing: &str) -> Error {
+        let origin = template.origin();
+        // Its limits end it by other signals: these are sent by somebody, or by a kernel that has no memory left.
+        let sent = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT].map(Signal::as_raw);
+        let signal = self.child.wait().ok().and_then(|status| status.signal());
+        if let Some(signal) = signal.filter(|signal| sent.contains(signal)) {
+            let message = format!(
+                "{origin}: the process for its chat template was killed (signal {signal}) by somebody, or \
+                                   for want of memory"
+            );
+            return Error::new(Class::Temp, "Os", message);
+        }
+        let message = format!(
+            "{origin}: {doing} takes more than {} MiB of memory, {} MiB of stack or {TEMPLATE_CPU_SECONDS} s; another \
+             template can be given with --chat-template",
+            TEMPLATE_PROCESS_BYTES >> 20,
+            TEMPLATE_STACK_BYTES >> 20,
+        );
+        Error::data("TemplateLimit", message)
     }
 
     fn send(&mut self, value: &impl Serialize) -> std::io::Result<()> {

@@ -116,6 +116,11 @@ impl ChatTemplate {
         &self.sha256
     }
 
+    /// Whether it may ask for the day, so that a rendering depends on it.
+    pub fn asks_for_date(&self) -> bool {
+        self.source.contains(render::DATE)
+    }
+
     /// Whether it is a published template that the tests hold to the renderings of transformers. Any other is foreign
     /// code, and belongs into a [`super::Sandbox`].
     pub fn is_known(&self) -> bool {
