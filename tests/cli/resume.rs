@@ -115,7 +115,6 @@ fn other_settings_are_refused() {
         (&["-c", "40"], "the context was"),
         (&["--signals", "off"], "the signals was summary, is off"),
         (&["--system", "Be brief."], "the system message was not set"),
-        (&["--date", "2001-01-01"], "the date was"),
         (&["--shard", "0/2"], "is part 0/1 of a job, this is part 0/2"),
     ] {
         place.batch(&input, more).expect(CONFIG, told);
@@ -126,7 +125,8 @@ fn other_settings_are_refused() {
     let args = ["batch", "-i", "in", "-o", "out", "-m", "llama-tied.Q4_1.gguf"];
     place.run(args).expect(CONFIG, "the model was");
     // What does not change a line does not matter.
-    place.batch(&input, &["-b", "1", "--threads", "1", "--sync-every", "1"]).expect(0, "4 by earlier runs");
+    let more = ["-b", "1", "--threads", "1", "--sync-every", "1", "--date", "2001-01-01"];
+    place.batch(&input, &more).expect(0, "4 by earlier runs");
     place.batch(requests(5), &["--seed", "7", "--force"]).expect(0, "going on, 4 done, 1 to do");
     assert_eq!(manifest(&place)["mixed"], json!(["seed was 0, is 7"]));
 }
@@ -211,7 +211,7 @@ fn the_first_failure_can_end_a_job() {
     assert_eq!(place.rows("out").len(), 51);
     // One that fails when all others are answered leaves nothing to do.
     let last = requests(5) + &line("bad", "");
-    let more = ["--overwrite", "--fail-fast", "-b", "1", "--summary", "summary.json"];
+    let more = ["--overwrite", "--ordered", "--fail-fast", "-b", "1", "--summary", "summary.json"];
     let ended = place.batch(&last, &more);
     ended.expect(FAILED_ROWS, "1 request failed");
     assert!(!ended.stderr.contains("to go on"), "{}", ended.stderr);
@@ -221,7 +221,9 @@ fn the_first_failure_can_end_a_job() {
     {
         let model = tiny("llama-tied.Q4_1.gguf");
         let args = ["batch", "-i", "in", "-o", "out.parquet", "-m", model.to_str().unwrap()];
-        place.run(args.iter().chain(&["--fail-fast", "-b", "1"])).expect(FAILED_ROWS, "1 request failed");
+        place
+            .run(args.iter().chain(&["--ordered", "--fail-fast", "-b", "1"]))
+            .expect(FAILED_ROWS, "1 request failed");
         assert!(std::fs::read(place.path("out.parquet")).unwrap().starts_with(b"PAR1"));
     }
 }

@@ -26,7 +26,9 @@ impl Roles {
 
     /// With a file that is written, and the name that what replaces it has until it is whole.
     pub(super) fn written(self, flag: &'static str, path: Option<&Path>) -> Self {
-        let partial = path.map(partial_path);
+        // A device or a pipe is written as it is.
+        let is_replaced = |path: &&Path| std::fs::metadata(path).map_or(true, |there| there.is_file());
+        let partial = path.filter(is_replaced).map(partial_path);
         self.with(flag, path, true).with(flag, partial.as_deref(), true)
     }
 
