@@ -139,7 +139,7 @@ fn manifest() -> Manifest {
             special: text("text"),
             template: None,
             template_file: None,
-            date: text("2025-11-21"),
+            date: Some(text("2025-11-21")),
         },
     )
 }

@@ -294,7 +294,7 @@ fn compressed_inputs_are_unpacked() {
     let bytes = std::fs::read(place.path("in.jsonl.gz")).unwrap();
     place.put("cut.gz", &bytes[..bytes.len() / 2]);
     run("cut.gz", "nothing").expect(DATA, "cut.gz: behind line");
-    for (name, bytes) in [("none.gz", &input.as_bytes()[..]), ("none.zst", input.as_bytes())] {
+    for (name, bytes) in [("none.gz", input.as_bytes()), ("none.zst", input.as_bytes())] {
         place.put(name, bytes);
         run(name, "nothing").expect(DATA, "make it anew");
     }
