@@ -325,6 +325,31 @@ fn tokenizers_cut_and_flipped() {
     assert!(n_taken > 0, "another letter in a token is as good");
 }
 
+/// The same of a tokenizer_config.json.
+#[test]
+fn tokenizer_configs_cut_and_flipped() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tokenizer.json"), good().to_string()).unwrap();
+    let file = folder.path().join("tokenizer_config.json");
+    let good = br#"{"bos_token":"<|end|>","eos_token":{"content":"<|end|>"},"add_bos_token":true,"x":[1]}"#;
+    let opens = |bytes: &[u8], what: &str| {
+        std::fs::write(&file, bytes).unwrap();
+        let open = || Tokenizer::from_folder(folder.path()).and_then(|t| t.encode("ab c", Special::Parse));
+        std::panic::catch_unwind(open).unwrap_or_else(|_| panic!("{what}: panics")).is_ok()
+    };
+    assert!(opens(good, "as it is"));
+    for n in 0..good.len() {
+        assert!(!opens(&good[..n], &format!("cut to {n} bytes")), "cut to {n} bytes: was taken");
+    }
+    let flipped = |bit: &usize| {
+        let mut bytes = good.to_vec();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        opens(&bytes, &format!("bit {bit} flipped"))
+    };
+    let n_taken = (0..good.len() * 8).filter(flipped).count();
+    assert!(n_taken > 0 && n_taken < good.len() * 8, "{n_taken} flips taken");
+}
+
 #[test]
 fn files_that_cannot_be_read_are_named() {
     let folder = tempfile::tempdir().unwrap();

@@ -282,6 +282,39 @@ fn every_io_error_leaves_an_output_to_go_on_with() {
     }
 }
 
+/// An input that fails under the job ends it as a full disk does.
+#[test]
+fn an_input_that_cannot_be_read_is_gone_on_with() {
+    let job = Disturbed::new();
+    let place = &job.place;
+    let input = place.path("in").canonicalize().unwrap();
+    let mut n_told = 0;
+    for n in 1..100 {
+        for name in ["out", "out.manifest.json"] {
+            let _ = std::fs::remove_file(place.path(name));
+        }
+        let arguments = args("out", &job.model);
+        let Some(mut command) = strace(place, "read", "error=EIO", n, &arguments) else { return };
+        let rest: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        let mut of_input = Command::new("strace");
+        of_input.arg("-P").arg(&input).args(rest).current_dir(place.path(""));
+        of_input.env("XDG_CACHE_HOME", place.path("cache"));
+        command = of_input;
+        let disturbance = Disturbance::of(place, command);
+        if !disturbance.happened {
+            assert!(n > 2 && n_told > 0, "the job was never disturbed");
+            return;
+        }
+        assert_eq!(disturbance.code, Some(74), "read {n}: {}", disturbance.stderr);
+        if place.path("out").exists() {
+            assert!(disturbance.stderr.contains("give the same command again"), "{}", disturbance.stderr);
+            n_told += 1;
+        }
+        assert!([0, 3].contains(&finish(&mut place.command(&arguments), b"").code));
+        assert_eq!(sorted(place, "out"), job.whole, "read {n}");
+    }
+}
+
 /// What is merged stands there whole under its own manifest, or is what stood there before under that.
 #[test]
 fn kill_9_at_every_touch_of_a_merge() {

@@ -235,3 +235,18 @@ fn a_summary_hides_nothing() {
     let (code, stderr) = run("full", full.into());
     assert!(code == Some(74) && stderr.contains("<stdout>: cannot write the summary"), "{stderr}");
 }
+
+/// What refuses a job leaves no trace of it, and a summary that nothing could write is told before any work.
+#[test]
+fn a_refused_job_leaves_nothing() {
+    let place = Place::new();
+    place.batch(LINE, &[]).expect(0, "1 answered");
+    place.batch(LINE, &["--seed", "5", "--trace", "trace"]).expect(78, "seed was 0, is 5");
+    assert!(!place.path("trace").exists());
+    std::fs::remove_file(place.path("out")).unwrap();
+    for more in [&[][..], &["--overwrite"]] {
+        let ended = place.batch(LINE, &[&["--summary", "nowhere/summary"], more].concat());
+        ended.expect(74, "nowhere is no folder");
+        assert!(!place.path("out").exists(), "{}", ended.stderr);
+    }
+}

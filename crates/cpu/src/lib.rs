@@ -13,6 +13,7 @@ mod forward;
 mod head;
 #[cfg(test)]
 mod invariance;
+pub mod limits;
 pub mod linear;
 mod memory;
 mod moments;

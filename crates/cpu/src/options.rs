@@ -3,13 +3,14 @@
 use crate::attention;
 use crate::cache::{Geometry, PANEL};
 use crate::features::KernelPath;
+use crate::limits;
 use crate::linear::Precision;
 use entropix_model::{Class, Error, LayerWeights, MemoryPlan, ModelConfig, Result, Tensor, Weights};
 
 /// Asks whose logits the head computes together.
 pub(crate) const HEAD_ASKS: usize = 64;
 /// Most candidates an ask.
-pub(crate) const MAX_CANDIDATES: usize = 256;
+pub(crate) const MAX_CANDIDATES: usize = limits::CANDIDATES;
 /// Tokens and rows of one task of a product.
 pub(crate) const TASK_TOKENS: usize = 96;
 pub(crate) const TASK_ROWS: usize = 128;
@@ -68,12 +69,12 @@ impl CpuOptions {
             Err(Error::new(Class::Usage, "CpuOptions", message))
         };
         let most = [
-            ("threads", self.threads, 1 << 10),
-            ("n_blocks", self.n_blocks, 1 << 28),
-            ("block_size", self.block_size, 1 << 12),
-            ("max_rows", self.max_rows, 1 << 16),
-            ("max_tokens", self.max_tokens, 1 << 16),
-            ("max_kept", self.max_kept, 1 << 16),
+            ("threads", self.threads, limits::THREADS),
+            ("n_blocks", self.n_blocks, limits::KV_BLOCKS),
+            ("block_size", self.block_size, limits::BLOCK_SIZE),
+            ("max_rows", self.max_rows, limits::ROWS),
+            ("max_tokens", self.max_tokens, limits::STEP_TOKENS),
+            ("max_kept", self.max_kept, limits::STEP_TOKENS),
         ];
         for (name, value, most) in most {
             if value > most {

@@ -2,6 +2,7 @@
 //!
 //! The seam is the step, not the operation, so fusion is each backend's own choice and a scripted
 //! backend can stand in for a model when policies are tested.
+#![forbid(unsafe_code)]
 
 use crate::{AttentionSignals, Batch, BlockId, Candidates, Draw, Drawn, Result, Signals, Slot};
 

@@ -1,5 +1,6 @@
 //! What one step computes: rows of tokens, the cache blocks they read and write, and the positions
 //! whose next-token distribution somebody asks about.
+#![forbid(unsafe_code)]
 
 use crate::Capacity;
 use std::ops::Range;

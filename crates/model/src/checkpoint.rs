@@ -1,4 +1,5 @@
 //! A checkpoint on disk: a Hugging Face folder or a GGUF file, opened and checked.
+#![forbid(unsafe_code)]
 
 use crate::{Class, Error, ModelConfig, Result, TokenId, Weights, folder, gguf};
 use std::path::{Path, PathBuf};

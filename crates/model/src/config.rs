@@ -1,4 +1,5 @@
 //! What a model is: its architecture, dimensions and constants, validated.
+#![forbid(unsafe_code)]
 
 use crate::TokenId;
 

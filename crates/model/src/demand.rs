@@ -1,4 +1,5 @@
 //! Demanding every tensor of a model by exact name, shape and type, before anything is computed.
+#![forbid(unsafe_code)]
 
 use crate::quant::DType;
 use crate::source::SourceFile;

@@ -1,5 +1,6 @@
 //! From the numbers a file claims to a [`ModelConfig`] that kernels may trust: every range and every relation
 //! is checked, and everything that is wrong is said at once, in the words of the file.
+#![forbid(unsafe_code)]
 
 use crate::rope::{RopeScaling, inverse_frequencies};
 use crate::{Architecture, Error, ModelConfig, Result, Rope, RopeLayout, TokenId, limits};

@@ -1,5 +1,6 @@
 //! One order to draw a token: edits, filters, coins. The order of operations is part of the type's
 //! meaning, so that every backend draws the same token.
+#![forbid(unsafe_code)]
 
 use crate::{Slot, TokenId};
 

@@ -1,5 +1,6 @@
 //! One error type for the libraries: a class a caller can branch on, a stable code a test can name,
 //! and a message that says place, value, limit and remedy.
+#![forbid(unsafe_code)]
 
 /// What kind of failure this is; each class has one exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

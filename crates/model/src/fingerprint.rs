@@ -1,4 +1,5 @@
 //! What a model is called in a manifest: the SHA-256 of its bytes.
+#![forbid(unsafe_code)]
 
 use crate::source::SourceFile;
 use crate::{Checkpoint, Result};

@@ -1,4 +1,5 @@
 //! A Hugging Face folder: config.json, generation_config.json, and weights in one safetensors file or shards.
+#![forbid(unsafe_code)]
 
 mod config;
 mod index;

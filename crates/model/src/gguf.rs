@@ -1,4 +1,5 @@
 //! GGUF files: one file with config, vocabulary and weights.
+#![forbid(unsafe_code)]
 
 mod cursor;
 mod header;

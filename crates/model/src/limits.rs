@@ -1,4 +1,5 @@
 //! Every limit on untrusted input, one named constant each.
+#![forbid(unsafe_code)]
 
 /// A limit, for people who ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,5 @@
 //! What a backend takes of its memory, before anything is allocated.
+#![forbid(unsafe_code)]
 
 /// Bytes a backend will take, by what they hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -4,6 +4,7 @@
 //! operation, in the order of ggml's `dequantize_row_*` (`ggml-quants.c`), so the values agree with
 //! llama.cpp's bit for bit. It is total: any bytes have a value, and a scale that is NaN or infinite gives
 //! NaN or infinite weights by the ordinary rules of IEEE arithmetic.
+#![forbid(unsafe_code)]
 
 use half::{bf16, f16};
 

@@ -1,4 +1,5 @@
 //! The frequencies of rotary position embedding, with the scalings that stretch a model's context.
+#![forbid(unsafe_code)]
 
 use std::f64::consts::TAU;
 

@@ -4,7 +4,7 @@
 //! under a mapping ends the process with SIGBUS. So the header is read by position into the heap, keys are
 //! taken one by one (maps keep the last of two equal names silently), and the crate's `Metadata` checks the
 //! layout. Data are read by position too.
-
+#![forbid(unsafe_code)]
 #![deny(clippy::arithmetic_side_effects)]
 
 use crate::demand::Stored;

@@ -1,4 +1,5 @@
 //! What a backend says about a row's next-token distribution: a few numbers, never the logits.
+#![forbid(unsafe_code)]
 
 use crate::TokenId;
 use bytemuck::{Pod, Zeroable};

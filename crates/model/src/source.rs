@@ -1,4 +1,5 @@
 //! Opening and reading files that somebody else wrote.
+#![forbid(unsafe_code)]
 
 use crate::{Class, Error, Result};
 use std::fs::{File, Metadata};

@@ -1,4 +1,5 @@
 //! A named tensor of a model file: known by shape and type, read when asked for.
+#![forbid(unsafe_code)]
 
 use crate::quant::{DType, dequantise};
 use crate::source::SourceFile;

@@ -1,4 +1,5 @@
 //! What a model learned: its tensors by role, each in the type it is stored in, still on disk.
+#![forbid(unsafe_code)]
 
 use crate::Tensor;
 

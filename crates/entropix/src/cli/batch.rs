@@ -74,9 +74,9 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     };
     let is_trace_appended = trace_to.as_ref().is_some_and(goes_on);
     let open_trace = |trace_to: &Destination| -> entropix::Result<LineWriter> {
-        let mut lines = LineWriter::open_beside(trace_to.lines(), job.input.file())?;
-        if !is_trace_appended {
-            lines.begin_anew(args.job.overwrite)?;
+        let lines = LineWriter::open_beside(trace_to.lines(), job.input.file())?;
+        if !is_trace_appended && !args.job.overwrite {
+            lines.refuse_existing()?;
         }
         Ok(lines)
     };
@@ -107,9 +107,13 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         earlier.discarded_tokens,
         earlier.completion_tokens,
     );
-    if is_trace_appended && let Some(lines) = &mut trace {
-        Tracer::go_on(lines, &begun.done)?;
-    } else if trace.is_some() && !begun.done.is_empty() && !output.quiet {
+    // What refuses a job leaves no trace of it.
+    match &mut trace {
+        Some(lines) if is_trace_appended => Tracer::go_on(lines, &begun.done)?,
+        Some(lines) => lines.begin_empty()?,
+        None => {}
+    }
+    if trace.is_some() && !is_trace_appended && !begun.done.is_empty() && !output.quiet {
         sayln!(
             "the trace will have nothing of the {} that earlier runs did",
             counted(begun.done.len(), "request")
@@ -137,7 +141,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     };
     let Watch { progress, tally, failures, stats, started, .. } = watch;
     progress.finish();
-    let ended = outcome?;
+    let ended = outcome.map_err(|error| job::and_go_on(error, go_on))?;
     let n_left = n_pending.map(|n| n.saturating_sub(begun.sink.n_written()));
     let ending = Ending { flow: ended.flow, n_left, n_failed_earlier, go_on };
     begun.finish::<JobRequest>(ending.is_done())?;

@@ -13,7 +13,7 @@ use entropix::jobs::{
     PlainText, Shard, Sink, pending,
 };
 use entropix::text::{Date, Special};
-use entropix::{Error, Session, jobs};
+use entropix::{Class, Error, Session, jobs};
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ impl Job {
         let name = args.output.to_string_lossy();
         if compressed.iter().any(|ending| name.ends_with(ending)) {
             let message = format!("{name}: results are plain lines; compress them when the job is done");
-            return Err(Error::new(entropix::Class::Usage, "Output", message).into());
+            return Err(Error::new(Class::Usage, "Output", message).into());
         }
         check_summary(args.summary.as_deref(), args.overwrite)?;
         let input = JobInput::open(&args.input, input_options(args.input_format.map(Into::into), plain))?;
@@ -193,7 +193,7 @@ impl Begun {
         let go_on = self.go_on;
         // Only a job whose input nobody looked at comes upon a bad line.
         let items = items.map(move |item| {
-            item.map_err(|error| match go_on.filter(|_| error.class == entropix::Class::Data) {
+            item.map_err(|error| match go_on.filter(|_| error.class == Class::Data) {
                 Some(go_on) => {
                     Error { message: format!("{}; correct it and {go_on}", error.message), ..error }
                 }
@@ -219,7 +219,7 @@ impl Begun {
                 lines.display(),
                 done.n_unseen()
             );
-            return Err(Error::new(entropix::Class::Config, "InputChanged", message).into());
+            return Err(Error::new(Class::Config, "InputChanged", message).into());
         }
         if manifest.ordered && checked.out_of_order {
             let message = format!(
@@ -227,7 +227,7 @@ impl Begun {
                  --ordered out, or add --overwrite to begin anew",
                 lines.display()
             );
-            return Err(Error::new(entropix::Class::Usage, "Unordered", message).into());
+            return Err(Error::new(Class::Usage, "Unordered", message).into());
         }
         manifest.input.sha256 = Some(checked.sha256);
         manifest.input.requests = Some(checked.n_requests);
@@ -237,6 +237,17 @@ impl Begun {
     /// Requests that this run was to do, if somebody counted.
     pub(super) fn n_pending(&self) -> Option<usize> {
         self.n_requests.map(|n| n.saturating_sub(self.done.len()))
+    }
+}
+
+/// What ends a job that can be gone on with says how, if the machine is to blame.
+pub(super) fn and_go_on(error: Error, go_on: Option<&str>) -> Error {
+    let is_told = error.message.contains("the same command");
+    match go_on {
+        Some(go_on) if [Class::Io, Class::Temp].contains(&error.class) && !is_told => {
+            Error { message: format!("{}; {go_on}", error.message), ..error }
+        }
+        _ => error,
     }
 }
 
@@ -265,13 +276,18 @@ pub(super) fn roles(args: &JobArgs) -> Roles {
 
 /// Refuses to write a summary over anything but an older summary, before the job has cost anything.
 pub(super) fn check_summary(path: Option<&Path>, overwrite: bool) -> Result<()> {
-    let Some(path) = path.filter(|path| *path != Path::new("-") && !overwrite) else { return Ok(()) };
+    let Some(path) = path.filter(|path| *path != Path::new("-")) else { return Ok(()) };
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        let message = format!("{}: cannot write: {} is no folder", path.display(), folder.display());
+        return Err(Error::new(Class::Io, "Os", message).into());
+    }
     let Ok(old) = std::fs::metadata(path) else { return Ok(()) };
     let is_summary = || {
         let text = std::fs::read(path).unwrap_or_default();
         serde_json::from_slice::<Value>(&text).is_ok_and(|old| old["requests"]["answered"].is_u64())
     };
-    if !old.is_file() || old.len() == 0 || old.len() < SUMMARY_BYTES && is_summary() {
+    if overwrite || !old.is_file() || old.len() == 0 || old.len() < SUMMARY_BYTES && is_summary() {
         return Ok(());
     }
     let message = format!(
@@ -279,7 +295,7 @@ pub(super) fn check_summary(path: Option<&Path>, overwrite: bool) -> Result<()> 
         path.display(),
         old.len()
     );
-    Err(Error::new(entropix::Class::Usage, "OutputExists", message).into())
+    Err(Error::new(Class::Usage, "OutputExists", message).into())
 }
 
 /// Writes the summary of a job where --summary wants it.
@@ -292,7 +308,7 @@ pub(super) fn write_summary(path: Option<&Path>, summary: &Value) -> Result<()> 
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
             Err(e) => {
                 let message = format!("<stdout>: cannot write the summary: {e}");
-                Err(Error::new(entropix::Class::Io, "Os", message).into())
+                Err(Error::new(Class::Io, "Os", message).into())
             }
             Ok(()) => Ok(()),
         };

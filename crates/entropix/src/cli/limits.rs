@@ -14,6 +14,7 @@ pub(super) fn run() -> Result<()> {
         ("tokenizers, templates and texts", text::limits::ALL),
         ("jobs", jobs::limits::ALL),
         ("what a hub answers", hub::limits::ALL),
+        ("the CPU backend", entropix_cpu::limits::ALL),
     ] {
         let columns = [("", Align::Left), ("", Align::Right), ("", Align::Left)];
         let mut table = Table::new(&columns);
@@ -23,5 +24,12 @@ pub(super) fn run() -> Result<()> {
         writeln!(out, "{of}")?;
         out.write_all(table.bare("  ").as_bytes())?;
     }
+    let columns = [("", Align::Left), ("", Align::Left)];
+    let mut table = Table::new(&columns);
+    for bounds in jobs::params::BOUNDS {
+        table.push(vec![bounds.name.to_owned(), bounds.to_string()]);
+    }
+    writeln!(out, "parameters")?;
+    out.write_all(table.bare("  ").as_bytes())?;
     Ok(())
 }

@@ -56,7 +56,7 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
     let outcome = score.run(&mut session, items, sink, &mut watch);
     let Watch { progress, n_scored, surprise, failures, stats, started, .. } = watch;
     progress.finish();
-    let ended = outcome?;
+    let ended = outcome.map_err(|error| job::and_go_on(error, go_on))?;
     let n_left = n_pending.map(|n| n.saturating_sub(begun.sink.n_written()));
     let ending = Ending { flow: ended.flow, n_left, n_failed_earlier, go_on };
     begun.finish::<ScoreRequest>(ending.is_done())?;

@@ -71,6 +71,9 @@ pub const FREQUENCY_PENALTY: Bounds = Bounds::closed("frequency_penalty", -2.0, 
 pub const PRESENCE_PENALTY: Bounds = Bounds::closed("presence_penalty", -2.0, 2.0);
 /// In nats, added to a logit.
 pub const LOGIT_BIAS: Bounds = Bounds::closed("a logit_bias", -100.0, 100.0);
+/// All of these.
+pub const BOUNDS: [Bounds; 7] =
+    [TEMPERATURE, TOP_P, MIN_P, REPETITION_PENALTY, FREQUENCY_PENALTY, PRESENCE_PENALTY, LOGIT_BIAS];
 
 /// Sampling parameters as one source (a request line, the flags, the environment, a model's
 /// generation_config.json) names them; `None` leaves the choice to the next source.

@@ -77,6 +77,17 @@ fn config_cut_and_flipped() {
 }
 
 #[test]
+fn generation_config_cut_and_flipped() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = safetensors::good(folder.path());
+    let file = model.join("generation_config.json");
+    std::fs::write(&file, r#"{"eos_token_id":[2,3],"do_sample":true,"temperature":0.5}"#).unwrap();
+    let (cuts, flips) = mutate(&model, &file, std::fs::read(&file).unwrap().len());
+    assert_eq!(cuts, 0, "a file cut short must be refused");
+    assert!(flips > 0, "unknown keys must not matter");
+}
+
+#[test]
 fn index_cut_and_flipped() {
     let folder = tempfile::tempdir().unwrap();
     let model = shards::good(folder.path());
