@@ -142,7 +142,8 @@ fn every_limit_is_printed() {
     for known in [("SAFETENSORS_HEADER_BYTES", 100_000_000), ("ZSTD_WINDOW_BYTES", 128 << 20)] {
         assert!(printed.contains(&(known.0.to_owned(), known.1)), "{known:?}: {}", limits.stdout);
     }
-    let sources = ["model", "engine", "entropix"].map(|name| format!("crates/{name}/src"));
+    assert!(limits.stdout.contains("temperature") && limits.stdout.contains("from 0 to 100"));
+    let sources = ["model", "cpu", "engine", "entropix"].map(|name| format!("crates/{name}/src"));
     let mut folders: Vec<PathBuf> =
         sources.iter().map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).collect();
     let mut declared = Vec::new();
