@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 use entropix_cpu::features::KernelPath;
-use entropix_cpu::linear::{Activations, Forms, Matrix, Part, Precision, ROW_GROUP};
+use entropix_cpu::linear::{Activations, Forms, Matrix, Part, Precision, ROW_GROUP, Upcoming};
 use entropix_cpu::pool::Pool;
 use entropix_model::{DType, Tensor};
 use std::sync::Mutex;
@@ -133,7 +133,7 @@ fn measure(pool: &Pool, copies: &[Matrix], n_tokens: usize, path: KernelPath, ro
             let rows = n_groups * task / n_tasks * ROW_GROUP..n_groups * (task + 1) / n_tasks * ROW_GROUP;
             let mut out = scratch[thread].lock().expect("no task panics");
             out.resize((n_groups.div_ceil(n_tasks)) * ROW_GROUP * n_tokens, 0.0);
-            matrix.multiply(&inputs, 0..n_tokens, rows.clone(), &mut out, rows.len());
+            matrix.multiply(&inputs, 0..n_tokens, rows.clone(), &mut out, rows.len(), Upcoming::NOTHING);
         });
     };
     // Enough products to see the machine undisturbed now and then.

@@ -7,12 +7,13 @@
 use crate::attention::{self, HeadSignals, Queries, Span};
 use crate::cache::{Element, LayerPages, Pages};
 use crate::elementwise::{Heads, rms_norm, swiglu};
-use crate::linear::{Activations, Matrix, ROW_GROUP};
+use crate::linear::{Activations, Matrix, ROW_GROUP, Upcoming};
 use crate::options::{TASK_ROWS, TASK_TOKENS};
 use crate::plan::{Attending, AttentionTask, SpanPlan, StepPlan};
 use crate::pool::Pool;
 use crate::shared::Shared;
 use crate::simd::{Family, Kernel, Lanes, dispatch};
+use crate::tasks::{First, Product};
 use crate::times::{Lap, StepTimes};
 use crate::weights::{Layer, Model};
 use crate::workspace::{ThreadRoom, Workspace};
@@ -45,7 +46,7 @@ impl Step<'_> {
         times: &mut StepTimes,
     ) {
         let mut lap = Lap::start();
-        let n_tokens = self.batch.tokens.len();
+        let (n_tokens, n_threads) = (self.batch.tokens.len(), self.pool.n_threads());
         self.embed(work);
         times.embed += lap.next();
         for (i, layer) in self.model.layers.iter().enumerate() {
@@ -53,7 +54,12 @@ impl Step<'_> {
             let pages = pages.layer(i);
             self.norm(&layer.attn_norm, n_tokens, work);
             times.elementwise += lap.next();
-            self.project_qkv(layer, n_tokens, work);
+            let [qkv, o, gate_up, down] = self.products(layer);
+            let after = match self.model.layers.get(i + 1) {
+                Some(layer) => self.products(layer)[0].first(n_tokens, n_threads),
+                None => self.first_of_head(),
+            };
+            self.project_qkv(n_tokens, qkv, o.first(n_tokens, n_threads), work);
             times.linear += lap.next();
             self.prepare_heads(layer, &pages, work);
             times.elementwise += lap.next();
@@ -61,15 +67,24 @@ impl Step<'_> {
             self.attend(attending, &pages, work, is_last);
             times.attention += lap.next();
             let n_tokens = if is_last { self.keep_asked(work) } else { n_tokens };
-            self.add_product(&layer.o, n_tokens, &work.attended_in, &mut work.x, &mut work.threads);
+            let next = gate_up.first(n_tokens, n_threads);
+            self.add_product(n_tokens, o, next, &work.attended_in, &mut work.x, &mut work.threads);
             times.linear += lap.next();
             self.norm(&layer.ffn_norm, n_tokens, work);
             times.elementwise += lap.next();
-            self.gate_up(layer, n_tokens, work);
+            self.gate_up(n_tokens, gate_up, down.first(n_tokens, n_threads), work);
             times.linear += lap.next();
-            self.add_product(&layer.down, n_tokens, &work.gated_in, &mut work.x, &mut work.threads);
+            self.add_product(n_tokens, down, after, &work.gated_in, &mut work.x, &mut work.threads);
             times.linear += lap.next();
         }
+    }
+
+    /// The products of a layer in their order.
+    fn products<'m>(&self, layer: &'m Layer) -> [Product<'m>; 4] {
+        let all = |matrix: &'m Matrix| Product { matrix, n_rows: matrix.n_rows(), unit: ROW_GROUP };
+        let gates = self.model.config.intermediate_size;
+        let gate_up = Product { matrix: &layer.gate_up, n_rows: gates, unit: Activations::BLOCK };
+        [all(&layer.qkv), all(&layer.o), gate_up, all(&layer.down)]
     }
 
     /// Embeddings, and the rotary angles of every token.
@@ -115,14 +130,14 @@ impl Step<'_> {
         });
     }
 
-    fn project_qkv(&self, layer: &Layer, n_tokens: usize, work: &mut Workspace) {
-        let stride = layer.qkv.n_rows();
+    fn project_qkv(&self, n_tokens: usize, product: Product<'_>, next: First<'_>, work: &mut Workspace) {
+        let (qkv, stride) = (product.matrix, product.n_rows);
         let out = Shared::new(&mut work.qkv);
         let normed_in = &work.normed_in;
-        self.for_rectangles(n_tokens, stride, ROW_GROUP, &|tokens, rows, _| {
+        self.for_rectangles(n_tokens, product, next, &|tokens, rows, _, upcoming| {
             let to = out.pointer(tokens.start * stride + rows.start..(tokens.end - 1) * stride + rows.end);
             // SAFETY: the rectangles of the tasks are disjoint, and this one lies within the range above.
-            unsafe { layer.qkv.multiply_to(normed_in, tokens, rows, to, stride) };
+            unsafe { qkv.multiply_to(normed_in, tokens, rows, to, stride, upcoming) };
         });
     }
 
@@ -181,15 +196,21 @@ impl Step<'_> {
             unsafe {
                 let room: &mut ThreadRoom = threads.at(thread);
                 let scratch = &mut room.attention;
+                let next = on.tasks.get(task + 1).map(|next| match *next {
+                    AttentionTask::Split { span, kv_head, split, .. } => {
+                        self.span(&on.spans[span]).keys(kv_head, split)
+                    }
+                    AttentionTask::Span(i) => self.span(&on.spans[i]).keys(0, 0),
+                });
                 match on.tasks[task] {
                     AttentionTask::Split { span, kv_head, split, slot } => {
-                        let span = self.span(&on.spans[span]);
+                        let span = Span { next, ..self.span(&on.spans[span]) };
                         let (which, slot) = ((kv_head, split), parts.slot(slot));
                         attention::attend_split(self.family, pages, span, which, &queries, scratch, slot);
                     }
                     AttentionTask::Span(i) => {
                         let plan = &on.spans[i];
-                        let span = self.span(plan);
+                        let span = Span { next, ..self.span(plan) };
                         match plan.signals {
                             None => attention::attend_span(self.family, pages, span, &queries, scratch),
                             Some(ask) => attention::attend_with_signals(
@@ -233,6 +254,7 @@ impl Step<'_> {
             first: plan.token,
             out: plan.out,
             n_tokens: plan.n_tokens,
+            next: None,
         }
     }
 
@@ -249,18 +271,20 @@ impl Step<'_> {
     /// `x += matrix * input`.
     fn add_product(
         &self,
-        matrix: &Matrix,
         n_tokens: usize,
+        product: Product<'_>,
+        next: First<'_>,
         input: &Activations,
         x: &mut [f32],
         threads: &mut [ThreadRoom],
     ) {
         let width = self.model.config.hidden_size;
         let (x, threads) = (Shared::new(x), Shared::new(threads));
-        self.for_rectangles(n_tokens, matrix.n_rows(), ROW_GROUP, &|tokens, rows, thread| {
+        let matrix = product.matrix;
+        self.for_rectangles(n_tokens, product, next, &|tokens, rows, thread, upcoming| {
             // SAFETY: tasks of one thread do not overlap.
             let products = &mut unsafe { threads.at(thread) }.products;
-            matrix.multiply(input, tokens.clone(), rows.clone(), products, rows.len());
+            matrix.multiply(input, tokens.clone(), rows.clone(), products, rows.len(), upcoming);
             let end = rows.end.min(width);
             for (token, products) in tokens.zip(products.chunks_exact(rows.len())) {
                 // SAFETY: the rectangles of the tasks are disjoint.
@@ -273,20 +297,22 @@ impl Step<'_> {
     }
 
     /// `gated_in = round(silu(gate * normed) * (up * normed))`.
-    fn gate_up(&self, layer: &Layer, n_tokens: usize, work: &mut Workspace) {
+    fn gate_up(&self, n_tokens: usize, product: Product<'_>, next: First<'_>, work: &mut Workspace) {
         let width = self.model.config.intermediate_size;
-        let matrix = &layer.gate_up;
+        let matrix = product.matrix;
         let n_gates = width.next_multiple_of(matrix.row_group());
         let up = matrix.rows_of(1).start;
         let threads = Shared::new(&mut work.threads);
         let (normed_in, gated_in) = (&work.normed_in, &work.gated_in);
-        self.for_rectangles(n_tokens, width, Activations::BLOCK, &|tokens, columns, thread| {
+        self.for_rectangles(n_tokens, product, next, &|tokens, columns, thread, upcoming| {
             // SAFETY: tasks of one thread do not overlap.
             let products = &mut unsafe { threads.at(thread) }.products;
             let (gates, ups) = products.split_at_mut(TASK_TOKENS * TASK_ROWS);
             let rows = columns.start..n_gates.min(columns.end.next_multiple_of(matrix.row_group()));
-            matrix.multiply(normed_in, tokens.clone(), rows.clone(), gates, rows.len());
-            matrix.multiply(normed_in, tokens.clone(), up + rows.start..up + rows.end, ups, rows.len());
+            let up_rows = up + rows.start..up + rows.end;
+            let then = matrix.upcoming(up_rows.start);
+            matrix.multiply(normed_in, tokens.clone(), rows.clone(), gates, rows.len(), then);
+            matrix.multiply(normed_in, tokens.clone(), up_rows, ups, rows.len(), upcoming);
             let pairs = gates.chunks_exact_mut(rows.len()).zip(ups.chunks_exact(rows.len()));
             for (token, (gates, ups)) in tokens.zip(pairs) {
                 let gates = &mut gates[..columns.len()];
@@ -309,35 +335,29 @@ impl Step<'_> {
         });
     }
 
-    /// Calls `f(tokens, rows, thread)` for rectangles that tile a product; rows start at multiples of `unit`, and
-    /// a rectangle has at most TASK_TOKENS * TASK_ROWS numbers.
+    /// Calls `f(tokens, rows, thread, upcoming)` for rectangles that tile a product; the thread goes on with
+    /// `upcoming`, of this product or of the one that comes next.
     fn for_rectangles(
         &self,
         n_tokens: usize,
-        n_rows: usize,
-        unit: usize,
-        f: &(dyn Fn(Range<usize>, Range<usize>, usize) + Sync),
+        product: Product<'_>,
+        next: First<'_>,
+        f: &(dyn Fn(Range<usize>, Range<usize>, usize, Upcoming) + Sync),
     ) {
         if n_tokens == 0 {
             return;
         }
-        let (tokens, rows) = rectangle(n_tokens, n_rows, unit, self.pool.n_threads());
-        let columns = n_tokens.div_ceil(tokens);
-        self.pool.run(n_rows.div_ceil(rows) * columns, &|task, thread| {
-            let (row, token) = (task / columns * rows, task % columns * tokens);
-            f(token..n_tokens.min(token + tokens), row..n_rows.min(row + rows), thread);
+        let n_threads = self.pool.n_threads();
+        let cut = product.rectangles(n_tokens, n_threads);
+        let n_tasks = cut.n_tasks();
+        self.pool.run(n_tasks, &|task, thread| {
+            let (tokens, rows) = cut.at(task);
+            let is_last = task + 1 == n_tasks * (thread + 1) / n_threads;
+            let upcoming =
+                if is_last { next.of(thread, n_threads) } else { product.matrix.upcoming(rows.end) };
+            f(tokens, rows, thread, upcoming);
         });
     }
-}
-
-/// Tokens and rows of a task of a product of `n_tokens` with `n_rows` rows.
-fn rectangle(n_tokens: usize, n_rows: usize, unit: usize, n_threads: usize) -> (usize, usize) {
-    let tokens = n_tokens.min(TASK_TOKENS);
-    let columns = n_tokens.div_ceil(tokens);
-    // A few tasks a thread, so that one that is late does not keep the others waiting long.
-    let wanted = (4 * n_threads).div_ceil(columns);
-    let most = TASK_TOKENS * TASK_ROWS / tokens / unit * unit;
-    (tokens, n_rows.div_ceil(wanted).next_multiple_of(unit).min(most))
 }
 
 /// One token between its projection and attention.

@@ -6,6 +6,7 @@ use crate::forward::Step;
 use crate::moments::{self, Floor, TILE, TileMoments};
 use crate::options::HEAD_ASKS;
 use crate::shared::Shared;
+use crate::tasks::First;
 use crate::times::{Lap, StepTimes};
 use crate::workspace::{ThreadRoom, Workspace};
 use std::ops::Range;
@@ -19,6 +20,12 @@ impl Step<'_> {
         for first in (0..n_asks).step_by(HEAD_ASKS) {
             self.head_of(first..n_asks.min(first + HEAD_ASKS), work, times);
         }
+    }
+
+    /// What the threads read first of the head.
+    pub(crate) fn first_of_head(&self) -> First<'_> {
+        let n_tasks = self.model.config.vocab_size.div_ceil(TILE);
+        First { matrix: &self.model.head, n_tasks, tasks_a_row: 1, rows: TILE }
     }
 
     fn head_of(&self, asks: Range<usize>, work: &mut Workspace, times: &mut StepTimes) {
@@ -50,23 +57,26 @@ impl Step<'_> {
             let real = vocab_size.min((tile + 1) * TILE) - tile * TILE;
             // SAFETY: tasks of one thread do not overlap.
             let room: &mut ThreadRoom = unsafe { threads.at(thread) };
+            let upcoming = self.model.head.upcoming(rows.end);
             if n_kept > 0 {
                 let at = |i: usize| (first_kept + i) * n_rows + rows.start;
                 let to = logits.pointer(at(0)..at(n_kept - 1) + rows.len());
                 // SAFETY: these rows of the vocabulary are this task's alone.
-                unsafe { self.model.head.multiply_to(head_in, 0..n_kept, rows.clone(), to, n_rows) };
+                unsafe {
+                    self.model.head.multiply_to(head_in, 0..n_kept, rows.clone(), to, n_rows, upcoming)
+                };
             }
-            self.model.head.multiply(head_in, n_kept..n, rows.clone(), &mut room.products, TILE);
+            self.model.head.multiply(head_in, n_kept..n, rows.clone(), &mut room.products, TILE, upcoming);
             let start = Instant::now();
+            let mut products = room.products.chunks(TILE);
             for (ask, i) in asks.clone().zip(0..) {
-                let place = place(ask);
                 let row = match self.plan.kept[ask] {
                     Some(kept) => {
                         let first = kept * n_rows + rows.start;
                         // SAFETY: written above by this task.
                         unsafe { logits.read(first..first + real) }
                     }
-                    None => &room.products[(place - n_kept) * TILE..][..real],
+                    None => &products.next().expect("a row of products an ask")[..real],
                 };
                 // SAFETY: this tile of this ask is this task's alone, and so is the target if it lies here.
                 unsafe {

@@ -24,6 +24,7 @@ pub mod rates;
 pub mod reference;
 mod shared;
 mod simd;
+mod tasks;
 mod times;
 mod weights;
 mod workspace;

@@ -4,8 +4,10 @@
 //! row's, in f64 and in the order of the vocabulary, so neither the size of the logits nor who computed which
 //! tile matters. S0 = sum e^d, S1 = sum e^d d, S2 = sum e^d d^2 with d = max(z - largest, -80).
 
-use crate::simd::{Family, Kernel, LANES, Lanes, dispatch, exp_above_minus_87};
+use crate::simd::{Family, Kernel, LANES, Lanes, dispatch, exp2};
 use entropix_model::{Candidate, Signals, TokenId};
+use std::f32::consts::LOG2_E;
+use std::f64::consts::LN_2;
 
 /// Logits a tile.
 pub(crate) const TILE: usize = 2048;
@@ -126,8 +128,9 @@ impl Kernel for Reduce<'_> {
         let (max, runner_up) = top_two(largest.to_array(), second.to_array());
         let mut sums = [L::splat(0.0); 4];
         for z in vectors {
-            let d = L::load(z).sub(L::splat(max)).max(L::splat(-80.0));
-            let e = exp_above_minus_87(d);
+            // d in bits, not nats, which saves the exponential three products.
+            let d = L::load(z).sub(L::splat(max)).mul(L::splat(LOG2_E)).max(L::splat(-80.0 * LOG2_E));
+            let e = exp2(d);
             let ed = e.mul(d);
             sums[0] = sums[0].add(e);
             sums[1] = sums[1].add(ed);
@@ -142,8 +145,8 @@ impl Kernel for Reduce<'_> {
             squares: (squares - sum * sum / n).max(0.0) as f32,
             ..TileMoments::NONE
         };
-        let sums = [sums[0].sum(), sums[1].sum(), sums[2].sum(), sums[3].sum()];
-        moments.with_sums([sums[0].into(), sums[1].into(), sums[2].into(), sums[3].into()])
+        let [s0, s1, s2, collision] = sums.map(|sum| f64::from(sum.sum()));
+        moments.with_sums([s0, s1 * LN_2, s2 * LN_2 * LN_2, collision])
     }
 }
 

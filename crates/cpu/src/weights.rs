@@ -2,6 +2,7 @@
 
 use crate::features::KernelPath;
 use crate::linear::{Forms, Matrix, Part, Precision};
+use crate::memory::Arena;
 use crate::pool::Pool;
 use entropix_model::quant::{DType, dequantise};
 use entropix_model::{Checkpoint, LayerWeights, ModelConfig, Result, RopeLayout, Tensor, TokenId};
@@ -77,10 +78,12 @@ impl Model {
             .chain(weights.layers.iter().flat_map(|layer| matrices(layer, order.as_deref())))
             .collect();
         let total: u64 = jobs.iter().map(Job::bytes).sum();
+        let n_bytes = jobs.iter().map(|job| Matrix::packed_bytes(&job.parts)).sum();
+        let arena = Arena::new(n_bytes, "the weights")?;
         let done = AtomicU64::new(0);
         let slots: Vec<Mutex<Option<Result<Matrix>>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
         pool.run(jobs.len(), &|i, _| {
-            let matrix = Matrix::pack(&jobs[i].parts, precision, path);
+            let matrix = Matrix::pack_into(&arena, &jobs[i].parts, precision, path);
             *slots[i].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(matrix);
             let bytes = jobs[i].bytes();
             progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total);

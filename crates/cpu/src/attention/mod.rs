@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 mod micro;
+mod next;
 mod signals;
 mod softmax;
 mod tile;
@@ -14,6 +15,7 @@ mod tile;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use next::NextKeys;
 pub(crate) use signals::{HeadSignals, SignalSums, attend_with_signals};
 
 use crate::cache::{Element, LayerPages};
@@ -41,6 +43,17 @@ pub(crate) struct Span<'a> {
     /// Which row of the results.
     pub(crate) out: usize,
     pub(crate) n_tokens: usize,
+    /// What the same thread reads after it.
+    pub(crate) next: Option<NextKeys<'a>>,
+}
+
+impl<'a> Span<'a> {
+    /// The keys of a split of a key-value head.
+    pub(crate) fn keys(&self, kv_head: usize, split: usize) -> NextKeys<'a> {
+        let first = split * SPLIT;
+        let n = (self.position + self.n_tokens - first).min(SPLIT);
+        NextKeys { blocks: self.blocks, kv_head, first, n }
+    }
 }
 
 /// Queries and results of a layer.
@@ -111,12 +124,18 @@ impl<E: Element> Kernel for AttendSpan<'_, E> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let Self { pages, span, queries, scratch } = self;
-        for kv_head in 0..pages.geometry.n_kv_heads {
+        let (n_heads, n_splits) = (pages.geometry.n_kv_heads, n_splits(span.position + span.n_tokens));
+        for kv_head in 0..n_heads {
             let tile = queries.tile(pages, span, kv_head);
             scratch.sums.clear();
-            for split in 0..n_splits(span.position + span.n_tokens) {
+            for split in 0..n_splits {
+                let next = match (kv_head + 1 < n_heads, split + 1 < n_splits) {
+                    (_, true) => Some(span.keys(kv_head, split + 1)),
+                    (true, false) => Some(span.keys(kv_head + 1, 0)),
+                    (false, false) => span.next,
+                };
                 // SAFETY: nobody writes the cache during attention.
-                unsafe { tile.split::<L, false>(split, &mut scratch.split, |_, _| {}) };
+                unsafe { tile.split::<L, false>(split, next, &mut scratch.split, |_, _| {}) };
                 merge::<L, false>(tile.n_queries(), &mut scratch.sums, &scratch.split.sums);
             }
             // SAFETY: the span's rows of `out` are this call's alone.
@@ -157,7 +176,7 @@ impl<E: Element> Kernel for AttendSplit<'_, E> {
     fn run<L: Lanes>(self) {
         let tile = self.queries.tile(self.pages, self.span, self.kv_head);
         // SAFETY: nobody writes the cache during attention.
-        unsafe { tile.split::<L, false>(self.split, &mut self.scratch.split, |_, _| {}) };
+        unsafe { tile.split::<L, false>(self.split, self.span.next, &mut self.scratch.split, |_, _| {}) };
         let sums = &self.scratch.split.sums;
         self.part.softmax.copy_from_slice(&sums.softmax[..self.part.softmax.len()]);
         self.part.values.copy_from_slice(&sums.values[..self.part.values.len()]);

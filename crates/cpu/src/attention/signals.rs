@@ -90,7 +90,7 @@ impl<E: Element> Kernel for AttendWithSignals<'_, E> {
                     }
                 };
                 // SAFETY: nobody writes the cache during attention.
-                unsafe { tile.split::<L, true>(split, room, keep) };
+                unsafe { tile.split::<L, true>(split, None, room, keep) };
                 merge::<L, true>(tile.n_queries(), sums, &room.sums);
             }
             // SAFETY: the span's row of `out` is this call's alone.

@@ -120,7 +120,8 @@ impl<E: Stored> Case<E> {
         let mut out = vec![0.0; self.n * stride];
         let queries =
             Queries { queries: &self.queries, stride, n_heads: self.n_heads, out: Shared::new(&mut out) };
-        let span = Span { blocks: &self.blocks, position: first, first, out: first, n_tokens: tokens };
+        let span =
+            Span { blocks: &self.blocks, position: first, first, out: first, n_tokens: tokens, next: None };
         f(&self.pages.layer(1), span, &queries);
         out[(self.n - 1) * stride..].to_vec()
     }
@@ -274,8 +275,14 @@ fn a_position_sees_nothing_of_later_ones() {
             let mut out = vec![0.0; (n + 4) * width];
             let queries =
                 Queries { queries: &spoilt.queries, stride: width, n_heads: 3, out: Shared::new(&mut out) };
-            let span =
-                Span { blocks: &spoilt.blocks, position: n - 1, first: n - 1, out: n - 1, n_tokens: 5 };
+            let span = Span {
+                blocks: &spoilt.blocks,
+                position: n - 1,
+                first: n - 1,
+                out: n - 1,
+                n_tokens: 5,
+                next: None,
+            };
             // SAFETY: the test runs on one thread.
             unsafe { attend_span(family, &spoilt.pages.layer(1), span, &queries, &mut scratch) };
             assert_eq!(out[(n - 1) * width..n * width], clean, "{path}, {n} positions");

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::micro::{scores, weigh};
+use super::next::NextKeys;
 use super::softmax::Softmax;
 use super::{SPLIT, TILE_QUERIES};
 use crate::cache::{Element, LayerPages, PANEL};
@@ -9,8 +10,8 @@ use crate::memory::Zeroed;
 use crate::simd::{LANES, Lanes, prefetch};
 use entropix_model::{BlockId, Result};
 
-/// Panels of a split.
-const PANELS: usize = SPLIT / PANEL;
+/// Panels of values that are weighed while as many of the keys that come next are loaded.
+const PANELS_AHEAD: usize = 4;
 /// From so many queries on, panels in half precision are widened once for all of them.
 const MANY_QUERIES: usize = 8;
 /// Panels that are widened at a time: what they take stays in the first-level cache. The sums of values go to memory
@@ -113,7 +114,7 @@ impl<E: Element> Tile<'_, E> {
         unsafe { self.pages.values(at) }
     }
 
-    /// Computes one split into `scratch.sums`. With SIGNALS the softmax carries its moments, and
+    /// Computes one split into `scratch.sums`; `next` is what comes after it. With SIGNALS the softmax carries its moments, and
     /// `kept(query, scores)` is shown the scores before they become weights.
     ///
     /// # Safety
@@ -122,6 +123,7 @@ impl<E: Element> Tile<'_, E> {
     pub(super) unsafe fn split<L: Lanes, const SIGNALS: bool>(
         &self,
         split: usize,
+        next: Option<NextKeys<'_>>,
         scratch: &mut SplitScratch,
         mut kept: impl FnMut(usize, &[f32]),
     ) {
@@ -154,11 +156,17 @@ impl<E: Element> Tile<'_, E> {
             if is_widened {
                 self.weigh_widened::<L>(split, n_panels, widened, scores, &mut sums.values);
             } else {
-                let mut panels: [&[[E; LANES]]; PANELS] = [&[]; PANELS];
-                for (panel, values) in panels[..n_panels].iter_mut().enumerate() {
-                    *values = self.values(split, panel);
+                let mut panels: [&[[E; LANES]]; PANELS_AHEAD] = [&[]; PANELS_AHEAD];
+                for first in (0..n_panels).step_by(PANELS_AHEAD) {
+                    if let Some(next) = &next {
+                        next.prefetch(self.pages, first..first + PANELS_AHEAD);
+                    }
+                    let some = PANELS_AHEAD.min(n_panels - first);
+                    for (i, values) in panels[..some].iter_mut().enumerate() {
+                        *values = self.values(split, first + i);
+                    }
+                    self.weigh_panels::<L, E>(split, &panels[..some], first, scores, &mut sums.values);
                 }
-                self.weigh_panels::<L, E>(split, &panels[..n_panels], 0, scores, &mut sums.values);
             }
         }
     }

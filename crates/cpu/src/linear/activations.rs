@@ -6,8 +6,8 @@
 
 use super::Matrix;
 use super::layout::BLOCK;
-use super::memory::AlignedBytes;
 use crate::features::KernelPath;
+use crate::memory::Zeroed;
 
 /// One rounding of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub struct Activations {
     max_tokens: usize,
     n_cols: usize,
     n_blocks: usize,
-    forms: [Option<AlignedBytes>; 3],
+    forms: [Option<Zeroed<u8>>; 3],
     path: KernelPath,
 }
 
@@ -96,9 +96,7 @@ impl Activations {
             // Kernels may read, and then forget, a panel's worth of tokens from any token on.
             let n_tokens = max_tokens.next_multiple_of(form.panel()) * n_blocks + form.panel();
             let n_bytes = n_tokens * form.token_bytes();
-            forms
-                .has(form)
-                .then(|| AlignedBytes::zeroed(n_bytes, "activations").unwrap_or_else(|e| panic!("{e}")))
+            forms.has(form).then(|| Zeroed::new(n_bytes, "activations").unwrap_or_else(|e| panic!("{e}")))
         });
         Self { max_tokens, n_cols, n_blocks, forms, path }
     }

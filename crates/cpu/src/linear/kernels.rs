@@ -28,6 +28,8 @@ pub(crate) struct Job {
     pub(crate) out: *mut f32,
     /// From one token of `out` to the next.
     pub(crate) stride: usize,
+    /// What the same thread reads after the last group.
+    pub(crate) upcoming: *const u8,
 }
 
 impl Job {
@@ -92,13 +94,16 @@ impl Run {
 }
 
 /// Loads the groups after the ones at work while these are computed, a few lines a block, since what a processor
-/// foresees by itself ends at every page and at every plane. The first groups past a job are those of its
-/// neighbour, which is the same thread's next job as a rule.
+/// foresees by itself ends at every page and at every plane. Each line is asked for twice: a good while before, so that
+/// memory has time to bring it to the second level, and once more when its group is next, into the first.
 pub(crate) struct Ahead {
     next: *const u8,
     end: *const u8,
     lines_a_block: usize,
     near: bool,
+    /// Where the job ends, and how far from there to what is read after it.
+    job_end: *const u8,
+    jump: isize,
 }
 
 impl Ahead {
@@ -107,19 +112,23 @@ impl Ahead {
     pub(crate) fn new(job: &Job, i: usize, together: usize, n_tiles: usize) -> Self {
         let n_bytes = together * job.layout.n_bytes;
         let n_lines = n_bytes / ALIGNMENT;
-        let next = job.group(i + together).0;
+        let job_end = job.group(job.n_groups).0;
+        let next = if i + together < job.n_groups { job.group(i + together).0 } else { job.upcoming };
         Self {
             next,
             end: next.wrapping_add(n_bytes),
             lines_a_block: n_lines.div_ceil((job.layout.n_blocks * n_tiles).max(1)),
             near: n_bytes <= NEAR_BYTES,
+            job_end,
+            jump: job.upcoming.addr().wrapping_sub(job_end.addr()) as isize,
         }
     }
 
     /// Where the weights are in the cache already.
     #[inline(always)]
     pub(crate) fn nothing() -> Self {
-        Self { next: std::ptr::null(), end: std::ptr::null(), lines_a_block: 0, near: false }
+        let none = std::ptr::null();
+        Self { next: none, end: none, lines_a_block: 0, near: false, job_end: none, jump: 0 }
     }
 
     /// Called once a block.
@@ -128,19 +137,22 @@ impl Ahead {
         if self.next >= self.end {
             return;
         }
-        for _ in 0..self.lines_a_block {
+        let is_past = self.next < self.job_end && self.next.wrapping_add(FAR_BYTES) >= self.job_end;
+        let far = self.next.wrapping_add(FAR_BYTES).wrapping_offset(if is_past { self.jump } else { 0 });
+        for line in 0..self.lines_a_block {
+            prefetch_far(far.wrapping_add(line * ALIGNMENT));
             if self.near {
-                prefetch_near(self.next);
-            } else {
-                prefetch_far(self.next);
+                prefetch_near(self.next.wrapping_add(line * ALIGNMENT));
             }
-            self.next = self.next.wrapping_add(ALIGNMENT);
         }
+        self.next = self.next.wrapping_add(self.lines_a_block * ALIGNMENT);
     }
 }
 
 /// What may be loaded into the first-level cache ahead of time, beside the groups and tokens at work.
 const NEAR_BYTES: usize = 16 << 10;
+/// How far ahead of that the second level is filled.
+const FAR_BYTES: usize = 32 << 10;
 
 /// Computes a job.
 ///

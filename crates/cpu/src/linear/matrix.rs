@@ -4,10 +4,10 @@
 use super::activations::{Activations, Form, Forms};
 use super::kernels::{Job, Kernel, form, select};
 use super::layout::{self, GroupLayout};
-use super::memory::{AlignedBytes, prefetch_far};
 use super::packing::pack_group;
 use super::{Precision, ROW_GROUP};
 use crate::features::KernelPath;
+use crate::memory::{Arena, Piece};
 use entropix_model::{DType, Result, Tensor};
 use std::ops::Range;
 
@@ -38,9 +38,23 @@ impl<'a> Part<'a> {
 pub struct Matrix {
     segments: Vec<Segment>,
     /// The groups of all segments.
-    bytes: AlignedBytes,
+    bytes: Piece,
     n_rows: usize,
     n_cols: usize,
+}
+
+/// Weights that a thread reads next, so that the first of them can be in its cache by then.
+#[derive(Debug, Clone, Copy)]
+pub struct Upcoming(*const u8);
+
+// SAFETY: only ever prefetched, which no program can see.
+unsafe impl Send for Upcoming {}
+// SAFETY: as above.
+unsafe impl Sync for Upcoming {}
+
+impl Upcoming {
+    /// No weights.
+    pub const NOTHING: Self = Self(std::ptr::null());
 }
 
 /// One packed tensor.
@@ -80,6 +94,16 @@ impl Matrix {
     /// When there are no parts, they differ in width, an order leaves its tensor, or this machine cannot run
     /// the kernels of `path`.
     pub fn pack(parts: &[Part<'_>], precision: Precision, path: KernelPath) -> Result<Self> {
+        Self::pack_into(&Arena::default(), parts, precision, path)
+    }
+
+    /// As [`Matrix::pack`], into room that several matrices share: [`Matrix::packed_bytes`] of each.
+    pub(crate) fn pack_into(
+        arena: &Arena,
+        parts: &[Part<'_>],
+        precision: Precision,
+        path: KernelPath,
+    ) -> Result<Self> {
         assert!(path.is_available(), "the {path} kernels cannot run on this machine");
         let first = parts.first().expect("a matrix has at least one part").tensor;
         let n_cols = first.n_cols;
@@ -96,11 +120,20 @@ impl Matrix {
             n_rows += n_groups * ROW_GROUP;
             n_bytes += n_groups * layout.n_bytes;
         }
-        let mut bytes = AlignedBytes::zeroed(n_bytes, &first.name)?;
+        let mut bytes = arena.take(n_bytes, &first.name)?;
         for (segment, part) in segments.iter().zip(parts) {
             segment.pack(part, &mut bytes)?;
         }
         Ok(Self { segments, bytes, n_rows, n_cols })
+    }
+
+    /// Bytes of a matrix of these parts in an arena.
+    pub(crate) fn packed_bytes(parts: &[Part<'_>]) -> usize {
+        let bytes = |part: &Part<'_>| {
+            let layout = GroupLayout::new(part.tensor.dtype, part.tensor.n_cols);
+            part.tensor.n_rows.div_ceil(ROW_GROUP) * layout.n_bytes
+        };
+        parts.iter().map(bytes).sum::<usize>().next_multiple_of(layout::ALIGNMENT)
     }
 
     /// Rows with the zeros between and after tensors; a multiple of [`ROW_GROUP`].
@@ -145,16 +178,10 @@ impl Matrix {
         }
     }
 
-    /// Starts to load the packed weights from row `row` (a multiple of [`ROW_GROUP`]) on into the second-level
-    /// cache, at most `max_bytes` of them, so that a region can be warm when it begins.
-    pub fn prefetch(&self, row: usize, max_bytes: usize) {
-        let Some(segment) = self.segments.iter().find(|segment| segment.padded_rows().contains(&row)) else {
-            return;
-        };
-        let first = segment.group(row);
-        for at in (first..self.bytes.len().min(first + max_bytes)).step_by(layout::ALIGNMENT) {
-            prefetch_far(&self.bytes[at]);
-        }
+    /// The weights of row `row`, a multiple of [`ROW_GROUP`], for a product that comes before theirs.
+    pub fn upcoming(&self, row: usize) -> Upcoming {
+        let segment = self.segments.iter().find(|segment| segment.padded_rows().contains(&row));
+        segment.map_or(Upcoming::NOTHING, |segment| Upcoming(self.bytes[segment.group(row)..].as_ptr()))
     }
 
     /// Products of `tokens` of the activations with `rows` of the matrix: `out[t * stride + r]` for the t-th
@@ -170,6 +197,7 @@ impl Matrix {
         rows: Range<usize>,
         out: &mut [f32],
         stride: usize,
+        upcoming: Upcoming,
     ) {
         if tokens.is_empty() || rows.is_empty() {
             return;
@@ -182,7 +210,7 @@ impl Matrix {
             out.len()
         );
         // SAFETY: the rectangle lies within `out`, which is borrowed exclusively.
-        unsafe { self.multiply_to(activations, tokens, rows, out.as_mut_ptr(), stride) }
+        unsafe { self.multiply_to(activations, tokens, rows, out.as_mut_ptr(), stride, upcoming) }
     }
 
     /// As [`Matrix::multiply`], for several threads that write different rectangles of one buffer.
@@ -197,6 +225,7 @@ impl Matrix {
         rows: Range<usize>,
         out: *mut f32,
         stride: usize,
+        upcoming: Upcoming,
     ) {
         assert_eq!(activations.n_cols(), self.n_cols, "columns of the activations");
         assert!(
@@ -223,15 +252,23 @@ impl Matrix {
             let (panels, panel_stride) = activations.panel(segment.form, 0).unwrap_or_else(|| {
                 panic!("{} weights need activations of form {:?}", segment.dtype, segment.form)
             });
+            let n_groups = (end - start) / ROW_GROUP;
+            let groups = self.bytes[segment.group(start)..].as_ptr();
+            let is_last = end == rows.end;
             let job = Job {
-                groups: self.bytes[segment.group(start)..].as_ptr(),
-                n_groups: (end - start) / ROW_GROUP,
+                groups,
+                n_groups,
                 layout: segment.layout,
                 panels,
                 panel_stride,
                 tokens: tokens.clone(),
                 out: out.wrapping_add(start - rows.start),
                 stride,
+                upcoming: if is_last {
+                    upcoming.0
+                } else {
+                    groups.wrapping_add(n_groups * segment.layout.n_bytes)
+                },
             };
             // SAFETY: `pack` checked that the machine has the instructions; the segment holds these groups and
             // the activations these tokens; the caller vouches for `out`.

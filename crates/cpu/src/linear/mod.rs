@@ -23,7 +23,7 @@ pub use activations::{Activations, Forms};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::has_tiles;
 pub(crate) use kernels::dot_products;
-pub use matrix::{Matrix, Part};
+pub use matrix::{Matrix, Part, Upcoming};
 
 /// Rows of a matrix that are computed together: ranges of rows start and end at multiples of it.
 pub const ROW_GROUP: usize = 16;

@@ -43,7 +43,7 @@ fn a_product_does_not_depend_on_batch_or_tiles() {
                 let matrix = pack(&tensor(dtype, 70, n_cols, 7), precision, path);
                 let inputs = activations(&matrix, &inputs(n_tokens, n_cols, 8), path);
                 let product = |tokens: Range<usize>, rows: Range<usize>, out: &mut [f32], stride: usize| {
-                    matrix.multiply(&inputs, tokens, rows, out, stride);
+                    matrix.multiply(&inputs, tokens, rows, out, stride, Upcoming::NOTHING);
                 };
                 let difference = first_difference(&product, n_tokens, matrix.n_rows(), 9);
                 assert_eq!(difference, None, "{dtype} {precision:?} {path}");
@@ -113,7 +113,7 @@ fn threads_do_not_change_a_product() {
                 let rows = groups * task / n_tasks * 16..groups * (task + 1) / n_tasks * 16;
                 let out = (first as *mut f32).wrapping_add(rows.start);
                 // SAFETY: the tasks' rows do not meet and lie within the buffer.
-                unsafe { matrix.multiply_to(&inputs, 0..n_tokens, rows, out, n_rows) }
+                unsafe { matrix.multiply_to(&inputs, 0..n_tokens, rows, out, n_rows, Upcoming::NOTHING) }
             });
             assert_eq!(out, expected, "{n_threads} threads, {n_tasks} tasks");
         }

@@ -6,7 +6,7 @@ mod bitwise;
 mod packing;
 mod rounding;
 
-use super::{Activations, Forms, Matrix, Part, Precision};
+use super::{Activations, Forms, Matrix, Part, Precision, Upcoming};
 use crate::features::KernelPath;
 use entropix_model::quant::dequantise;
 use entropix_model::{DType, Tensor};
@@ -99,7 +99,14 @@ fn pack(tensor: &Tensor, precision: Precision, path: KernelPath) -> Matrix {
 /// The whole product, (n_tokens, padded rows).
 fn multiply(matrix: &Matrix, activations: &Activations, n_tokens: usize) -> Vec<f32> {
     let mut out = vec![f32::NAN; n_tokens * matrix.n_rows()];
-    matrix.multiply(activations, 0..n_tokens, 0..matrix.n_rows(), &mut out, matrix.n_rows());
+    matrix.multiply(
+        activations,
+        0..n_tokens,
+        0..matrix.n_rows(),
+        &mut out,
+        matrix.n_rows(),
+        Upcoming::NOTHING,
+    );
     out
 }
 

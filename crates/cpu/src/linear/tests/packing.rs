@@ -95,7 +95,7 @@ fn packed_weights_are_no_larger_than_stored_ones() {
 fn torn_groups_are_refused() {
     let matrix = pack(&tensor(DType::Q8_0, 16, 32, 25), Precision::Int8, KernelPath::Portable);
     let inputs = activations(&matrix, &[0.0; 32], KernelPath::Portable);
-    matrix.multiply(&inputs, 0..1, 0..8, &mut [0.0; 8], 8);
+    matrix.multiply(&inputs, 0..1, 0..8, &mut [0.0; 8], 8, Upcoming::NOTHING);
 }
 
 #[test]
@@ -103,5 +103,5 @@ fn torn_groups_are_refused() {
 fn a_missing_form_is_refused() {
     let matrix = pack(&tensor(DType::Q8_0, 16, 32, 25), Precision::Int8, KernelPath::Portable);
     let inputs = Activations::new(1, 32, Forms::default(), KernelPath::Portable);
-    matrix.multiply(&inputs, 0..1, 0..16, &mut [0.0; 16], 16);
+    matrix.multiply(&inputs, 0..1, 0..16, &mut [0.0; 16], 16, Upcoming::NOTHING);
 }
