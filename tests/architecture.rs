@@ -24,6 +24,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "crates/cpu/src/linear/avx2/mod.rs",
     "crates/cpu/src/linear/avx2/round.rs",
     "crates/cpu/src/linear/avx2/weights.rs",
+    "crates/cpu/src/linear/avx512/brains.rs",
     "crates/cpu/src/linear/avx512/float.rs",
     "crates/cpu/src/linear/avx512/int8.rs",
     "crates/cpu/src/linear/avx512/opened.rs",

@@ -521,7 +521,29 @@ fn a_template_that_kills_its_process_gets_no_second() {
     assert_eq!(n_starts(), 2);
 }
 
-/// 60
+/// Who waited for such a process to end would wait for ever.
+#[test]
+fn a_process_that_talks_nonsense_and_lives_on_is_not_waited_for() {
+    let template = ChatTemplate::new("{{ messages }}", "model").unwrap();
+    let run = |answers: &str| {
+        let script = format!("read -r template; {answers} exec sleep 30");
+        let sandbox = Sandbox::new(["/bin/sh", "-c", &script].map(Into::into).to_vec());
+        sandbox.render(&template, &[], &options()).unwrap_err()
+    };
+    let start = std::time::Instant::now();
+    for answers in [
+        "exec >&-;",
+        "echo nonsense;",
+        "echo '\"Checked\"'; read -r chat; echo '{}';",
+        "echo '\"Nonsense\"';",
+    ] {
+        let error = run(answers);
+        assert_eq!((error.class, error.code), (Class::Internal, "Template"), "{answers}: {error}");
+        assert!(error.message.contains("answers something else"), "{error}");
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(30), "it was waited for");
+}
+
 /// A process that somebody else ended says nothing about its template.
 #[test]
 fn a_process_that_was_killed_is_not_the_templates_fault() {

@@ -1,7 +1,7 @@
 //! Which of the kernel families this machine can run.
 
-/// A family of kernels. All families compute the same thing; each has its own bits (`Amx` has those of `Avx512`),
-/// and one family gives the same bits whatever the batch, the tiling or the number of threads.
+/// A family of kernels. All families compute the same thing; each has its own bits (`Amx` has those of `Avx512`, and so has
+/// `Avx512Bf16` but for activations in bf16), and one family gives the same bits whatever the batch, the tiling or the number of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KernelPath {
     /// Plain Rust, for every processor.
@@ -10,14 +10,16 @@ pub enum KernelPath {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI.
     Avx512,
-    /// The same with AMX tiles of 8-bit integers, for products of many tokens.
+    /// The same with dot products of bf16 pairs, for activations in bf16.
+    Avx512Bf16,
+    /// `Avx512` with AMX tiles of 8-bit integers, for products of many tokens.
     Amx,
 }
 
 impl KernelPath {
     /// Every family, the plainest first.
-    pub const ALL: [KernelPath; 4] =
-        [KernelPath::Portable, KernelPath::Avx2, KernelPath::Avx512, KernelPath::Amx];
+    pub const ALL: [KernelPath; 5] =
+        [KernelPath::Portable, KernelPath::Avx2, KernelPath::Avx512, KernelPath::Avx512Bf16, KernelPath::Amx];
 
     /// The best family of this machine.
     pub fn detect() -> Self {
@@ -49,18 +51,23 @@ impl KernelPath {
                     && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(target_arch = "x86_64")]
+            KernelPath::Avx512Bf16 => {
+                KernelPath::Avx512.is_available() && is_x86_feature_detected!("avx512bf16")
+            }
+            #[cfg(target_arch = "x86_64")]
             KernelPath::Amx => KernelPath::Avx512.is_available() && crate::linear::has_tiles(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
     }
 
-    /// The name users write: `portable`, `avx2`, `avx512` or `amx`.
+    /// The name users write: `portable`, `avx2`, `avx512`, `avx512bf16` or `amx`.
     pub fn name(self) -> &'static str {
         match self {
             KernelPath::Portable => "portable",
             KernelPath::Avx2 => "avx2",
             KernelPath::Avx512 => "avx512",
+            KernelPath::Avx512Bf16 => "avx512bf16",
             KernelPath::Amx => "amx",
         }
     }
@@ -76,10 +83,9 @@ impl std::str::FromStr for KernelPath {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|path| path.name() == name)
-            .ok_or_else(|| format!("unknown kernel path {name:?}: known are portable, avx2, avx512 and amx"))
+        Self::ALL.into_iter().find(|path| path.name() == name).ok_or_else(|| {
+            format!("unknown kernel path {name:?}: known are portable, avx2, avx512, avx512bf16 and amx")
+        })
     }
 }
 

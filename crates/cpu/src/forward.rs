@@ -54,12 +54,13 @@ impl Step<'_> {
             let pages = pages.layer(i);
             self.norm(&layer.attn_norm, n_tokens, work);
             times.elementwise += lap.next();
+            let n_attended = if is_last { self.plan.asked.len() } else { n_tokens };
             let [qkv, o, gate_up, down] = self.products(layer);
             let after = match self.model.layers.get(i + 1) {
                 Some(layer) => self.products(layer)[0].first(n_tokens, n_threads),
                 None => self.first_of_head(),
             };
-            self.project_qkv(n_tokens, qkv, o.first(n_tokens, n_threads), work);
+            self.project_qkv(n_tokens, qkv, o.first(n_attended, n_threads), work);
             times.linear += lap.next();
             self.prepare_heads(layer, &pages, work);
             times.elementwise += lap.next();
@@ -349,12 +350,9 @@ impl Step<'_> {
         }
         let n_threads = self.pool.n_threads();
         let cut = product.rectangles(n_tokens, n_threads);
-        let n_tasks = cut.n_tasks();
-        self.pool.run(n_tasks, &|task, thread| {
+        self.pool.run(cut.n_tasks(), &|task, thread| {
             let (tokens, rows) = cut.at(task);
-            let is_last = task + 1 == n_tasks * (thread + 1) / n_threads;
-            let upcoming =
-                if is_last { next.of(thread, n_threads) } else { product.matrix.upcoming(rows.end) };
+            let upcoming = next.after(task, &cut, product.matrix, thread, n_threads);
             f(tokens, rows, thread, upcoming);
         });
     }

@@ -3,8 +3,10 @@
 
 use crate::elementwise::rms_norm;
 use crate::forward::Step;
+use crate::linear::Upcoming;
 use crate::moments::{self, Floor, TILE, TileMoments};
 use crate::options::HEAD_ASKS;
+use crate::pool::share;
 use crate::shared::Shared;
 use crate::tasks::First;
 use crate::times::{Lap, StepTimes};
@@ -57,8 +59,11 @@ impl Step<'_> {
             let real = vocab_size.min((tile + 1) * TILE) - tile * TILE;
             // SAFETY: tasks of one thread do not overlap.
             let room: &mut ThreadRoom = unsafe { threads.at(thread) };
-            let upcoming = self.model.head.upcoming(rows.end);
+            let is_last = !share(n_tiles, thread, self.pool.n_threads()).contains(&(tile + 1));
+            let then = if is_last { Upcoming::NOTHING } else { self.model.head.upcoming(rows.end) };
             if n_kept > 0 {
+                // The same rows follow for the asks that do not keep theirs.
+                let upcoming = if n_kept < n { self.model.head.upcoming(rows.start) } else { then };
                 let at = |i: usize| (first_kept + i) * n_rows + rows.start;
                 let to = logits.pointer(at(0)..at(n_kept - 1) + rows.len());
                 // SAFETY: these rows of the vocabulary are this task's alone.
@@ -66,7 +71,7 @@ impl Step<'_> {
                     self.model.head.multiply_to(head_in, 0..n_kept, rows.clone(), to, n_rows, upcoming)
                 };
             }
-            self.model.head.multiply(head_in, n_kept..n, rows.clone(), &mut room.products, TILE, upcoming);
+            self.model.head.multiply(head_in, n_kept..n, rows.clone(), &mut room.products, TILE, then);
             let start = Instant::now();
             let mut products = room.products.chunks(TILE);
             for (ask, i) in asks.clone().zip(0..) {

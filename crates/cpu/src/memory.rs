@@ -55,7 +55,7 @@ impl<T: bytemuck::Zeroable> Zeroed<T> {
         const { assert!(align_of::<T>() <= 16 && size_of::<T>() > 0) };
         let refused = || {
             let mib = (len as u128 * size_of::<T>() as u128) >> 20;
-            let message = format!("{what}: no memory for {mib} MiB; free some or take a smaller model");
+            let message = format!("{what}: no memory for {mib} MiB; free some, or ask for less");
             Error::new(Class::Temp, "OutOfMemory", message)
         };
         // Aligned here rather than by the allocator, which would write zeros over what comes zeroed from the
@@ -74,6 +74,11 @@ impl<T: bytemuck::Zeroable> Zeroed<T> {
 }
 
 impl<T> Zeroed<T> {
+    /// How many elements, without a look at them.
+    pub(crate) fn n_elements(&self) -> usize {
+        self.len
+    }
+
     /// For writers that share the elements; who writes through it answers for its own races.
     pub(crate) fn as_ptr(&self) -> *mut T {
         self.first.as_ptr()
@@ -98,7 +103,7 @@ impl<T> std::ops::DerefMut for Zeroed<T> {
 
 impl<T> Drop for Zeroed<T> {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout; T has no destructor, being plain data.
+        // SAFETY: allocated in `on_boundary` with this layout; T has no destructor, being plain data.
         unsafe { dealloc(self.start, self.layout) }
     }
 }
@@ -109,8 +114,8 @@ impl<T> std::fmt::Debug for Zeroed<T> {
     }
 }
 
-/// Large room, handed out piece by piece to many owners. (Pieces of their own would lie on small pages, each a look into
-/// the page tables, where a processor also stops foreseeing what is read next.)
+/// Large room, handed out piece by piece to many owners. (By themselves they would lie on small pages, each a look into
+/// the page tables, and at each a processor stops foreseeing what is read next.)
 #[derive(Debug, Default)]
 pub(crate) struct Arena(Mutex<Option<(Arc<Zeroed<u8>>, usize)>>);
 
@@ -130,7 +135,7 @@ impl Arena {
     pub(crate) fn take(&self, len: usize, what: &str) -> Result<Piece> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((room, used)) = &mut *open
-            && let Some(end) = used.checked_add(len).filter(|end| *end <= room.len())
+            && let Some(end) = used.checked_add(len).filter(|end| *end <= room.n_elements())
         {
             let first = std::mem::replace(used, end.next_multiple_of(LINE));
             return Ok(Piece { room: Arc::clone(room), first, len });
@@ -190,8 +195,18 @@ mod tests {
     }
 
     #[test]
+    fn large_room_begins_with_a_huge_page() {
+        let at = |n: usize| Zeroed::<u64>::in_huge_pages(n, "room").unwrap().as_ptr().addr();
+        assert!(
+            at(HUGE_PAGE / 8).is_multiple_of(HUGE_PAGE)
+                && at(3 * HUGE_PAGE / 8 + 1).is_multiple_of(HUGE_PAGE)
+        );
+        assert!(at(1).is_multiple_of(LINE));
+    }
+
+    #[test]
     fn more_than_there_can_be_is_refused_with_what_it_was_for() {
-        for len in [usize::MAX, usize::MAX / 4, 1 << 60] {
+        for len in [usize::MAX, usize::MAX / 4, usize::MAX >> 4] {
             for refusal in [Zeroed::<u64>::new(len, "sums"), Zeroed::in_huge_pages(len, "sums")] {
                 let error = refusal.unwrap_err();
                 assert_eq!((error.class, error.code), (Class::Temp, "OutOfMemory"));

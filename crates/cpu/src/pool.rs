@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -34,8 +35,14 @@ struct Padded<T>(T);
 /// the first) and the others (who take the last) can both take one with a single exchange.
 struct Share(Padded<AtomicU64>);
 
+/// The tasks of a region that are dealt to a thread, which runs them in their order unless others take some from the end.
+pub(crate) fn share(n_tasks: usize, thread: usize, n_threads: usize) -> Range<usize> {
+    let first = |thread: usize| (n_tasks * thread).div_ceil(n_threads);
+    first(thread)..first(thread + 1)
+}
+
 impl Share {
-    fn set(&self, first: usize, end: usize) {
+    fn set(&self, Range { start: first, end }: Range<usize>) {
         self.0.0.store((first as u64) << 32 | end as u64, Ordering::Relaxed);
     }
 
@@ -143,8 +150,8 @@ impl Pool {
         };
         let shared = &*self.shared;
         let n_threads = self.n_threads();
-        for (thread, share) in shared.shares.iter().enumerate() {
-            share.set(n_tasks * thread / n_threads, n_tasks * (thread + 1) / n_threads);
+        for (thread, of_thread) in shared.shares.iter().enumerate() {
+            of_thread.set(share(n_tasks, thread, n_threads));
         }
         // SAFETY: a fat pointer is two words; `restore` turns the same words back.
         let words: [usize; 2] = unsafe { std::mem::transmute(std::ptr::from_ref(f)) };
@@ -286,6 +293,24 @@ mod tests {
             for n_tasks in [0, 1, 2, 3, 7, 64, 1000] {
                 assert_eq!(counts(&pool, n_tasks), vec![1; n_tasks], "{n_threads} threads, {n_tasks} tasks");
             }
+        }
+    }
+
+    #[test]
+    fn shares_are_all_tasks_in_order_and_one_task_is_the_callers() {
+        for n_threads in 1..9 {
+            for n_tasks in 0..50 {
+                let shares: Vec<_> = (0..n_threads).map(|thread| share(n_tasks, thread, n_threads)).collect();
+                assert!(
+                    shares.iter().cloned().flatten().eq(0..n_tasks),
+                    "{n_tasks} for {n_threads}: {shares:?}"
+                );
+                assert!(
+                    shares.iter().all(|share| share.len().abs_diff(n_tasks / n_threads) <= 1),
+                    "{shares:?}"
+                );
+            }
+            assert_eq!(share(1, 0, n_threads), 0..1);
         }
     }
 

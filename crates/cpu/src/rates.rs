@@ -36,6 +36,19 @@ pub fn int8_operations(pool: &Pool, path: KernelPath) -> f64 {
     }
 }
 
+/// The same of the instruction that multiplies bf16 on a path; of f32 where a path has none.
+pub fn bf16_operations(pool: &Pool, path: KernelPath) -> f64 {
+    match linear::pair_products(path, LOOPS) {
+        None => float_operations(pool, path),
+        Some(operations) => {
+            let loops = || {
+                black_box(linear::pair_products(path, LOOPS));
+            };
+            fastest(pool, &loops, operations)
+        }
+    }
+}
+
 fn fastest(pool: &Pool, loops: &(dyn Fn() + Sync), operations: f64) -> f64 {
     let n_threads = pool.n_threads();
     let pass = |_| {
@@ -73,7 +86,8 @@ mod tests {
     fn operations_come_at_a_believable_rate() {
         let pool = Pool::new(1).unwrap();
         for path in KernelPath::available() {
-            for rate in [float_operations(&pool, path), int8_operations(&pool, path)] {
+            let rates = [float_operations, int8_operations, bf16_operations].map(|rate| rate(&pool, path));
+            for rate in rates {
                 assert!((1e8..1e14).contains(&rate), "{path}: {rate} operations/s");
             }
         }

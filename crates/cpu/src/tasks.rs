@@ -2,6 +2,7 @@
 
 use crate::linear::{Matrix, Upcoming};
 use crate::options::{TASK_ROWS, TASK_TOKENS};
+use crate::pool::share;
 use std::ops::Range;
 
 /// Where the threads begin with a matrix: its tasks are dealt out in their order, `tasks_a_row` for every `rows`.
@@ -14,12 +15,30 @@ pub(crate) struct First<'a> {
 }
 
 impl First<'_> {
-    fn row(&self, thread: usize, n_threads: usize) -> usize {
-        self.n_tasks * thread / n_threads / self.tasks_a_row * self.rows
+    /// The first row of a thread's share; none when it has none.
+    fn row(&self, thread: usize, n_threads: usize) -> Option<usize> {
+        let share = share(self.n_tasks, thread, n_threads);
+        (!share.is_empty()).then_some(share.start / self.tasks_a_row * self.rows)
     }
 
+    /// What a thread reads first.
     pub(crate) fn of(&self, thread: usize, n_threads: usize) -> Upcoming {
-        self.matrix.upcoming(self.row(thread, n_threads))
+        self.row(thread, n_threads).map_or(Upcoming::NOTHING, |row| self.matrix.upcoming(row))
+    }
+
+    /// What it reads after a task of another product, whose share it has: that product's next task, or this one's first.
+    pub(crate) fn after(
+        &self,
+        task: usize,
+        cut: &Rectangles,
+        from: &Matrix,
+        thread: usize,
+        n_threads: usize,
+    ) -> Upcoming {
+        match share(cut.n_tasks(), thread, n_threads) {
+            share if share.contains(&(task + 1)) => from.upcoming(cut.at(task + 1).1.start),
+            _ => self.of(thread, n_threads),
+        }
     }
 }
 
@@ -101,17 +120,10 @@ mod tests {
                     let cut = product.rectangles(n_tokens, n_threads);
                     let first = product.first(n_tokens, n_threads);
                     for thread in 0..n_threads {
-                        let task = cut.n_tasks() * thread / n_threads;
-                        if task < cut.n_tasks() {
-                            let begins = cut.at(task).1.start;
-                            assert_eq!(
-                                first.row(thread, n_threads),
-                                begins,
-                                "{n_rows} rows, {n_tokens} tokens"
-                            );
-                        }
+                        let begins =
+                            share(cut.n_tasks(), thread, n_threads).next().map(|task| cut.at(task).1.start);
+                        assert_eq!(first.row(thread, n_threads), begins, "{n_rows} rows, {n_tokens} tokens");
                     }
-                    assert!(first.row(n_threads - 1, n_threads) < n_rows);
                 }
             }
         }

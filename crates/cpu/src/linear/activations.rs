@@ -1,7 +1,7 @@
 //! The inputs of a product, rounded once and read by every row of the matrix.
 //!
 //! Some tokens make a panel, and a panel is (n_blocks, tokens, one block of 32 columns), so that a kernel reaches
-//! twelve tokens from at most three pointers and constants, and sixteen 8-bit ones with one stride.
+//! twelve tokens from at most three pointers and constants, and sixteen 8-bit or bf16 ones with one stride.
 #![allow(unsafe_code)]
 
 use super::Matrix;
@@ -19,16 +19,18 @@ pub(crate) enum Form {
     /// `x = dx q`: (32) i8 q; f32 dx = max |x| / 127; f32 dx sum q; then -128 sum q over the block, its
     /// first half and its second half, as i32.
     Int8,
+    /// Rounded to bf16: (32) bf16; their sum in f32.
+    Pairs,
 }
 
 impl Form {
-    pub(crate) const ALL: [Form; 3] = [Form::F32, Form::Rounded, Form::Int8];
+    pub(crate) const ALL: [Form; 4] = [Form::F32, Form::Rounded, Form::Int8, Form::Pairs];
 
     /// Tokens of a panel, whose blocks lie side by side.
     pub(crate) const fn panel(self) -> usize {
         match self {
             Form::F32 | Form::Rounded => 4,
-            Form::Int8 => 16,
+            Form::Int8 | Form::Pairs => 16,
         }
     }
 
@@ -37,13 +39,14 @@ impl Form {
         match self {
             Form::F32 | Form::Rounded => 4 * BLOCK,
             Form::Int8 => BLOCK + 5 * 4,
+            Form::Pairs => 2 * BLOCK + 4,
         }
     }
 }
 
 /// Which roundings of the same activations are kept, since matrices that share an input may differ in type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Forms([bool; 3]);
+pub struct Forms([bool; Form::ALL.len()]);
 
 impl Forms {
     /// What these matrices read.
@@ -73,7 +76,7 @@ pub struct Activations {
     max_tokens: usize,
     n_cols: usize,
     n_blocks: usize,
-    forms: [Option<Zeroed<u8>>; 3],
+    forms: [Option<Zeroed<u8>>; Form::ALL.len()],
     path: KernelPath,
 }
 
@@ -158,9 +161,13 @@ impl Activations {
                     #[cfg(target_arch = "x86_64")]
                     (Form::Int8, KernelPath::Avx2) => super::avx2::write_int8(&row),
                     #[cfg(target_arch = "x86_64")]
-                    (Form::Int8, KernelPath::Avx512 | KernelPath::Amx) => super::avx512::write_int8(&row),
+                    (Form::Int8, _) => super::avx512::write_int8(&row),
+                    #[cfg(target_arch = "x86_64")]
+                    (Form::Pairs, _) => super::avx512::write_pairs(&row),
                     #[cfg(not(target_arch = "x86_64"))]
                     (Form::Int8, _) => row.write_int8(),
+                    #[cfg(not(target_arch = "x86_64"))]
+                    (Form::Pairs, _) => unreachable!("the {} kernels read no pairs", self.path),
                 }
             }
         }

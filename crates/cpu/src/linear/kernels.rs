@@ -94,16 +94,27 @@ impl Run {
 }
 
 /// Loads the groups after the ones at work while these are computed, a few lines a block, since what a processor
-/// foresees by itself ends at every page and at every plane. Each line is asked for twice: a good while before, so that
-/// memory has time to bring it to the second level, and once more when its group is next, into the first.
+/// foresees by itself ends at every page and at every plane. Lines of small groups are asked for twice: a good while before,
+/// so that memory has time to bring them to the second level, which can wait for more of them than the first, and into
+/// the first when their group is next. Large groups are next a good while before as it is.
 pub(crate) struct Ahead {
     next: *const u8,
     end: *const u8,
     lines_a_block: usize,
     near: bool,
-    /// Where the job ends, and how far from there to what is read after it.
+    /// Where the job ends, and what is read after it; null when nothing is.
     job_end: *const u8,
-    jump: isize,
+    upcoming: *const u8,
+}
+
+/// Lines to load: so many from each place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Lines {
+    /// Into the second level; null for none.
+    far: *const u8,
+    /// Into the first; null for none.
+    near: *const u8,
+    n: usize,
 }
 
 impl Ahead {
@@ -112,15 +123,14 @@ impl Ahead {
     pub(crate) fn new(job: &Job, i: usize, together: usize, n_tiles: usize) -> Self {
         let n_bytes = together * job.layout.n_bytes;
         let n_lines = n_bytes / ALIGNMENT;
-        let job_end = job.group(job.n_groups).0;
         let next = if i + together < job.n_groups { job.group(i + together).0 } else { job.upcoming };
         Self {
             next,
-            end: next.wrapping_add(n_bytes),
+            end: if next.is_null() { next } else { next.wrapping_add(n_bytes) },
             lines_a_block: n_lines.div_ceil((job.layout.n_blocks * n_tiles).max(1)),
             near: n_bytes <= NEAR_BYTES,
-            job_end,
-            jump: job.upcoming.addr().wrapping_sub(job_end.addr()) as isize,
+            job_end: job.group(job.n_groups).0,
+            upcoming: job.upcoming,
         }
     }
 
@@ -128,7 +138,7 @@ impl Ahead {
     #[inline(always)]
     pub(crate) fn nothing() -> Self {
         let none = std::ptr::null();
-        Self { next: none, end: none, lines_a_block: 0, near: false, job_end: none, jump: 0 }
+        Self { next: none, end: none, lines_a_block: 0, near: false, job_end: none, upcoming: none }
     }
 
     /// Called once a block.
@@ -137,21 +147,40 @@ impl Ahead {
         if self.next >= self.end {
             return;
         }
-        let is_past = self.next < self.job_end && self.next.wrapping_add(FAR_BYTES) >= self.job_end;
-        let far = self.next.wrapping_add(FAR_BYTES).wrapping_offset(if is_past { self.jump } else { 0 });
-        for line in 0..self.lines_a_block {
-            prefetch_far(far.wrapping_add(line * ALIGNMENT));
-            if self.near {
-                prefetch_near(self.next.wrapping_add(line * ALIGNMENT));
+        let Lines { far, near, n } = self.lines();
+        for line in 0..n {
+            if !far.is_null() {
+                prefetch_far(far.wrapping_add(line * ALIGNMENT));
+            }
+            if !near.is_null() {
+                prefetch_near(near.wrapping_add(line * ALIGNMENT));
             }
         }
-        self.next = self.next.wrapping_add(self.lines_a_block * ALIGNMENT);
+    }
+
+    /// What to load during the next block.
+    #[inline(always)]
+    fn lines(&mut self) -> Lines {
+        let (next, n) = (self.next, self.lines_a_block);
+        self.next = next.wrapping_add(n * ALIGNMENT);
+        if !self.near {
+            return Lines { far: next, near: std::ptr::null(), n };
+        }
+        let far = next.wrapping_add(FAR_BYTES);
+        let far = match far.addr().checked_sub(self.job_end.addr()) {
+            // Past the end of the job.
+            Some(past) if next < self.job_end => {
+                self.upcoming.wrapping_add(if self.upcoming.is_null() { 0 } else { past })
+            }
+            _ => far,
+        };
+        Lines { far, near: next, n }
     }
 }
 
 /// What may be loaded into the first-level cache ahead of time, beside the groups and tokens at work.
 const NEAR_BYTES: usize = 16 << 10;
-/// How far ahead of that the second level is filled.
+/// How far ahead of the first level the second is filled.
 const FAR_BYTES: usize = 32 << 10;
 
 /// Computes a job.
@@ -163,9 +192,12 @@ const FAR_BYTES: usize = 32 << 10;
 pub(crate) type Kernel = unsafe fn(&Job);
 
 /// The form of activations that a stored type reads.
-pub(crate) fn form(precision: Precision, dtype: DType) -> Form {
+pub(crate) fn form(precision: Precision, path: KernelPath, dtype: DType) -> Form {
+    // What bf16 cannot hold is multiplied in f32.
+    let is_in_pairs = path == KernelPath::Avx512Bf16 && !matches!(dtype, DType::F32 | DType::F16);
     match precision {
         Precision::Exact => Form::F32,
+        Precision::Bf16 if is_in_pairs => Form::Pairs,
         Precision::Bf16 => Form::Rounded,
         Precision::Int8 if dtype.is_quantised() => Form::Int8,
         Precision::Int8 => Form::F32,
@@ -179,13 +211,24 @@ pub(crate) fn dot_products(path: KernelPath, loops: usize) -> Option<f64> {
     match path {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: checked above.
-        KernelPath::Avx512 => Some(unsafe { super::avx512::peak::vectors(loops) }),
+        KernelPath::Avx512 | KernelPath::Avx512Bf16 => Some(unsafe { super::avx512::peak::vectors(loops) }),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         KernelPath::Amx => Some(unsafe { super::avx512::peak::tiles(loops) }),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         KernelPath::Avx2 => Some(unsafe { super::avx2::dot_products(loops) }),
+        _ => None,
+    }
+}
+
+/// The same of pairs of bf16, or none for a family that does not multiply these.
+pub(crate) fn pair_products(path: KernelPath, loops: usize) -> Option<f64> {
+    assert!(path.is_available(), "the {path} kernels cannot run on this machine");
+    match path {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: checked above.
+        KernelPath::Avx512Bf16 => Some(unsafe { super::avx512::peak::pairs(loops) }),
         _ => None,
     }
 }
@@ -197,10 +240,96 @@ pub(crate) fn select(path: KernelPath, dtype: DType, form: Form) -> Kernel {
         #[cfg(target_arch = "x86_64")]
         KernelPath::Avx2 => super::avx2::select(dtype, form),
         #[cfg(target_arch = "x86_64")]
-        KernelPath::Avx512 => super::avx512::select(dtype, form),
+        KernelPath::Avx512 | KernelPath::Avx512Bf16 => super::avx512::select(dtype, form),
         #[cfg(target_arch = "x86_64")]
         KernelPath::Amx => super::avx512::select_tiles(dtype, form),
         #[cfg(not(target_arch = "x86_64"))]
         _ => super::portable::select(dtype, form),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// Line number -> how often it was asked for, (far, near), by the groups of a job of `n_groups` at line `at` that
+    /// `upcoming` follows.
+    fn asked(
+        dtype: DType,
+        n_cols: usize,
+        n_groups: usize,
+        at: usize,
+        upcoming: Option<usize>,
+    ) -> BTreeMap<usize, [usize; 2]> {
+        let pointer = |line: usize| std::ptr::without_provenance::<u8>(line * ALIGNMENT);
+        let job = Job {
+            groups: pointer(at),
+            n_groups,
+            layout: GroupLayout::new(dtype, n_cols),
+            panels: std::ptr::null(),
+            panel_stride: 0,
+            tokens: 0..1,
+            out: std::ptr::null_mut(),
+            stride: 0,
+            upcoming: upcoming.map_or(std::ptr::null(), pointer),
+        };
+        let mut lines = BTreeMap::new();
+        for i in 0..n_groups {
+            let mut ahead = Ahead::new(&job, i, 1, 1);
+            for _ in 0..job.layout.n_blocks {
+                if ahead.next < ahead.end {
+                    let Lines { far, near, n } = ahead.lines();
+                    for (which, from) in [far, near].into_iter().enumerate() {
+                        for line in 0..if from.is_null() { 0 } else { n } {
+                            lines.entry(from.addr() / ALIGNMENT + line).or_insert([0; 2])[which] += 1;
+                        }
+                    }
+                }
+            }
+        }
+        lines
+    }
+
+    #[test]
+    fn every_line_of_a_job_and_the_first_of_the_next_are_loaded_ahead() {
+        for (dtype, n_cols) in
+            [(DType::Q4_1, 576), (DType::Q8_0, 576), (DType::Q4_1, 1536), (DType::Q4_1, 4096)]
+        {
+            let group = GroupLayout::new(dtype, n_cols).n_bytes / ALIGNMENT;
+            let is_near = group * ALIGNMENT <= NEAR_BYTES;
+            let (n_groups, at, upcoming) = (40, 1_000_000, 5_000_000);
+            let (end, far_lines) = (at + n_groups * group, FAR_BYTES / ALIGNMENT);
+            let lines = asked(dtype, n_cols, n_groups, at, Some(upcoming));
+            // Lines of one block; so many may be missed where the job ends.
+            let most = 16;
+            // The first group and what is far ahead of it were the job's before.
+            let within = if is_near { at + group + far_lines..end } else { at + group..end };
+            let next = upcoming..upcoming + group + if is_near { far_lines } else { 0 };
+            for line in within.chain(next.start + if is_near { most } else { 0 }..next.end) {
+                assert!(
+                    lines.get(&line).is_some_and(|n| n[0] > 0),
+                    "{dtype} {n_cols}: line {line} is not far ahead"
+                );
+            }
+            for line in (at + group..end).chain(upcoming..upcoming + group) {
+                assert_eq!(lines[&line][1] > 0, is_near, "{dtype} {n_cols}: line {line} near");
+            }
+            for (&line, n) in &lines {
+                let expected =
+                    (at + group..end + most).contains(&line) || (next.start..next.end + most).contains(&line);
+                assert!(expected && n[0] <= 2 && n[1] <= 2, "{dtype} {n_cols}: line {line} {n:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_loaded_when_nothing_is_upcoming() {
+        for n_cols in [576, 4096] {
+            let group = GroupLayout::new(DType::Q4_1, n_cols).n_bytes / ALIGNMENT;
+            let lines = asked(DType::Q4_1, n_cols, 40, 1_000_000, None);
+            let end = 1_000_000 + 40 * group + 16;
+            assert!(lines.keys().all(|line| (1_000_000 + group..end).contains(line)), "{n_cols} columns");
+        }
     }
 }

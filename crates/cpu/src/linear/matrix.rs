@@ -112,7 +112,7 @@ impl Matrix {
         for Part { tensor, .. } in parts {
             assert_eq!(tensor.n_cols, n_cols, "columns of {}, stacked on {}", tensor.name, first.name);
             let layout = GroupLayout::new(tensor.dtype, n_cols);
-            let form = form(precision, tensor.dtype);
+            let form = form(precision, path, tensor.dtype);
             let kernel = select(path, tensor.dtype, form);
             let rows = n_rows..n_rows + tensor.n_rows;
             segments.push(Segment { dtype: tensor.dtype, layout, rows, offset: n_bytes, form, kernel });
@@ -185,7 +185,8 @@ impl Matrix {
     }
 
     /// Products of `tokens` of the activations with `rows` of the matrix: `out[t * stride + r]` for the t-th
-    /// token and the r-th row of the ranges. Each product is computed in one order whatever the ranges are.
+    /// token and the r-th row of the ranges. Each product is computed in one order whatever the ranges are. `upcoming` is
+    /// what the thread reads next.
     ///
     /// # Panics
     /// When a range leaves its matrix, `rows` does not start and end at multiples of [`ROW_GROUP`], the

@@ -22,7 +22,7 @@ mod tests;
 pub use activations::{Activations, Forms};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::has_tiles;
-pub(crate) use kernels::dot_products;
+pub(crate) use kernels::{dot_products, pair_products};
 pub use matrix::{Matrix, Part, Upcoming};
 
 /// Rows of a matrix that are computed together: ranges of rows start and end at multiples of it.
@@ -33,8 +33,9 @@ pub const ROW_GROUP: usize = 16;
 pub enum Precision {
     /// Activations stay f32.
     Exact,
-    /// Activations are rounded to bf16; products and sums are f32. (`vdpbf16ps` would round no less and takes four
-    /// times as long as a fused multiply-add on the processors this was measured on, Sapphire Rapids.)
+    /// Activations are rounded to bf16; products and sums are f32. (`vdpbf16ps` is two fused multiply-adds that flush
+    /// subnormal numbers. On Zen 4 it takes as long as one, on Sapphire Rapids four times as long, so the family with
+    /// tiles does without.)
     Bf16,
     /// Activations that meet quantised weights are rounded to 8 bits in blocks of 32 with one f32 scale. Weights
     /// that are not quantised (F32, F16, BF16) keep f32 activations.

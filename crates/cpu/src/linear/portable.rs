@@ -17,6 +17,7 @@ pub(super) fn select(dtype: DType, form: Form) -> Kernel {
             match (dtype, form) {
                 $((DType::$name, Form::Int8) => int8::<$index>,
                 (DType::$name, Form::F32 | Form::Rounded) => float::<$index>,)*
+                (_, Form::Pairs) => unreachable!("pairs of bf16 are for vdpbf16ps"),
             }
         };
     }

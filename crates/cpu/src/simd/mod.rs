@@ -178,7 +178,7 @@ pub(crate) fn dispatch<K: Kernel>(family: Family, kernel: K) -> K::Output {
             // SAFETY: the machine has the instructions, or there were no such `Family`.
             KernelPath::Avx2 => unsafe { avx2(kernel) },
             // SAFETY: as above.
-            KernelPath::Avx512 | KernelPath::Amx => unsafe { avx512(kernel) },
+            KernelPath::Avx512 | KernelPath::Avx512Bf16 | KernelPath::Amx => unsafe { avx512(kernel) },
         }
     }
     #[cfg(not(target_arch = "x86_64"))]

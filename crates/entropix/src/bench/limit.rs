@@ -28,12 +28,12 @@ impl Limits {
         let (bytes, weights, float) = match (&model.processor, pool) {
             (&Processor::Cpu { kernel_path, n_threads }, Some(pool)) => {
                 let float = rates::float_operations(pool, kernel_path);
-                // Weights of 16 bits and more are multiplied as f32 whatever the precision.
+                // Weights of 16 bits and more are multiplied as f32 in int8.
                 let is_quantised = model.weight_bytes < 2 * model.n_params;
-                let weights = if model.precision == Precision::Int8 && is_quantised {
-                    rates::int8_operations(pool, kernel_path)
-                } else {
-                    float
+                let weights = match model.precision {
+                    Precision::Int8 if is_quantised => rates::int8_operations(pool, kernel_path),
+                    Precision::Bf16 => rates::bf16_operations(pool, kernel_path),
+                    _ => float,
                 };
                 (read_bandwidth(model.read_bytes, n_threads), weights, float)
             }

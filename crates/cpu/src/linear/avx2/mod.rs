@@ -24,6 +24,7 @@ pub(super) fn select(dtype: DType, form: Form) -> Kernel {
     match form {
         Form::F32 | Form::Rounded => float::select(dtype),
         Form::Int8 => int8::select(dtype),
+        Form::Pairs => unreachable!("pairs of bf16 are for vdpbf16ps"),
     }
 }
 

@@ -101,7 +101,7 @@ unsafe fn many_tiles<W: Weights>(job: &Job, run: Run, group: *const u8, out: *mu
 
 /// Tokens to take of `n` at hand: a panel has two tiles of eight.
 #[inline(always)]
-fn few_halves(n: usize) -> usize {
+pub(super) fn few_halves(n: usize) -> usize {
     match n {
         8.. => 8,
         4..8 => 4,

@@ -10,6 +10,7 @@
 // Loops over constant indices of several arrays are what the compiler unrolls into registers.
 #![allow(clippy::needless_range_loop)]
 
+mod brains;
 mod float;
 mod int8;
 mod opened;
@@ -18,7 +19,7 @@ mod round;
 mod tiles;
 mod weights;
 
-pub(super) use round::write_int8;
+pub(super) use round::{write_int8, write_pairs};
 pub(crate) use tiles::is_available as has_tiles;
 
 use super::activations::Form;
@@ -32,14 +33,15 @@ pub(super) fn select(dtype: DType, form: Form) -> Kernel {
     match form {
         Form::F32 | Form::Rounded => float::select(dtype),
         Form::Int8 => int8::select(dtype),
+        Form::Pairs => brains::select(dtype),
     }
 }
 
 /// As [`select`], with AMX tiles where they pay.
 pub(super) fn select_tiles(dtype: DType, form: Form) -> Kernel {
     match form {
-        Form::F32 | Form::Rounded => float::select(dtype),
         Form::Int8 => tiles::select(dtype),
+        other => select(dtype, other),
     }
 }
 

@@ -58,6 +58,7 @@ impl<const SIGNED: bool, const HALVES: bool> Bytes<SIGNED, HALVES> {
 impl<const SIGNED: bool, const HALVES: bool> Weights for Bytes<SIGNED, HALVES> {
     const SIGNED: bool = SIGNED;
     const HALVES: bool = HALVES;
+    const BITS: u32 = 8;
 
     #[inline(always)]
     unsafe fn new(group: *const u8, _: &GroupLayout) -> Self {

@@ -26,6 +26,31 @@ pub(in crate::linear) fn vectors(loops: usize) -> f64 {
     (loops * CHAINS * 16 * 4 * 2) as f64
 }
 
+/// The same of `vdpbf16ps` of 16 lanes and 2 columns.
+///
+/// # Safety
+/// The machine has it.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(in crate::linear) unsafe fn pairs(loops: usize) -> f64 {
+    let mut sums = [_mm512_setzero_ps(); CHAINS];
+    let (a, b) = black_box((_mm512_set1_epi32(0x3f80_3f80), _mm512_set1_epi32(0x3e80_3e80)));
+    for _ in 0..loops {
+        for sum in &mut sums {
+            // SAFETY: both are vectors of 32 numbers of 16 bits.
+            let (a, b) = unsafe {
+                (std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b))
+            };
+            *sum = _mm512_dpbf16_ps(*sum, a, b);
+        }
+        // SAFETY: no instructions; keeps the loop from being computed at once.
+        unsafe { std::arch::asm!("", options(nomem, nostack, preserves_flags)) };
+    }
+    for sum in sums {
+        black_box(_mm512_reduce_add_ps(sum));
+    }
+    (loops * CHAINS * 16 * 2 * 2) as f64
+}
+
 /// The same of tiles of 16 tokens, 16 rows and a block of 32 columns.
 ///
 /// # Safety

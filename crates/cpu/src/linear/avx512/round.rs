@@ -1,4 +1,4 @@
-//! Rounding activations to 8 bits.
+//! Rounding activations to 8 bits and to bf16.
 #![allow(unsafe_code)]
 
 use crate::linear::activations::{Int8Block, ORDINARY, Row, write_int8_scale};
@@ -38,6 +38,29 @@ pub(in crate::linear) unsafe fn write_int8(row: &Row<'_>) {
             let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
             let sums = [_mm256_extract_epi32::<0>(sums), _mm256_extract_epi32::<4>(sums)];
             write_int8_scale(to, largest / 127.0, sums);
+        }
+    }
+}
+
+/// To bf16, to the nearest, ties to even (subnormal numbers become 0); a NaN stays one.
+///
+/// # Safety
+/// There is room for every block of pairs, and nobody else touches it; the processor has the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+pub(in crate::linear) unsafe fn write_pairs(row: &Row<'_>) {
+    for (i, values) in row.values.chunks(BLOCK).enumerate() {
+        let mut block = [0.0f32; BLOCK];
+        block[..values.len()].copy_from_slice(values);
+        // SAFETY: promised by the caller; a block has two vectors.
+        unsafe {
+            let to = row.first.add(i * row.stride);
+            let (low, high) = (_mm512_loadu_ps(block.as_ptr()), _mm512_loadu_ps(block.as_ptr().add(16)));
+            let pairs = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_storeu_si512(to.cast(), pairs);
+            let first = _mm512_slli_epi32::<16>(pairs);
+            let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000u32 as i32));
+            let sums = _mm512_add_ps(_mm512_castsi512_ps(first), _mm512_castsi512_ps(second));
+            to.add(2 * BLOCK).cast::<f32>().write_unaligned(_mm512_reduce_add_ps(sums));
         }
     }
 }

@@ -12,6 +12,8 @@ pub(super) trait Weights: Copy {
     const SIGNED: bool;
     /// Whether the two halves of a block have scales of their own.
     const HALVES: bool;
+    /// Bits of a number.
+    const BITS: u32;
 
     /// # Safety
     /// `group` holds a group of this type and layout; the processor has AVX-512 F, BW, VL, DQ.
@@ -56,6 +58,7 @@ pub(super) struct Planes<Q, S>(Q, S);
 impl<Q: Quants, S: Scales> Weights for Planes<Q, S> {
     const SIGNED: bool = S::SIGNED;
     const HALVES: bool = S::HALVES;
+    const BITS: u32 = Q::BITS;
 
     #[inline(always)]
     unsafe fn new(group: *const u8, layout: &GroupLayout) -> Self {

@@ -17,8 +17,9 @@ use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Renders a template in a process of its own.
 pub struct Sandbox {
@@ -63,6 +64,9 @@ enum Answer {
         code: String,
         message: String,
     },
+    /// A whole line that is none of these, from a process that may well live on.
+    #[serde(skip)]
+    Nonsense,
 }
 
 /// Who or what a failure is to be blamed on.
@@ -95,6 +99,8 @@ impl Blame {
 }
 
 /// The codes that a rendering fails with.
+/// What a process that closed its end is given to end by itself.
+const TIME_TO_END: Duration = Duration::from_secs(1);
 const CODES: [&str; 5] = ["Template", "TemplateLimit", "Field", "Content", "Os"];
 
 impl Sandbox {
@@ -131,7 +137,10 @@ impl Sandbox {
         let Some(answer) = process.ask(&chat) else {
             return Err(process.died(template, "rendering this chat"));
         };
-        state.running = Some(process);
+        // One that answers something else is out of step: its next answer would not be to the next chat.
+        if matches!(answer, Answer::Rendered(_) | Answer::Failed { .. }) {
+            state.running = Some(process);
+        }
         match answer {
             Answer::Rendered(rendered) => Ok(rendered),
             other => Err(other.into_error(template)),
@@ -203,9 +212,11 @@ impl Answer {
                 let code = CODES.into_iter().find(|known| *known == code).unwrap_or(CODES[0]);
                 Error::new(blame.class(), code, message)
             }
-            Self::Checked | Self::Rendered(_) => {
-                let message =
-                    format!("{}: the process for its chat template answers out of turn", template.origin());
+            Self::Checked | Self::Rendered(_) | Self::Nonsense => {
+                let message = format!(
+                    "{}: the process for its chat template answers something else",
+                    template.origin()
+                );
                 Error::new(Class::Internal, "Template", message)
             }
         }
@@ -229,7 +240,8 @@ impl Process {
     fn answer(&mut self) -> Option<Answer> {
         let mut line = Vec::new();
         self.stdout.read_until(b'\n', &mut line).ok()?;
-        serde_json::from_slice(&line).ok()
+        let is_whole = line.ends_with(b"\n");
+        serde_json::from_slice(&line).ok().or(is_whole.then_some(Answer::Nonsense))
     }
 
     /// What to say when it ended instead of answering.
@@ -237,7 +249,8 @@ impl Process {
         let origin = template.origin();
         // Its limits end it by other signals: these are sent by somebody, or by a kernel that has no memory left.
         let sent = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT].map(Signal::as_raw);
-        let signal = self.child.wait().ok().and_then(|status| status.signal());
+        let Some(status) = self.ended() else { return Answer::Nonsense.into_error(template) };
+        let signal = status.signal();
         if let Some(signal) = signal.filter(|signal| sent.contains(signal)) {
             let message = format!(
                 "{origin}: the process for its chat template was killed (signal {signal}) by somebody, or \
@@ -252,6 +265,17 @@ impl Process {
             TEMPLATE_STACK_BYTES >> 20,
         );
         Error::data("TemplateLimit", message)
+    }
+
+    /// How it ended; none when it only stopped talking, or cannot be asked.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        let patience = Instant::now() + TIME_TO_END;
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if Instant::now() < patience => std::thread::sleep(Duration::from_millis(1)),
+                other => return other.ok().flatten(),
+            }
+        }
     }
 
     fn send(&mut self, value: &impl Serialize) -> std::io::Result<()> {
