@@ -1,7 +1,7 @@
 //! How fast a checkpoint runs: one row at context 128, 32 rows at context 64 to 96, a prompt of 512, and where
 //! the time goes.
 //!
-//! usage: speed CHECKPOINT [THREADS] [int8|bf16|exact] [avx512|avx2|portable]
+//! usage: speed CHECKPOINT [THREADS] [int8|bf16|exact] [amx|avx512bf16|avx512|avx2|portable]
 #![forbid(unsafe_code)]
 
 use entropix_cpu::{CpuBackend, CpuOptions, Precision, StepTimes};

@@ -83,7 +83,7 @@ impl CpuBackend {
     ) -> Result<Self> {
         options.check()?;
         let config = &checkpoint.config;
-        let family = Family::of(options.kernel_path.unwrap_or_else(KernelPath::detect));
+        let family = Family::of(options.kernel_path());
         let n_threads = options.n_threads();
         let pool = Pool::new(n_threads).map_err(|error| {
             Error::new(Class::Temp, "Threads", format!("cannot start {n_threads} threads: {error}"))

@@ -1,5 +1,7 @@
 //! Which of the kernel families this machine can run.
 
+use crate::linear::Precision;
+
 /// A family of kernels. All families compute the same thing; each has its own bits (`Amx` has those of `Avx512`, and so has
 /// `Avx512Bf16` but for activations in bf16), and one family gives the same bits whatever the batch, the tiling or the number of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +26,14 @@ impl KernelPath {
     /// The best family of this machine.
     pub fn detect() -> Self {
         Self::available().into_iter().next_back().unwrap_or(KernelPath::Portable)
+    }
+
+    /// The plainest of the best families for a precision: where two have the same bits, results need not tell them apart.
+    pub fn best_for(precision: Precision) -> Self {
+        match Self::detect() {
+            KernelPath::Avx512Bf16 if precision != Precision::Bf16 => KernelPath::Avx512,
+            best => best,
+        }
     }
 
     /// The families this machine can run, the plainest first.
@@ -106,5 +116,11 @@ mod tests {
         let available = KernelPath::available();
         assert_eq!(available[0], KernelPath::Portable);
         assert!(available.iter().all(|path| *path <= KernelPath::detect()));
+        assert_eq!(KernelPath::best_for(Precision::Bf16), KernelPath::detect());
+        for precision in [Precision::Int8, Precision::Exact] {
+            let best = KernelPath::best_for(precision);
+            assert!(best.is_available() && best != KernelPath::Avx512Bf16, "{precision:?}: {best}");
+            assert!(best == KernelPath::detect() || KernelPath::detect() == KernelPath::Avx512Bf16);
+        }
     }
 }

@@ -103,6 +103,11 @@ impl CpuOptions {
         }
     }
 
+    /// The kernels that are asked for, or the best.
+    pub(crate) fn kernel_path(&self) -> KernelPath {
+        self.kernel_path.unwrap_or_else(|| KernelPath::best_for(self.precision))
+    }
+
     /// Bytes of a number in the cache.
     fn cache_width(&self) -> usize {
         if self.precision == Precision::Exact { 4 } else { 2 }

@@ -53,7 +53,10 @@ pub(crate) struct Product<'a> {
 impl<'a> Product<'a> {
     /// What the threads read first of the product of `n_tokens`.
     pub(crate) fn first(&self, n_tokens: usize, n_threads: usize) -> First<'a> {
-        let cut = self.rectangles(n_tokens.max(1), n_threads);
+        if n_tokens == 0 {
+            return First { matrix: self.matrix, n_tasks: 0, tasks_a_row: 1, rows: 0 };
+        }
+        let cut = self.rectangles(n_tokens, n_threads);
         First { matrix: self.matrix, n_tasks: cut.n_tasks(), tasks_a_row: cut.columns(), rows: cut.rows }
     }
 

@@ -94,6 +94,10 @@ impl Activations {
             !forms.has(Form::Int8) || n_cols.is_multiple_of(BLOCK),
             "{n_cols} columns are no whole blocks of {BLOCK} 8-bit activations"
         );
+        assert!(
+            !forms.has(Form::Pairs) || KernelPath::Avx512Bf16.is_available(),
+            "pairs of bf16 on a machine without them"
+        );
         let n_blocks = n_cols.div_ceil(BLOCK);
         let forms = Form::ALL.map(|form| {
             // Kernels may read, and then forget, a panel's worth of tokens from any token on.

@@ -99,7 +99,7 @@ impl Table {
 }
 
 impl<W: Weights> Numbers<W> {
-    const TABLE: Table = Table::new(W::BITS, W::SIGNED);
+    const TABLE: &'static Table = &Table::new(W::BITS, W::SIGNED);
 
     /// 32 bf16 from as many left-aligned numbers, one in the lower half of each 16 bits.
     #[inline(always)]

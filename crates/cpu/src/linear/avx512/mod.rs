@@ -19,6 +19,8 @@ mod round;
 mod tiles;
 mod weights;
 
+#[cfg(test)]
+pub(super) use round::sum_of_halves;
 pub(super) use round::{write_int8, write_pairs};
 pub(crate) use tiles::is_available as has_tiles;
 

@@ -59,8 +59,21 @@ pub(in crate::linear) unsafe fn write_pairs(row: &Row<'_>) {
             _mm512_storeu_si512(to.cast(), pairs);
             let first = _mm512_slli_epi32::<16>(pairs);
             let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000u32 as i32));
-            let sums = _mm512_add_ps(_mm512_castsi512_ps(first), _mm512_castsi512_ps(second));
-            to.add(2 * BLOCK).cast::<f32>().write_unaligned(_mm512_reduce_add_ps(sums));
+            let mut sums = [0f32; 16];
+            let pair_sums = _mm512_add_ps(_mm512_castsi512_ps(first), _mm512_castsi512_ps(second));
+            _mm512_storeu_ps(sums.as_mut_ptr(), pair_sums);
+            to.add(2 * BLOCK).cast::<f32>().write_unaligned(sum_of_halves(sums));
         }
     }
+}
+
+/// The sum, the upper half added to the lower over and over.
+#[inline(always)]
+pub(in crate::linear) fn sum_of_halves(mut numbers: [f32; 16]) -> f32 {
+    for n in [8, 4, 2, 1] {
+        for i in 0..n {
+            numbers[i] += numbers[i + n];
+        }
+    }
+    numbers[0]
 }

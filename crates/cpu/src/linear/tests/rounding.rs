@@ -93,6 +93,39 @@ fn every_family_rounds_alike() {
     }
 }
 
+// By an instruction, which also takes subnormal numbers for 0.
+#[test]
+fn pairs_are_rounded_as_bf16_is() {
+    let path = KernelPath::Avx512Bf16;
+    if !path.is_available() {
+        return;
+    }
+    let mut random = Numbers(36);
+    let n_cols = 32 * 300;
+    let matrix = pack(&tensor(DType::Q4_1, 1, n_cols, 37), Precision::Bf16, path);
+    let row: Vec<f32> = (0..n_cols)
+        .map(|i| match i / 32 % 4 {
+            // Ties, of even and of odd numbers.
+            0 => f32::from_bits((random.next() as u32 & 0xbfff_0000) | 0x8000),
+            1 => [f32::MAX, f32::NAN, f32::INFINITY, f32::MIN_POSITIVE / 2.0, -0.0][random.below(5)],
+            _ => f32::from_bits(random.next() as u32 & 0xbfff_ffff),
+        })
+        .collect();
+    let all = activations(&matrix, &row, path);
+    let (panel, stride) = all.panel(Form::Pairs, 0).unwrap();
+    // SAFETY: one panel was allocated and nobody writes it now.
+    let panel = unsafe { std::slice::from_raw_parts(panel, stride) };
+    for (block, values) in row.chunks(32).enumerate() {
+        let token = &panel[block * Form::Pairs.panel() * Form::Pairs.token_bytes()..];
+        for (i, &x) in values.iter().enumerate() {
+            let got = f32::from_bits(u32::from(u16::from_le_bytes([token[2 * i], token[2 * i + 1]])) << 16);
+            let want = if x.is_subnormal() { 0.0 * x } else { round_to_bf16(x) };
+            let is_right = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+            assert!(is_right, "{x:e} became {got:e}, not {want:e}");
+        }
+    }
+}
+
 // A NaN that became a zero would make the row look like a good one.
 #[test]
 fn no_output_of_a_broken_token_is_finite() {

@@ -98,9 +98,9 @@ impl Blame {
     }
 }
 
-/// The codes that a rendering fails with.
 /// What a process that closed its end is given to end by itself.
 const TIME_TO_END: Duration = Duration::from_secs(1);
+/// The codes that a rendering fails with.
 const CODES: [&str; 5] = ["Template", "TemplateLimit", "Field", "Content", "Os"];
 
 impl Sandbox {
