@@ -99,7 +99,7 @@ impl Blame {
 }
 
 /// What a process that closed its end is given to end by itself.
-const TIME_TO_END: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// The codes that a rendering fails with.
 const CODES: [&str; 5] = ["Template", "TemplateLimit", "Field", "Content", "Os"];
 
@@ -269,10 +269,10 @@ impl Process {
 
     /// How it ended; none when it only stopped talking, or cannot be asked.
     fn ended(&mut self) -> Option<ExitStatus> {
-        let patience = Instant::now() + TIME_TO_END;
+        let end = Instant::now() + PATIENCE;
         loop {
             match self.child.try_wait() {
-                Ok(None) if Instant::now() < patience => std::thread::sleep(Duration::from_millis(1)),
+                Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
                 other => return other.ok().flatten(),
             }
         }
