@@ -2,8 +2,9 @@
 
 use crate::linear::Precision;
 
-/// A family of kernels. All families compute the same thing; each has its own bits (`Amx` has those of `Avx512`, and so has
-/// `Avx512Bf16` but for activations in bf16), and one family gives the same bits whatever the batch, the tiling or the number of threads.
+/// A family of kernels. All families compute the same thing; each has its own bits (`Amx` has those of `Avx512`, and so
+/// has `Avx512Bf16` but for activations in bf16), and one family gives the same bits whatever the batch, the tiling or the
+/// number of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KernelPath {
     /// Plain Rust, for every processor.
@@ -28,7 +29,8 @@ impl KernelPath {
         Self::available().into_iter().next_back().unwrap_or(KernelPath::Portable)
     }
 
-    /// The plainest of the best families for a precision: where two have the same bits, results need not tell them apart.
+    /// The plainest of the best families for a precision: where two have the same bits, results need not tell them
+    /// apart.
     pub fn best_for(precision: Precision) -> Self {
         match Self::detect() {
             KernelPath::Avx512Bf16 if precision != Precision::Bf16 => KernelPath::Avx512,

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 /// Loops of one measurement: some tens of microseconds.
 const LOOPS: usize = 4000;
-/// Measurements; the fastest counts, since others may use the machine.
-const PASSES: usize = 400;
+/// How long to measure: others may use the machine for some milliseconds at a time, and the fastest loops count.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Sums side by side, so that none waits for the one before it.
 const CHAINS: usize = 12;
 
@@ -25,38 +25,31 @@ pub fn float_operations(pool: &Pool, path: KernelPath) -> f64 {
 
 /// The same of the instruction that multiplies 8-bit integers on a path; of f32 where a path has none.
 pub fn int8_operations(pool: &Pool, path: KernelPath) -> f64 {
-    match linear::dot_products(path, LOOPS) {
-        None => float_operations(pool, path),
-        Some(operations) => {
-            let loops = || {
-                black_box(linear::dot_products(path, LOOPS));
-            };
-            fastest(pool, &loops, operations)
-        }
-    }
+    operations_of(linear::dot_products, pool, path)
 }
 
 /// The same of the instruction that multiplies bf16 on a path; of f32 where a path has none.
 pub fn bf16_operations(pool: &Pool, path: KernelPath) -> f64 {
-    match linear::pair_products(path, LOOPS) {
-        None => float_operations(pool, path),
-        Some(operations) => {
-            let loops = || {
-                black_box(linear::pair_products(path, LOOPS));
-            };
-            fastest(pool, &loops, operations)
-        }
-    }
+    operations_of(linear::pair_products, pool, path)
+}
+
+/// The same of `instruction`, which runs some times as many of its kind as it is told and counts operations.
+fn operations_of(instruction: fn(KernelPath, usize) -> Option<f64>, pool: &Pool, path: KernelPath) -> f64 {
+    let Some(operations) = instruction(path, LOOPS) else { return float_operations(pool, path) };
+    let loops = || {
+        black_box(instruction(path, LOOPS));
+    };
+    fastest(pool, &loops, operations)
 }
 
 fn fastest(pool: &Pool, loops: &(dyn Fn() + Sync), operations: f64) -> f64 {
     let n_threads = pool.n_threads();
-    let pass = |_| {
+    let (begin, mut least) = (Instant::now(), Duration::MAX);
+    while begin.elapsed() < PATIENCE {
         let start = Instant::now();
         pool.run(n_threads, &|_, _| loops());
-        start.elapsed()
-    };
-    let least = (0..PASSES).map(pass).min().unwrap_or(Duration::MAX);
+        least = least.min(start.elapsed());
+    }
     operations * n_threads as f64 / least.as_secs_f64()
 }
 
