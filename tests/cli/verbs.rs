@@ -111,6 +111,21 @@ fn bench_prints_an_array_and_nothing_else() {
 }
 
 #[test]
+fn random_weights_are_measured_without_a_model() {
+    let place = Place::new();
+    for name in ["random:tiny", "random:tiny:Q4_1"] {
+        let ended =
+            place.run(["bench", "-p", "4", "-n", "2", "-b", "2", "-r", "1", "-m", name, "-o", "json"]);
+        ended.expect(0, "");
+        let results: Vec<Value> = serde_json::from_str(&ended.stdout).unwrap();
+        assert_eq!((results.len(), results[1]["model_filename"].as_str()), (2, Some(name)));
+        assert!(results[1]["avg_ts"].as_f64().unwrap() > 0.0);
+    }
+    place.run(["bench", "-m", "random:huge"]).expect(64, "smollm2-135m");
+    place.run(["bench", "-m", "random:tiny:Q9"]).expect(64, "Q4_K");
+}
+
+#[test]
 fn policies_are_listed_shown_and_checked() {
     let place = Place::new();
     let list = place.run(["policy", "list"]);

@@ -15,6 +15,8 @@ use entropix_model::{
 };
 use std::collections::HashMap;
 
+pub(crate) mod timing;
+
 /// Runs a model on one CUDA device.
 #[derive(Debug)]
 pub struct CudaBackend {
@@ -128,11 +130,10 @@ impl CudaBackend {
         Forward { model, sizes, rooms, sections: &plan.sections }
     }
 
-    /// The step's own shape, or for a decode step the recorded shape that holds it.
-    fn shape(&self) -> (Shape, bool) {
-        let narrow = |n: usize| u32::try_from(n).expect("planned sizes fit 32 bits");
+    /// The step's own shape.
+    fn exact_shape(&self) -> Shape {
         let p = &self.plan;
-        let exact = Shape {
+        Shape {
             tokens: narrow(p.n_tokens),
             decode_tiles: narrow(p.n_decode),
             splits: narrow(p.splits),
@@ -140,7 +141,12 @@ impl CudaBackend {
             kept: narrow(p.n_kept),
             attention: narrow(p.n_attention),
             key_parts: narrow(p.key_parts),
-        };
+        }
+    }
+
+    /// The step's own shape, or for a decode step the recorded shape that holds it.
+    fn shape(&self) -> (Shape, bool) {
+        let (p, exact) = (&self.plan, self.exact_shape());
         if !self.replays || p.n_prefill > 0 || p.n_tokens != p.n_rows || p.n_kept > p.n_tokens {
             return (exact, false);
         }
@@ -203,6 +209,10 @@ impl CudaBackend {
         self.rooms.answers.read(first, &mut self.bytes);
         self.bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned)
     }
+}
+
+fn narrow(n: usize) -> u32 {
+    u32::try_from(n).expect("planned sizes fit 32 bits")
 }
 
 /// Rows that share a recorded step: 1, 2, 4, 8, then steps of at most a quarter.

@@ -67,4 +67,6 @@ pub struct Launch {
     pub shared: u32,
     /// Parameters.
     pub arguments: Arguments,
+    /// Bytes that it must read and write when everything it has room for is there; what its time is measured against.
+    pub bytes: u64,
 }

@@ -20,6 +20,7 @@ mod step;
 mod weights;
 
 pub use backend::CudaBackend;
+pub use backend::timing::{OperationTime, StepTime, TimedStep, whole_splits};
 pub use ceiling::copy_bandwidth;
 pub use driver::{Found, probe};
 pub use options::{CudaOptions, plan};

@@ -28,6 +28,11 @@ fn batch(folder: &Path, model: &str, more: &[&str], environment: &[(&str, &str)]
     let mut command = Command::new(program());
     command.args(["batch", "-i", "in", "-o", "out", "--overwrite", "-m"]).arg(tiny(model)).args(more);
     command.args(["--threads", "1"]).current_dir(folder).env("XDG_CACHE_HOME", folder);
+    said(command, environment)
+}
+
+/// What a command says in this environment, without what the caller's says of the program and of devices.
+fn said(mut command: Command, environment: &[(&str, &str)]) -> Output {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         if name.starts_with("ENTROPIX_") || name == "CUDA_VISIBLE_DEVICES" {
@@ -229,4 +234,58 @@ fn a_broken_device_ends_the_job_and_keeps_what_was_finished() {
     let ended = run(&[fake(), ("FAKE_CUDA_MEMORY", "1000000")]);
     assert_eq!(ended.status.code(), Some(75), "{}", words(&ended));
     assert!(words(&ended).contains("--kv-blocks"), "{}", words(&ended));
+}
+
+/// Steps are taken apart, and measured whole, on weights that lie in no file.
+#[test]
+fn steps_of_random_models_are_measured() {
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(program());
+        command.args(["bench"]).args(arguments);
+        said(command, &[fake()])
+    };
+    let output =
+        run(&["kernels", "-m", "random:tiny:Q4_0", "-b", "1,3", "-d", "100", "-p", "16", "-o", "json"]);
+    assert!(output.status.success(), "{}", words(&output));
+    let steps: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let shapes: Vec<[u64; 3]> = steps
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| ["rows", "tokens", "context"].map(|name| step[name].as_u64().unwrap()))
+        .collect();
+    assert_eq!(shapes, [[1, 1, 256], [3, 1, 256], [1, 16, 16]]);
+    for step in steps.as_array().unwrap() {
+        let kernels = step["kernels"].as_array().unwrap();
+        let has =
+            |name: &str| kernels.iter().any(|kernel| kernel["kernel"].as_str().unwrap().starts_with(name));
+        assert!(has("matmul_q4_0") && has("attend") && has("signals"), "{step}");
+        assert!(step["us"][0].as_f64().unwrap() > 0.0);
+    }
+    let output = run(&[
+        "--device",
+        "cuda",
+        "-m",
+        "random:tiny",
+        "-p",
+        "8",
+        "-n",
+        "2",
+        "-b",
+        "2",
+        "-r",
+        "1",
+        "-o",
+        "json",
+    ]);
+    assert!(output.status.success(), "{}", words(&output));
+    let results: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((results[0]["test"].as_str(), results[1]["test"].as_str()), (Some("pp8"), Some("tg2")));
+    assert_eq!(results[0]["model_filename"], "random:tiny");
+    let output = run(&["kernels", "--device", "cpu", "-m", "random:tiny"]);
+    assert!(
+        output.status.code() == Some(64) && words(&output).contains("measures CUDA kernels"),
+        "{}",
+        words(&output)
+    );
 }

@@ -18,6 +18,7 @@ mod gguf;
 pub mod limits;
 mod memory;
 pub mod quant;
+pub mod random;
 mod rope;
 mod safetensors;
 pub mod sampling;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::quant::{DType, dequantise};
+use crate::random::Noise;
 use crate::source::SourceFile;
 use crate::{Class, Error, Result};
 use std::ops::Range;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 enum Source {
     File { file: Arc<SourceFile>, offset: u64 },
     Memory(Arc<[u8]>),
+    Random(Noise),
 }
 
 /// A named tensor of a checkpoint: shape and type are known, the bytes are read when asked for.
@@ -44,6 +46,11 @@ impl Tensor {
         let tensor = Self { name, dtype, n_rows, n_cols, source: Source::Memory(bytes.clone()) };
         assert_eq!(bytes.len(), tensor.n_bytes(), "{}: bytes of ({n_rows}, {n_cols}) {dtype}", tensor.name);
         tensor
+    }
+
+    /// A tensor of random numbers, (n_rows, n_cols) of `shape`.
+    pub(crate) fn random(name: String, dtype: DType, (n_rows, n_cols): (usize, usize), seed: u64) -> Self {
+        Self { name, dtype, n_rows, n_cols, source: Source::Random(Noise::new(dtype, seed)) }
     }
 
     /// A tensor whose bytes start at `offset` of a file; the caller has checked that they lie within it and
@@ -101,6 +108,7 @@ impl Tensor {
         );
         let first = rows.start * row_bytes;
         match &self.source {
+            Source::Random(noise) => noise.fill(first, out),
             Source::Memory(bytes) => out.copy_from_slice(&bytes[first..first + out.len()]),
             Source::File { file, offset } => file.read_at(offset + first as u64, out, &self.name)?,
         }

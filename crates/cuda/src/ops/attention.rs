@@ -1,6 +1,6 @@
 //! Paged attention and what it says about doubt.
 
-use super::Heads;
+use super::{Heads, bytes};
 use crate::launch::{Arguments, Launch, Pointer};
 
 fn u32_of(n: usize) -> u32 {
@@ -76,6 +76,11 @@ pub struct AttendBuffers {
     pub stats: Pointer,
 }
 
+/// Bytes of the keys and values of tiles that each see so many positions.
+fn keys([tiles, positions]: [u32; 2], heads: Heads) -> u64 {
+    bytes([tiles, positions, heads.n_kv_heads * heads.head_dim, 2 * 2])
+}
+
 /// Attention of few queries over long contexts: a block a split, then the merge. The same bits as [`attend_prefill`].
 pub fn attend_decode(b: AttendBuffers, most_tiles: u32, most_splits: u32, heads: Heads) -> [Launch; 2] {
     heads.check();
@@ -84,6 +89,7 @@ pub fn attend_decode(b: AttendBuffers, most_tiles: u32, most_splits: u32, heads:
         grid: [most_tiles, heads.n_kv_heads, most_splits],
         block: 128,
         shared: 0,
+        bytes: keys([most_tiles, most_splits * SPLIT as u32], heads),
         arguments: Arguments::default()
             .with(b.q)
             .with(b.cache)
@@ -101,6 +107,8 @@ pub fn attend_decode(b: AttendBuffers, most_tiles: u32, most_splits: u32, heads:
         grid: [most_tiles, heads.n_kv_heads, 1],
         block: 128,
         shared: 0,
+        bytes: bytes([most_tiles * most_splits, heads.n_heads, heads.head_dim + 5, 4])
+            + bytes([most_tiles, heads.n_heads, 2 * heads.head_dim + 16]),
         arguments: Arguments::default()
             .with(b.parts)
             .with(b.tiles)
@@ -121,6 +129,10 @@ pub fn attend_prefill(b: AttendBuffers, most_tiles: u32, heads: Heads) -> Launch
         grid: [most_tiles.div_ceil(4), heads.n_kv_heads, 1],
         block: 128,
         shared: 0,
+        // Queries and results, and the keys and values of the new tokens; those of earlier ones are not known here.
+        bytes: bytes([most_tiles, TILE_QUERIES as u32, heads.n_kv_heads * heads.head_dim, 2 + 2])
+            + keys([most_tiles, TILE_QUERIES as u32], heads) * u64::from(heads.n_kv_heads)
+                / u64::from(heads.n_heads),
         arguments: Arguments::default()
             .with(b.q)
             .with(b.cache)
@@ -165,6 +177,7 @@ pub fn attention_disagreement(
         grid: [most_asks, s.most_parts, 1],
         block: 64,
         shared: heads.n_heads * 64 * 4,
+        bytes: keys([most_asks, s.most_parts * 64], heads) / 2,
         arguments: Arguments::default()
             .with(a.q)
             .with(a.cache)
@@ -196,6 +209,7 @@ pub fn attention_signals(
         grid: [most_asks, 1, 1],
         block: 32,
         shared: 0,
+        bytes: bytes([most_asks, n_heads, 16]),
         arguments: Arguments::default()
             .with(stats)
             .with(s.asks)

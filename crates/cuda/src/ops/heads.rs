@@ -1,5 +1,6 @@
 //! Heads, their rotation, and the cache they lie in.
 
+use super::bytes;
 use crate::launch::{Arguments, Launch, Pointer};
 
 /// Heads and cache of a model, as attention needs them.
@@ -82,6 +83,7 @@ pub fn rope_store(
         grid: [most_tokens, (heads.n_heads + 2 * heads.n_kv_heads).div_ceil(8), 1],
         block: 256,
         shared: 0,
+        bytes: bytes([most_tokens, heads.head_dim, heads.n_heads * (4 + 2) + 2 * heads.n_kv_heads * (4 + 2)]),
         arguments: Arguments::default()
             .with(from.qkv)
             .with(from.bias)
@@ -118,6 +120,7 @@ pub fn copy_blocks(
         grid: [most_copies, n_layers * planes, 1],
         block: 128,
         shared: 0,
+        bytes: bytes([most_copies, n_layers * planes, heads.block_size * heads.head_dim, 2 + 2]),
         arguments: Arguments::default()
             .with(cache)
             .with(copies)

@@ -1,5 +1,6 @@
 //! Signals, candidates and draws from logits.
 
+use super::bytes;
 use crate::launch::{Arguments, Launch, Pointer};
 
 /// Logits and what is derived from them.
@@ -46,6 +47,7 @@ pub fn signals(b: LogitBuffers, targets: Pointer, most_asks: u32) -> [Launch; 2]
         grid: [b.n_tiles(), most_asks, 1],
         block: 256,
         shared: 0,
+        bytes: bytes([most_asks, b.vocab, 4]),
         arguments: Arguments::default()
             .with(b.logits)
             .with(b.parts)
@@ -59,6 +61,7 @@ pub fn signals(b: LogitBuffers, targets: Pointer, most_asks: u32) -> [Launch; 2]
         grid: [most_asks, 1, 1],
         block: 256,
         shared: 0,
+        bytes: bytes([most_asks, b.n_tiles(), 64]),
         arguments: Arguments::default()
             .with(b.logits)
             .with(b.parts)
@@ -86,6 +89,7 @@ pub fn candidates(
         grid: [most_wanted, 1, 1],
         block: 256,
         shared: 0,
+        bytes: bytes([most_wanted, b.n_chunks(), 4]),
         arguments: Arguments::default()
             .with(b.logits)
             .with(b.maxima)
@@ -129,6 +133,7 @@ pub fn draw(b: LogitBuffers, d: DrawBuffers, most_draws: u32) -> Launch {
         grid: [most_draws, 1, 1],
         block: 1024,
         shared,
+        bytes: bytes([most_draws, b.vocab, 4]),
         arguments: Arguments::default()
             .with(b.logits)
             .with(b.signals)

@@ -15,3 +15,8 @@ pub use heads::{Heads, RopeInputs, copy_blocks, rope_store};
 pub use logits::{DrawBuffers, LogitBuffers, candidates, draw, draw_shared, signals};
 pub use product::{Product, Weights, Width, matmul};
 pub use rows::{embed, rms_norm};
+
+/// The bytes of an array.
+fn bytes<const N: usize>(shape: [u32; N]) -> u64 {
+    shape.into_iter().map(u64::from).product()
+}

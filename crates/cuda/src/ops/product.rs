@@ -1,5 +1,6 @@
 //! Products of weights and activations.
 
+use super::bytes;
 use crate::launch::{Arguments, Launch, Pointer};
 use crate::pack::{Format, TILE_ROWS};
 
@@ -91,6 +92,13 @@ pub fn matmul(
         grid: [most_tokens.div_ceil(tokens), w.n_rows.div_ceil(rows), 1],
         block: 256,
         shared,
+        bytes: w.format.packed_bytes(w.n_rows as usize, w.n_cols as usize) as u64
+            + bytes([most_tokens, w.n_cols, 2])
+            + match product {
+                Product::Store => bytes([most_tokens, w.n_rows, 4]),
+                Product::Add => bytes([most_tokens, w.n_rows, 4 + 4]),
+                Product::Gated => bytes([most_tokens, w.n_rows / 2, 2]),
+            },
         arguments: Arguments::default()
             .with(w.at)
             .with(x)

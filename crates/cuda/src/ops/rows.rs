@@ -1,7 +1,8 @@
 //! What is done to whole rows of the residual stream.
 
-use super::Weights;
+use super::{Weights, bytes};
 use crate::launch::{Arguments, Launch, Pointer};
+use crate::pack::TILE_ROWS;
 
 /// x (n_tokens, hidden) f32 = rows of the embedding.
 pub fn embed(w: Weights, tokens: Pointer, x: Pointer, n_tokens: Pointer, most_tokens: u32) -> Launch {
@@ -10,6 +11,9 @@ pub fn embed(w: Weights, tokens: Pointer, x: Pointer, n_tokens: Pointer, most_to
         grid: [most_tokens, 1, 1],
         block: 128,
         shared: 0,
+        bytes: u64::from(most_tokens)
+            * (w.format.packed_bytes(TILE_ROWS, w.n_cols as usize) / TILE_ROWS) as u64
+            + bytes([most_tokens, w.n_cols, 4]),
         arguments: Arguments::default()
             .with(w.at)
             .with(tokens)
@@ -37,6 +41,7 @@ pub fn rms_norm(
         grid: [most_rows, 1, 1],
         block: 256,
         shared: 0,
+        bytes: bytes([most_rows, hidden, 4 + 2]),
         arguments: Arguments::default()
             .with(x)
             .with(weight)

@@ -10,3 +10,4 @@ mod drive;
 mod failures;
 mod invariance;
 mod seam;
+mod timing;

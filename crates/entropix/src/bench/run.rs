@@ -8,6 +8,7 @@ use entropix::Session;
 use entropix_cpu::StepTimes;
 use entropix_engine::{Event, Generate, Parameters, Policy, Request, RequestId, RequestKey, Work};
 use entropix_model::TokenId;
+use entropix_model::random::splitmix64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -204,14 +205,6 @@ impl<'a> Bench<'a> {
     /// cache by accident.
     fn tokens(&mut self, n: usize) -> Vec<TokenId> {
         let n_vocab = self.session.engine().capacity().vocab_size as u64;
-        // SplitMix64 (Steele, Lea and Flood 2014).
-        let mut next = || {
-            self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut z = self.random;
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^ (z >> 31)
-        };
-        (0..n).map(|_| (next() % n_vocab) as TokenId).collect()
+        (0..n).map(|_| (splitmix64(&mut self.random) % n_vocab) as TokenId).collect()
     }
 }

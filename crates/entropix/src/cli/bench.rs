@@ -1,6 +1,6 @@
 //! `bench`: the tests asked for, on one session.
 
-use super::args::{BenchArgs, BenchFormat, OutputArgs};
+use super::args::{BenchArgs, BenchFormat, BenchPart, OutputArgs};
 use super::load;
 use crate::bench::limit::Limits;
 use crate::bench::result::{self, BenchResult, Setup};
@@ -14,18 +14,21 @@ use std::io::Write;
 
 /// Runs the tests.
 pub(crate) fn run(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
+    if let Some(BenchPart::Kernels(args)) = &args.part {
+        return super::kernels::run(args, output);
+    }
     let tests = tests(args);
     if tests.is_empty() {
         return Err(Error::new(Class::Usage, "Flags", "nothing to measure: -p and -n are both 0").into());
     }
-    let path = load::find(&args.model, output)?;
+    let checkpoint = load::measured(&args.model, output)?;
     let rows = tests.iter().map(|test| test.rows()).max().unwrap_or(1);
     let context = tests.iter().map(|test| test.positions().1).max().unwrap_or(1);
     let options = SessionOptions {
         max_context: args.model.max_model_len.or(Some(context)),
         ..load::options(&args.model, rows)?
     };
-    let mut session = load::open(&path, &options, output)?;
+    let mut session = load::prepare(&checkpoint, &options, output)?;
     if session.context_limit() < context {
         let message = format!(
             "the tests need {context} positions a row and the model has {}; lower -p, -n or -d",

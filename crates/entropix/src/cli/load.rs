@@ -11,8 +11,8 @@ use entropix::text::{ChatTemplate, Special};
 use entropix::{Device, Precision, Session, SessionOptions, calibrations, hub};
 use entropix_engine::limits::CALIBRATION_BYTES;
 use entropix_engine::{Calibration, PolicyFile};
-use entropix_model::{Class, Error};
-use std::ffi::OsStr;
+use entropix_model::{Checkpoint, Class, Error};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -72,8 +72,28 @@ fn check_tokens(flags: &Params, vocab_size: usize) -> Result<()> {
 
 /// Opens a checkpoint; a large one with a bar.
 pub(crate) fn open(path: &Path, options: &SessionOptions, output: &OutputArgs) -> Result<Session> {
+    prepare(&Checkpoint::open(path)?, options, output)
+}
+
+/// As [`open`], of a checkpoint that was opened already.
+pub(crate) fn prepare(
+    checkpoint: &Checkpoint,
+    options: &SessionOptions,
+    output: &OutputArgs,
+) -> Result<Session> {
+    with_bar(output, "lower -c, -b or --kv-blocks", |progress| {
+        Session::of_checkpoint(checkpoint, options, progress)
+    })
+}
+
+/// Loads with a bar that shows how far it is, if that is much; `remedy` is what helps when there is no memory.
+pub(super) fn with_bar<T>(
+    output: &OutputArgs,
+    remedy: &str,
+    load: impl FnOnce(&(dyn Fn(u64, u64) + Sync)) -> entropix_model::Result<T>,
+) -> Result<T> {
     let shown: Mutex<Option<Progress>> = Mutex::default();
-    let session = Session::open_with_progress(path, options, &|done, total| {
+    let loaded = load(&|done, total| {
         if total >= LARGE {
             let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
             let progress =
@@ -84,10 +104,8 @@ pub(crate) fn open(path: &Path, options: &SessionOptions, output: &OutputArgs) -
     if let Some(progress) = shown.into_inner().unwrap_or_else(PoisonError::into_inner) {
         progress.finish();
     }
-    Ok(session.map_err(|error| match error.code {
-        "OutOfMemory" => {
-            Error { message: format!("{}\nlower -c, -b or --kv-blocks", error.message), ..error }
-        }
+    Ok(loaded.map_err(|error| match error.code {
+        "OutOfMemory" => Error { message: format!("{}\n{remedy}", error.message), ..error },
         _ => error,
     })?)
 }
@@ -108,14 +126,30 @@ pub(crate) fn options(model: &ModelArgs, rows: usize) -> Result<SessionOptions> 
     })
 }
 
+/// The checkpoint to measure: that of [`find`], or of `random:SHAPE` one with random weights.
+pub(crate) fn measured(model: &ModelArgs, output: &OutputArgs) -> Result<Checkpoint> {
+    match spec(model).to_str().and_then(|spec| spec.strip_prefix("random:")) {
+        Some(name) => Ok(Checkpoint::random(name)?),
+        None => Ok(Checkpoint::open(&find(model, output)?)?),
+    }
+}
+
+/// What -m or ENTROPIX_MODEL names, or the default.
+fn spec(model: &ModelArgs) -> OsString {
+    let variable = std::env::var_os("ENTROPIX_MODEL").filter(|value| !value.is_empty());
+    model.model.clone().or(variable).unwrap_or_else(|| default_model().into())
+}
+
 /// The path of the model: what -m or ENTROPIX_MODEL names, or the default, fetched if it must be.
 pub(crate) fn find(model: &ModelArgs, output: &OutputArgs) -> Result<PathBuf> {
     // Flags that can never be obeyed are refused before anything is fetched.
     options(model, 1)?.check_device()?;
-    let variable = std::env::var_os("ENTROPIX_MODEL").filter(|value| !value.is_empty());
-    let spec = model.model.clone().or(variable);
-    let spec = spec.as_deref().unwrap_or_else(|| default_model().as_ref());
-    fetch(&hub::Settings::from_env(), spec, output)
+    let spec = spec(model);
+    if spec.to_str().is_some_and(|spec| spec.starts_with("random:")) {
+        let message = "random weights have nothing to say: -m random:SHAPE is for bench";
+        return Err(Error::new(Class::Usage, "Flags", message).into());
+    }
+    fetch(&hub::Settings::from_env(), &spec, output)
 }
 
 /// What `run` and the others use when no model is named.

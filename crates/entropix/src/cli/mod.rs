@@ -11,6 +11,7 @@ mod exit;
 mod explain;
 mod interrupt;
 mod job;
+mod kernels;
 mod limits;
 mod load;
 mod merge;

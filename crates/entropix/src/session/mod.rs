@@ -175,7 +175,18 @@ impl Session {
         options: &SessionOptions,
         progress: &Progress<'_>,
     ) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
+        Self::of_checkpoint(&Checkpoint::open(path)?, options, progress)
+    }
+
+    /// As [`Session::open_with_progress`], of a checkpoint that was opened already.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub fn of_checkpoint(
+        checkpoint: &Checkpoint,
+        options: &SessionOptions,
+        progress: &Progress<'_>,
+    ) -> Result<Self> {
         let config = &checkpoint.config;
         let tokenizer = Tokenizer::open(&checkpoint.path, &checkpoint.vocabulary)?;
         tokenizer.check_rows(config.vocab_size)?;
@@ -196,10 +207,10 @@ impl Session {
         let (found, choice) = device::choose(options.device, options.precision)?;
         let times = Times::default();
         let opened = match found {
-            Some(found) => Opened::cuda(&checkpoint, options, &found, progress)?,
-            None => Opened::cpu(&checkpoint, options, &times, progress)?,
+            Some(found) => Opened::cuda(checkpoint, options, &found, progress)?,
+            None => Opened::cpu(checkpoint, options, &times, progress)?,
         };
-        let model = summarise(&checkpoint, &opened);
+        let model = summarise(checkpoint, &opened);
         let engine_options = EngineOptions {
             choosable: tokenizer.choosable(config.vocab_size),
             max_context: options.max_context,
@@ -207,7 +218,7 @@ impl Session {
             ..EngineOptions::new(classes)
         };
         let engine = Engine::new(opened.backend, engine_options)?;
-        let generation_config = generation_config(path)?;
+        let generation_config = generation_config(&checkpoint.path)?;
         let date = options.date.unwrap_or_else(today);
         Ok(Self {
             engine,

@@ -16,7 +16,7 @@ mod score;
 pub(crate) mod values;
 
 pub(crate) use batch::BatchArgs;
-pub(crate) use bench::{BenchArgs, BenchFormat};
+pub(crate) use bench::{BenchArgs, BenchFormat, BenchPart, KernelsArgs};
 pub(crate) use calibrate::{AnswerArg, CalibrateArgs};
 pub(crate) use job::JobArgs;
 pub(crate) use model::{Dtype, ModelArgs, PrecisionArg};

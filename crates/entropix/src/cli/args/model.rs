@@ -4,7 +4,7 @@ use entropix::{Device, KernelPath};
 use std::ffi::OsString;
 
 /// Which model, and how it is computed.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
     /// A folder, a .gguf file, a Hugging Face id ORG/NAME[@REV], or an alias [default: smollm2-135m].

@@ -1,0 +1,82 @@
+//! Steps taken apart.
+
+use crate::drive::{device, kept, open, options, row, same, signals};
+use entropix_cuda::{CudaBackend, CudaOptions, OperationTime, TimedStep};
+use entropix_model::{Checkpoint, Class};
+
+fn tiny(name: &str, rows: usize) -> CudaBackend {
+    let options = CudaOptions { n_blocks: 40, max_rows: rows, max_tokens: 96, max_kept: rows, ..options() };
+    CudaBackend::open(&Checkpoint::random(name).unwrap(), &options).unwrap()
+}
+
+#[test]
+fn every_launch_of_a_step_belongs_to_one_operation() {
+    let _device = device();
+    for (step, attention) in [
+        (TimedStep { rows: 2, tokens: 1, context: 256 }, ["attend_decode_16", "attend_merge_16"].as_slice()),
+        (TimedStep { rows: 1, tokens: 33, context: 64 }, &["attend_prefill_16"]),
+    ] {
+        let mut backend = tiny("tiny:Q4_0", 2);
+        let time = backend.time_step(step).unwrap();
+        let launches = |prefix: &str| -> usize {
+            let all = time.operations.iter();
+            all.filter(|operation| operation.kernel.starts_with(prefix))
+                .map(|operation| operation.launches)
+                .sum()
+        };
+        // Two layers: two norms each and one before the head; q, k and v at once or one by one, o, gate and up, down; the head.
+        assert_eq!((launches("embed"), launches("rms_norm"), launches("rope_store")), (1, 5, 2));
+        let matmuls = launches("matmul_q4_0");
+        assert!((9..=13).contains(&matmuls), "{matmuls} products");
+        for kernel in attention {
+            assert_eq!(launches(kernel), 2, "{kernel}");
+        }
+        assert_eq!((launches("signals_tiles"), launches("signals_merge")), (1, 1));
+        let known = 1 + 5 + 2 + matmuls + 2 * attention.len() + 2;
+        assert_eq!(launches(""), known, "{:?}", time.operations);
+        for operation in &time.operations {
+            let [median, least, most] = operation.seconds;
+            assert!(least <= median && median <= most && most.is_finite(), "{operation:?}");
+            assert!(operation.bytes > 0, "{operation:?}");
+        }
+        // The head reads 512 rows of 64 numbers in 4 bits with a scale for every 32.
+        let is_head = |o: &&OperationTime| o.kernel.starts_with("matmul") && o.grid[1] == 512 / 16;
+        let (weights, tokens) = (512 * 64 / 32 * 18, step.rows);
+        let head = time.operations.iter().find(is_head).unwrap();
+        assert_eq!(head.bytes, (weights + tokens * (64 * 2 + 512 * 4)) as u64);
+        let [median, least, most] = time.seconds;
+        assert!(0.0 < least && least <= median && median <= most && most.is_finite(), "{:?}", time.seconds);
+        // Keys and values: two heads of 16 components in bf16.
+        if let Some(decode) = time.operations.iter().find(|o| o.kernel.starts_with("attend_decode")) {
+            assert_eq!(decode.bytes, (step.rows * step.context * 2 * 16 * 2 * 2) as u64);
+        }
+    }
+}
+
+#[test]
+fn a_step_that_does_not_fit_is_refused() {
+    let _device = device();
+    let mut backend = tiny("tiny", 2);
+    for step in [
+        TimedStep { rows: 0, tokens: 1, context: 16 },
+        TimedStep { rows: 3, tokens: 1, context: 16 },
+        TimedStep { rows: 2, tokens: 49, context: 64 },
+        TimedStep { rows: 1, tokens: 2, context: 1 },
+        TimedStep { rows: 2, tokens: 1, context: 336 },
+    ] {
+        let error = backend.time_step(step).unwrap_err();
+        assert_eq!((error.class, error.code), (Class::Usage, "TimedStep"), "{step:?}: {error}");
+    }
+}
+
+#[test]
+fn a_backend_computes_as_before_when_it_was_timed() {
+    let _device = device();
+    let mut backend = open("llama-tied", &options());
+    let tokens: Vec<u32> = (0..20).collect();
+    let step = row(&mut backend, &tokens, 0, 0, &[kept(19)]);
+    let before = signals(&mut backend, step, 1);
+    backend.time_step(TimedStep { rows: 1, tokens: 1, context: 16 }).unwrap();
+    let step = row(&mut backend, &tokens, 0, 0, &[kept(19)]);
+    assert!(same(&before, &signals(&mut backend, step, 1)));
+}

@@ -1,0 +1,216 @@
+//! What the kernels of a step take, and how it is printed.
+
+use crate::report::table::{Align, Table, csv_line};
+use entropix_cuda::{OperationTime, StepTime, TimedStep};
+use serde::Serialize;
+
+/// What all steps of a run have in common.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct KernelSetup {
+    pub(crate) build_commit: String,
+    pub(crate) build_version: String,
+    pub(crate) gpu_info: String,
+    pub(crate) model: String,
+    /// Bytes a second that copies on the device read and write, measured in the same run.
+    pub(crate) limit_bytes_per_s: f64,
+}
+
+/// One step.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Step {
+    #[serde(flatten)]
+    setup: KernelSetup,
+    rows: usize,
+    /// New tokens a row.
+    tokens: usize,
+    /// Positions a row sees.
+    context: usize,
+    /// Microseconds of the step recorded and replayed: median, least and most.
+    us: [f64; 3],
+    kernels: Vec<Part>,
+}
+
+/// One kernel in a step.
+#[derive(Debug, Clone, Serialize)]
+struct Part {
+    kernel: String,
+    grid: [u32; 3],
+    /// Launches a step.
+    launches: usize,
+    /// Microseconds a launch: median, least and most.
+    us: [f64; 3],
+    /// Bytes a launch must read and write at least.
+    bytes: u64,
+    bytes_per_s: f64,
+    share_of_limit: f64,
+    share_of_step: f64,
+}
+
+impl Step {
+    pub(crate) fn of(setup: &KernelSetup, step: TimedStep, time: &StepTime) -> Self {
+        let TimedStep { rows, tokens, context } = step;
+        let part = |operation: &OperationTime| {
+            let OperationTime { kernel, grid, launches, bytes, seconds } = operation.clone();
+            let bytes_per_s = bytes as f64 / seconds[0];
+            Part {
+                kernel,
+                grid,
+                launches,
+                us: seconds.map(|s| s * 1e6),
+                bytes,
+                bytes_per_s,
+                share_of_limit: bytes_per_s / setup.limit_bytes_per_s,
+                share_of_step: seconds[0] * launches as f64 / time.seconds[0],
+            }
+        };
+        Self {
+            setup: setup.clone(),
+            rows,
+            tokens,
+            context,
+            us: time.seconds.map(|s| s * 1e6),
+            kernels: time.operations.iter().map(part).collect(),
+        }
+    }
+}
+
+/// A table a step, its limits below.
+pub(crate) fn markdown(steps: &[Step]) -> String {
+    let mut text = String::new();
+    for step in steps {
+        let Step { setup, rows, tokens, context, us, kernels } = step;
+        let what = if *tokens == 1 {
+            format!("decode of {rows} rows at {context} positions")
+        } else {
+            format!("prompt of {tokens} tokens")
+        };
+        text +=
+            &format!("{what}, {}: {:.1} us a step ({:.1} to {:.1})\n\n", setup.model, us[0], us[1], us[2]);
+        let mut table = Table::new(&[
+            ("kernel", Align::Left),
+            ("grid", Align::Left),
+            ("a step", Align::Right),
+            ("us", Align::Right),
+            ("MB", Align::Right),
+            ("GB/s", Align::Right),
+            ("% of limit", Align::Right),
+            ("% of step", Align::Right),
+        ]);
+        for part in kernels {
+            table.push(vec![
+                part.kernel.clone(),
+                part.grid.map(|n| n.to_string()).join(" x "),
+                part.launches.to_string(),
+                format!("{:.2}", part.us[0]),
+                format!("{:.2}", part.bytes as f64 / 1e6),
+                format!("{:.0}", part.bytes_per_s / 1e9),
+                format!("{:.1}", part.share_of_limit * 100.0),
+                format!("{:.1}", part.share_of_step * 100.0),
+            ]);
+        }
+        text += &(table.markdown() + "\n");
+    }
+    if let Some(Step { setup, .. }) = steps.first() {
+        text += &format!(
+            "{}; limit, measured in this run: {:.0} GB/s read and written by copies on the device; us: how much \
+             shorter the step is without it, a launch\nbuild: {} ({})\n",
+            setup.gpu_info,
+            setup.limit_bytes_per_s / 1e9,
+            setup.build_version,
+            setup.build_commit
+        );
+    }
+    text
+}
+
+/// One JSON array.
+pub(crate) fn json(steps: &[Step]) -> String {
+    serde_json::to_string_pretty(steps).expect("steps have string keys") + "\n"
+}
+
+/// A header, then one line a kernel of a step.
+pub(crate) fn csv(steps: &[Step]) -> String {
+    let mut text = csv_line([
+        "model",
+        "rows",
+        "tokens",
+        "context",
+        "kernel",
+        "grid",
+        "launches",
+        "us",
+        "least_us",
+        "most_us",
+        "bytes",
+        "bytes_per_s",
+        "share_of_limit",
+        "share_of_step",
+    ]);
+    for step in steps {
+        for part in &step.kernels {
+            let numbers = [step.rows, step.tokens, step.context].map(|n| n.to_string());
+            let grid = part.grid.map(|n| n.to_string()).join("x");
+            let floats = [part.us[0], part.us[1], part.us[2]].map(|us| us.to_string());
+            let rates =
+                [part.bytes_per_s, part.share_of_limit, part.share_of_step].map(|number| number.to_string());
+            let (launches, bytes) = (part.launches.to_string(), part.bytes.to_string());
+            let cells = [&step.setup.model]
+                .into_iter()
+                .chain(&numbers)
+                .chain([&part.kernel, &grid, &launches])
+                .chain(&floats)
+                .chain([&bytes])
+                .chain(&rates);
+            text += &csv_line(cells.map(String::as_str));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps() -> Vec<Step> {
+        let setup = KernelSetup {
+            build_commit: "c".into(),
+            build_version: "0".into(),
+            gpu_info: "a GPU".into(),
+            model: "m,n".into(),
+            limit_bytes_per_s: 4e12,
+        };
+        let operation = OperationTime {
+            kernel: "matmul_bf16_n8".into(),
+            grid: [1, 128, 1],
+            launches: 16,
+            bytes: 8_000_000,
+            seconds: [4e-6, 3e-6, 5e-6],
+        };
+        let time = StepTime { seconds: [128e-6, 120e-6, 130e-6], operations: vec![operation] };
+        vec![Step::of(&setup, TimedStep { rows: 8, tokens: 1, context: 512 }, &time)]
+    }
+
+    #[test]
+    fn rates_and_shares_follow_from_times() {
+        let text = markdown(&steps());
+        assert!(
+            text.starts_with("decode of 8 rows at 512 positions, m,n: 128.0 us a step (120.0 to 130.0)\n"),
+            "{text}"
+        );
+        let row = "| matmul_bf16_n8 | 1 x 128 x 1 |     16 | 4.00 | 8.00 | 2000 |       50.0 |      50.0 |";
+        assert!(text.contains(row), "{text}");
+        assert!(text.contains("limit, measured in this run: 4000 GB/s"), "{text}");
+    }
+
+    #[test]
+    fn all_forms_hold_the_same() {
+        let value: serde_json::Value = serde_json::from_str(&json(&steps())).unwrap();
+        assert_eq!(value[0]["kernels"][0]["grid"], serde_json::json!([1, 128, 1]));
+        assert_eq!(value[0]["limit_bytes_per_s"], 4e12);
+        let text = csv(&steps());
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[1].starts_with("\"m,n\",8,1,512,matmul_bf16_n8,1x128x1,16,4,"), "{text}");
+        assert_eq!(lines[0].split(',').count(), lines[1].split(',').count() - 1, "the name has a comma");
+    }
+}

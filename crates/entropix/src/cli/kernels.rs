@@ -1,0 +1,85 @@
+//! `bench kernels`: steps of a CUDA device taken apart.
+
+use super::args::{BenchFormat, KernelsArgs, ModelArgs, OutputArgs};
+use super::load;
+use crate::bench::kernels::{self, KernelSetup, Step};
+use anyhow::Result;
+use entropix::Device;
+use entropix_cuda::{CudaBackend, CudaOptions, TimedStep, whole_splits};
+use entropix_model::{Class, Error};
+use std::io::Write;
+
+/// Measures the steps asked for.
+pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
+    let steps = steps(args);
+    if steps.is_empty() {
+        return Err(Error::new(Class::Usage, "Flags", "nothing to measure: -b is 0 and -p below 2").into());
+    }
+    let ordinal = match args.device {
+        Device::Cuda(ordinal) => ordinal,
+        Device::Auto => 0,
+        Device::Cpu => {
+            let message = "--device cpu: bench kernels measures CUDA kernels; whole steps of the CPU are measured by bench, \
+                           its products by cargo bench -p entropix-cpu --bench linear";
+            return Err(Error::new(Class::Usage, "Flags", message).into());
+        }
+    };
+    let found = entropix_cuda::probe(ordinal)?;
+    let model = ModelArgs { model: args.model.clone(), ..ModelArgs::default() };
+    let checkpoint = load::measured(&model, output)?;
+    let most = |of: fn(&TimedStep) -> usize| steps.iter().map(of).max().unwrap_or(1);
+    let default = CudaOptions::default();
+    let block_size = default.block_size;
+    let options = CudaOptions {
+        ordinal,
+        n_blocks: steps.iter().map(|s| s.rows * s.context.div_ceil(block_size)).max().unwrap_or(1),
+        max_rows: most(|s| s.rows),
+        max_tokens: most(|s| s.rows * s.tokens),
+        max_kept: most(|s| s.rows),
+        ..default
+    };
+    let longest = most(|s| s.context);
+    if longest > checkpoint.config.max_context {
+        let message = format!(
+            "steps see {longest} positions and the model has {}; lower -d or -p",
+            checkpoint.config.max_context
+        );
+        return Err(Error::new(Class::Usage, "Flags", message).into());
+    }
+    let setup = KernelSetup {
+        build_commit: super::BUILD_COMMIT.into(),
+        build_version: env!("CARGO_PKG_VERSION").into(),
+        gpu_info: found.to_string(),
+        model: checkpoint
+            .path
+            .file_name()
+            .unwrap_or(checkpoint.path.as_os_str())
+            .to_string_lossy()
+            .into_owned(),
+        limit_bytes_per_s: entropix_cuda::copy_bandwidth(ordinal)?,
+    };
+    let mut backend = load::with_bar(output, "lower -b, -d or -p", |progress| {
+        CudaBackend::open_with_progress(&checkpoint, &options, &|done, total| progress(done, total))
+    })?;
+    let mut results = Vec::with_capacity(steps.len());
+    for step in steps {
+        results.push(Step::of(&setup, step, &backend.time_step(step)?));
+    }
+    let text = match args.output {
+        BenchFormat::Md => kernels::markdown(&results),
+        BenchFormat::Json => kernels::json(&results),
+        BenchFormat::Csv => kernels::csv(&results),
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn steps(args: &KernelsArgs) -> Vec<TimedStep> {
+    let rows = args.batch_size.0.iter().filter(|rows| **rows > 0);
+    let decode = rows.flat_map(|&rows| {
+        let depths = args.n_depth.0.iter();
+        depths.map(move |&depth| TimedStep { rows, tokens: 1, context: whole_splits(depth) })
+    });
+    let prompts = args.n_prompt.0.iter().filter(|n| **n > 1);
+    decode.chain(prompts.map(|&n| TimedStep { rows: 1, tokens: n, context: n })).collect()
+}
