@@ -103,8 +103,8 @@ pub(crate) fn markdown(steps: &[Step]) -> String {
                 part.launches.to_string(),
                 format!("{:.2}", part.us[0]),
                 format!("{:.2}", part.bytes as f64 / 1e6),
-                format!("{:.0}", part.bytes_per_s / 1e9),
-                format!("{:.1}", part.share_of_limit * 100.0),
+                rate(part.bytes_per_s / 1e9, 0),
+                rate(part.share_of_limit * 100.0, 1),
                 format!("{:.1}", part.share_of_step * 100.0),
             ]);
         }
@@ -121,6 +121,11 @@ pub(crate) fn markdown(steps: &[Step]) -> String {
         );
     }
     text
+}
+
+/// A rate; none where the clock saw no time.
+fn rate(value: f64, digits: usize) -> String {
+    if value.is_finite() && value >= 0.0 { format!("{value:.digits$}") } else { "-".into() }
 }
 
 /// One JSON array.
@@ -200,6 +205,14 @@ mod tests {
         let row = "| matmul_bf16_n8 | 1 x 128 x 1 |     16 | 4.00 | 8.00 | 2000 |       50.0 |      50.0 |";
         assert!(text.contains(row), "{text}");
         assert!(text.contains("limit, measured in this run: 4000 GB/s"), "{text}");
+    }
+
+    #[test]
+    fn a_kernel_within_the_noise_has_no_rate() {
+        assert_eq!(
+            [rate(-3.0, 0), rate(f64::INFINITY, 1), rate(f64::NAN, 1), rate(0.04, 1)],
+            ["-", "-", "-", "0.0"]
+        );
     }
 
     #[test]
