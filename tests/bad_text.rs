@@ -544,6 +544,18 @@ fn a_process_that_talks_nonsense_and_lives_on_is_not_waited_for() {
     assert!(start.elapsed() < std::time::Duration::from_secs(30), "it was waited for");
 }
 
+/// Nor has it met a limit because it is gone.
+#[test]
+fn a_process_that_talks_nonsense_and_ends_is_told_from_one_that_met_a_limit() {
+    let template = ChatTemplate::new("{{ messages }}", "model").unwrap();
+    for answers in ["echo nonsense", "echo '\"Checked\"'; read -r chat; echo '{}'"] {
+        let script = format!("read -r template; {answers}");
+        let sandbox = Sandbox::new(["/bin/sh", "-c", &script].map(Into::into).to_vec());
+        let error = sandbox.render(&template, &[], &options()).unwrap_err();
+        assert_eq!((error.class, error.code), (Class::Internal, "Template"), "{answers}: {error}");
+    }
+}
+
 /// A process that somebody else ended says nothing about its template.
 #[test]
 fn a_process_that_was_killed_is_not_the_templates_fault() {
