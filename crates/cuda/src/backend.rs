@@ -7,7 +7,7 @@ use crate::images::IMAGES;
 use crate::ops;
 use crate::options::{CudaOptions, MAX_CANDIDATES, PASSING_ASKS, Sizes, plan};
 use crate::rooms::{DRAWN_BYTES, MOST_COPIES, Rooms, key_parts_bytes};
-use crate::step::StepPlan;
+use crate::step::{StepPlan, narrow};
 use crate::weights::{self, Model, Progress};
 use entropix_model::{
     AttentionSignals, Backend, Batch, BlockCopy, Candidate, Candidates, Capacity, Checkpoint, Class, Draw,
@@ -209,10 +209,6 @@ impl CudaBackend {
         self.rooms.answers.read(first, &mut self.bytes);
         self.bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned)
     }
-}
-
-fn narrow(n: usize) -> u32 {
-    u32::try_from(n).expect("planned sizes fit 32 bits")
 }
 
 /// Rows that share a recorded step: 1, 2, 4, 8, then steps of at most a quarter.

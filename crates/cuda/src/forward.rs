@@ -8,7 +8,7 @@ use crate::ops::{
 };
 use crate::options::{PASSING_ASKS, Sizes};
 use crate::rooms::Rooms;
-use crate::step::{N_ATTENTION, N_DECODE, N_KEPT, N_PASSING, N_PREFILL, N_TOKENS, Sections};
+use crate::step::{N_ATTENTION, N_DECODE, N_KEPT, N_PASSING, N_PREFILL, N_TOKENS, Sections, narrow};
 use crate::weights::{Layer, Model};
 use entropix_model::{Result, Signals};
 
@@ -48,10 +48,6 @@ impl Forward<'_> {
         self.input(self.sections.counts + index)
     }
 
-    fn narrow(n: usize) -> u32 {
-        u32::try_from(n).expect("planned sizes fit 32 bits")
-    }
-
     /// All layers, and the head for the asks that keep their logits.
     pub(crate) fn step(&self, shape: Shape, run: &mut Run<'_>) -> Result<()> {
         let rooms = self.rooms;
@@ -76,7 +72,7 @@ impl Forward<'_> {
     }
 
     fn norm(&self, weight: Pointer, tokens: u32, run: &mut Run<'_>) -> Result<()> {
-        let (hidden, eps) = (Self::narrow(self.sizes.hidden), self.model.eps);
+        let (hidden, eps) = (narrow(self.sizes.hidden), self.model.eps);
         let (x, out) = (self.rooms.x.pointer(), self.rooms.normed.pointer());
         run(rms_norm(x, weight, Pointer(0), out, self.count(N_TOKENS), tokens, hidden, eps))
     }
@@ -91,7 +87,7 @@ impl Forward<'_> {
         product: Product,
         run: &mut Run<'_>,
     ) -> Result<()> {
-        let (n, stride) = (self.count(N_TOKENS), Self::narrow(stride));
+        let (n, stride) = (self.count(N_TOKENS), narrow(stride));
         run(matmul(weights, x.pointer(), out.pointer(), stride, n, tokens, product, Width::of(tokens)))
     }
 
@@ -100,7 +96,7 @@ impl Forward<'_> {
         let (tokens, n_tokens) = (shape.tokens, self.count(N_TOKENS));
         for &(weights, first) in &layer.qkv {
             let (x, out) = (rooms.normed.pointer(), rooms.qkv.offset(4 * first));
-            let stride = Self::narrow(sizes.qkv);
+            let stride = narrow(sizes.qkv);
             run(matmul(weights, x, out, stride, n_tokens, tokens, Product::Store, Width::of(tokens)))?;
         }
         let cache = rooms.cache.offset(index * heads.cache_bytes(sizes.n_blocks));
@@ -150,7 +146,7 @@ impl Forward<'_> {
         if index + 1 == sizes.n_layers {
             run(ops::attention_disagreement(decode, gather, shape.attention, heads))?;
         }
-        let (layer, n_layers) = (Self::narrow(index), Self::narrow(sizes.n_layers));
+        let (layer, n_layers) = (narrow(index), narrow(sizes.n_layers));
         run(ops::attention_signals(
             rooms.stats.pointer(),
             gather,
@@ -165,18 +161,18 @@ impl Forward<'_> {
     pub(crate) fn passing(&self, number: usize, place: usize, run: &mut Run<'_>) -> Result<()> {
         let first = place + number * PASSING_ASKS;
         let count = self.count(N_PASSING + number);
-        self.head(first, self.sizes.max_kept, Self::narrow(PASSING_ASKS), count, run)
+        self.head(first, self.sizes.max_kept, narrow(PASSING_ASKS), count, run)
     }
 
     /// Logits and signals of the asks from `place` on, in the rows of logits from `row` on.
     fn head(&self, place: usize, row: usize, most: u32, count: Pointer, run: &mut Run<'_>) -> Result<()> {
         let (rooms, sizes) = (self.rooms, self.sizes);
-        let most = most.min(Self::narrow(sizes.max_tokens));
+        let most = most.min(narrow(sizes.max_tokens));
         let asked = self.input(self.sections.ask_tokens + place);
         let (x, normed, norm) = (rooms.x.pointer(), rooms.normed.pointer(), self.model.final_norm);
-        run(rms_norm(x, norm, asked, normed, count, most, Self::narrow(sizes.hidden), self.model.eps))?;
+        run(rms_norm(x, norm, asked, normed, count, most, narrow(sizes.hidden), self.model.eps))?;
         let buffers = self.logits(place, row, count);
-        let stride = Self::narrow(sizes.stride);
+        let stride = narrow(sizes.stride);
         let (head, width) = (self.model.head, Width::of(most));
         run(matmul(head, normed, buffers.logits, stride, count, most, Product::Store, width))?;
         for launch in ops::signals(buffers, self.input(self.sections.targets + place), most) {
@@ -194,8 +190,8 @@ impl Forward<'_> {
             maxima: rooms.maxima.offset(4 * row * sizes.vocab.div_ceil(128)),
             signals: rooms.signals.offset(size_of::<Signals>() * place),
             n_asks,
-            vocab: Self::narrow(sizes.vocab),
-            stride: Self::narrow(sizes.stride),
+            vocab: narrow(sizes.vocab),
+            stride: narrow(sizes.stride),
         }
     }
 }

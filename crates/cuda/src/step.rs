@@ -87,8 +87,9 @@ pub(crate) struct StepPlan {
     prefill: Vec<Tile>,
 }
 
-fn narrow(n: usize) -> u32 {
-    u32::try_from(n).expect("checked batches fit 32 bits")
+/// A planned size as kernels take it.
+pub(crate) fn narrow(n: usize) -> u32 {
+    u32::try_from(n).expect("planned sizes and checked batches fit 32 bits")
 }
 
 impl StepPlan {
