@@ -4,6 +4,7 @@ use crate::ops::{Heads, SPLIT, TILE_QUERIES};
 use crate::rooms::scratch_bytes;
 use crate::weights::packed_bytes;
 use entropix_model::{Capacity, Class, Error, MemoryPlan, ModelConfig, Result, Weights};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Most candidates an ask; the width of a list on the device.
@@ -34,10 +35,12 @@ pub struct CudaOptions {
     pub graphs: bool,
     /// How long a step may take before the device is given up.
     pub patience: Duration,
+    /// The folder that keeps kernels which had to be compiled (in `kernels`); none keeps nothing.
+    pub cache: Option<PathBuf>,
 }
 
 impl Default for CudaOptions {
-    /// Device 0, 16,384 positions in blocks of 16, 64 rows and 2,048 tokens a step, two minutes of patience.
+    /// Device 0, 16,384 positions in blocks of 16, 64 rows and 2,048 tokens a step, two minutes of patience, no cache.
     fn default() -> Self {
         Self {
             ordinal: 0,
@@ -48,6 +51,7 @@ impl Default for CudaOptions {
             max_kept: 64,
             graphs: true,
             patience: Duration::from_secs(120),
+            cache: None,
         }
     }
 }

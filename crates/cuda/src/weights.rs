@@ -8,8 +8,39 @@ use entropix_model::quant::dequantise;
 use entropix_model::{Checkpoint, LayerWeights, Result, RopeLayout, Tensor, Weights};
 use std::f64::consts::PI;
 
-/// Told how many bytes of the weights are read, and of how many.
-pub type Progress<'a> = dyn Fn(u64, u64) + 'a;
+/// What takes its time while a backend opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening<'a> {
+    /// Kernels are compiled, which takes seconds and is kept; told once.
+    Kernels {
+        /// Version of the compiler.
+        nvrtc: (u32, u32),
+        /// What they are compiled for, e.g. `sm_90a`.
+        architecture: &'a str,
+    },
+    /// Weights are read.
+    Weights {
+        /// Bytes that are.
+        done: u64,
+        /// Of so many.
+        total: u64,
+    },
+}
+
+impl std::fmt::Display for Opening<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Opening::Kernels { nvrtc: (major, minor), architecture } => write!(
+                f,
+                "compiling the CUDA kernels for {architecture} with NVRTC {major}.{minor}, which takes some seconds"
+            ),
+            Opening::Weights { done, total } => write!(f, "{done} of {total} bytes of the weights are read"),
+        }
+    }
+}
+
+/// Told how far opening is.
+pub type Progress<'a> = dyn Fn(Opening<'_>) + 'a;
 
 /// The tensors of one layer.
 #[derive(Debug)]
@@ -128,7 +159,7 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn tell(&mut self, tensors: &[&Tensor]) {
         self.done += tensors.iter().map(|tensor| tensor.n_bytes() as u64).sum::<u64>();
-        (self.progress)(self.done, self.total);
+        (self.progress)(Opening::Weights { done: self.done, total: self.total });
     }
 
     fn upload(&mut self, bytes: &[u8]) -> Result<Memory> {

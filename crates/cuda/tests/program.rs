@@ -2,8 +2,12 @@
 //! costs no answer that was finished.
 #![forbid(unsafe_code)]
 
+#[path = "compilers/mod.rs"]
+mod compilers;
+
 use entropix_emulator::FakeDriver;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -191,6 +195,137 @@ fn auto_says_what_it_takes_and_why() {
     assert!(said.contains("auto takes the cpu: the CUDA driver is of CUDA 11.8"), "{said}");
     let said = run(&[fake(), ("FAKE_CUDA_DEVICES", "0")]);
     assert!(said.contains("auto takes the cpu") && said.contains("no device"), "{said}");
+}
+
+/// What runs for seconds to compile kernels says so.
+const COMPILING: &str = "compiling the CUDA kernels for sm_90a with NVRTC 13.0";
+
+/// Greedy answers of a model whose every matrix has kernels of bf16, and what was said.
+fn compiled(
+    folder: &Path,
+    device: &str,
+    environment: &[(&str, &str)],
+) -> (Option<i32>, Vec<(String, Vec<u64>)>, String) {
+    let flags = ["--device", device, "--policy", "greedy"];
+    let output = batch(folder, "llama-sure", &flags, &[&[fake()], environment].concat());
+    let answers = if output.status.success() { answers(folder) } else { Vec::new() };
+    (output.status.code(), answers, words(&output))
+}
+
+/// The kernels that a cache keeps: by name, which file it is.
+fn kept(folder: &Path) -> BTreeMap<String, u64> {
+    let entries = std::fs::read_dir(folder.join("entropix/kernels")).into_iter().flatten();
+    let entries = entries.map(|entry| entry.unwrap());
+    entries.map(|e| (e.file_name().into_string().unwrap(), e.metadata().unwrap().ino())).collect()
+}
+
+/// A driver that does not take what nvcc made takes what NVRTC makes: once, and then from the cache.
+#[test]
+fn kernels_that_do_not_run_are_compiled_once() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    let run = |environment: &[(&str, &str)]| compiled(folder.path(), "cuda", environment);
+    let manifest = || std::fs::read_to_string(folder.path().join("out.manifest.json")).unwrap();
+    let (_, expected, said) = run(&[]);
+    assert!(expected.len() == 4 && !said.contains("compiling") && kept(folder.path()).is_empty(), "{said}");
+    assert!(manifest().contains("\"sm_90\""), "{}", manifest());
+
+    // It is found where the system looks for libraries.
+    let nvrtc = compilers::nvrtc();
+    let places = format!("{}:{}", fake().1, nvrtc.parent().unwrap().display());
+    let refusing = [("LD_LIBRARY_PATH", places.as_str()), ("FAKE_CUDA_FATBINS", "0")];
+    let (code, answers, said) = run(&refusing);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!((answers, said.matches(COMPILING).count()), (expected.clone(), 1), "{said}");
+    assert!(manifest().contains("\"sm_90-nvrtc-13.0\""), "{}", manifest());
+    let first = kept(folder.path());
+    let stems: Vec<&str> = first.keys().map(|name| name.split('.').next().unwrap()).collect();
+    let needed =
+        ["attend_16", "attention_signals", "candidates", "copy_blocks", "draw", "embed", "matmul_bf16"];
+    assert_eq!(stems, [&needed[..], &["rms_norm", "rope_store", "signals"]].concat(), "and no others");
+
+    let (_, answers, said) = run(&refusing);
+    assert_eq!((answers, kept(folder.path())), (expected.clone(), first.clone()), "{said}");
+    assert!(!said.contains("compiling"), "{said}");
+
+    // Whatever the driver has against them.
+    for code in ["cuModuleLoadData:1:200", "cuModuleLoadData:2:222"] {
+        let (_, answers, said) = run(&[refusing[0], ("FAKE_CUDA_FAIL", code)]);
+        assert!(answers == expected && manifest().contains("nvrtc"), "{code}: {said}");
+    }
+
+    // A damaged entry is made anew, the others stay.
+    let name = first.keys().find(|name| name.starts_with("copy_blocks.")).unwrap();
+    let path = folder.path().join("entropix/kernels").join(name);
+    let whole = std::fs::read(&path).unwrap();
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    std::fs::write(&path, damaged).unwrap();
+    let (_, answers, said) = run(&refusing);
+    assert!(answers == expected && said.contains(COMPILING), "{said}");
+    assert_eq!(std::fs::read(&path).unwrap(), whole);
+    let again = kept(folder.path());
+    assert!(
+        first.iter().all(|(entry, file)| (again[entry] == *file) == (entry != name)),
+        "{first:?} {again:?}"
+    );
+
+    // Whoever names it gets its kernels even where those of the build would run.
+    let named = [("ENTROPIX_NVRTC", nvrtc.to_str().unwrap())];
+    let (_, answers, said) = run(&named);
+    assert!(answers == expected && !said.contains("compiling"), "{said}");
+    assert!(manifest().contains("\"sm_90-nvrtc-13.0\""), "{}", manifest());
+    let (_, _, said) = compiled(folder.path(), "auto", &named);
+    assert!(said.contains("auto takes cuda:0"), "{said}");
+
+    // A cache that cannot be written is none.
+    let file = folder.path().join("in");
+    let (code, answers, said) = run(&[named[0], ("XDG_CACHE_HOME", file.to_str().unwrap())]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(answers == expected && said.contains(COMPILING), "{said}");
+}
+
+#[test]
+fn without_kernels_it_says_what_to_install() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    let refused = |environment: &[(&str, &str)], all: &[&str]| {
+        let (code, _, said) = compiled(folder.path(), "cuda", environment);
+        assert!(code == Some(69) && !folder.path().join("out").exists(), "{code:?}: {said}");
+        for part in all {
+            assert!(said.contains(part), "{part:?} is not in: {said}");
+        }
+    };
+    refused(
+        &[("FAKE_CUDA_FATBINS", "0"), ("ENTROPIX_NVRTC", "off")],
+        &[
+            "cuda:0 (Emulated device): the kernels of attend_16.cu do not run there (CUDA_ERROR_NO_BINARY_FOR_GPU (209))",
+            "$ENTROPIX_NVRTC is off",
+            "nvidia-cuda-nvrtc of CUDA 13 with pip",
+            "its own nvcc",
+        ],
+    );
+    let nowhere = [("ENTROPIX_NVRTC", "/nowhere/libnvrtc.so.13")];
+    refused(&nowhere, &["$ENTROPIX_NVRTC names /nowhere/libnvrtc.so.13: ", "cannot open", "--device cpu"]);
+    let (code, _, said) = compiled(folder.path(), "auto", &nowhere);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("auto takes the cpu") && said.contains("/nowhere/libnvrtc.so.13"), "{said}");
+    std::fs::remove_file(folder.path().join("out")).unwrap();
+
+    let nvrtc = compilers::nvrtc();
+    let named = ("ENTROPIX_NVRTC", nvrtc.to_str().unwrap());
+    // One whose machine code the driver would not take, and one that knows no such device.
+    refused(&[named, ("FAKE_CUDA_VERSION", "12040")], &["is newer than the driver, which is of CUDA 12.4"]);
+    refused(
+        &[named, ("FAKE_CUDA_CAPABILITY", "99")],
+        &["NVRTC 13.0", "attend_16.cu for sm_99", "invalid value for --gpu-architecture"],
+    );
+    assert_eq!(kept(folder.path()), BTreeMap::new());
+    // A driver that does not take NVRTC's either.
+    refused(
+        &[named, ("FAKE_CUDA_FAIL", "cuModuleLoadData:1:200")],
+        &["attend_16.cu do not run there", "NVRTC 13.0", "made them: update the driver"],
+    );
 }
 
 /// Case 88 of the bad-input catalogue: devices that are there and may not be seen.

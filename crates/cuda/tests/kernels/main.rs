@@ -5,10 +5,13 @@
 mod abi;
 mod attend;
 mod candidates;
+#[path = "../compilers/mod.rs"]
+mod compilers;
 mod device;
 mod draw;
 mod faults;
 mod matmul;
+mod nvrtc;
 mod random;
 mod resources;
 mod signals;

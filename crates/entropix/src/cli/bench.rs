@@ -45,7 +45,7 @@ pub(crate) fn run(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
             Pool::new(*n_threads)
                 .map_err(|e| Error::new(Class::Temp, "Threads", format!("{n_threads} threads: {e}")))?,
         ),
-        Processor::Cuda(_) => None,
+        Processor::Cuda { .. } => None,
     };
     let mut bench = Bench::new(&mut session)?;
     let mut all = Vec::new();

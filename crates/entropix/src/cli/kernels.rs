@@ -3,9 +3,10 @@
 use super::args::{BenchFormat, KernelsArgs, ModelArgs, OutputArgs};
 use super::load;
 use crate::bench::kernels::{self, KernelSetup, Step};
+use crate::report::say::sayln;
 use anyhow::Result;
-use entropix::Device;
-use entropix_cuda::{CudaBackend, CudaOptions, TimedStep, whole_splits};
+use entropix::{Device, hub};
+use entropix_cuda::{CudaBackend, CudaOptions, Opening, TimedStep, whole_splits};
 use entropix_model::{Class, Error};
 use std::io::Write;
 
@@ -36,6 +37,7 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
         max_rows: most(|s| s.rows),
         max_tokens: most(|s| s.rows * s.tokens),
         max_kept: most(|s| s.rows),
+        cache: hub::Settings::from_env().cache,
         ..default
     };
     let longest = most(|s| s.context);
@@ -59,7 +61,11 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
         limit_bytes_per_s: entropix_cuda::copy_bandwidth(ordinal)?,
     };
     let mut backend = load::with_bar(output, "lower -b, -d or -p", |progress| {
-        CudaBackend::open_with_progress(&checkpoint, &options, &|done, total| progress(done, total))
+        CudaBackend::open_with_progress(&checkpoint, &options, &|opening| match opening {
+            Opening::Weights { done, total } => progress(done, total),
+            Opening::Kernels { .. } if output.quiet => {}
+            Opening::Kernels { .. } => sayln!("{opening}"),
+        })
     })?;
     let mut results = Vec::with_capacity(steps.len());
     for step in steps {

@@ -81,9 +81,18 @@ pub(crate) fn prepare(
     options: &SessionOptions,
     output: &OutputArgs,
 ) -> Result<Session> {
+    let options = SessionOptions {
+        cache: hub::Settings::from_env().cache,
+        tell: if output.quiet { |_| {} } else { say },
+        ..options.clone()
+    };
     with_bar(output, "lower -c, -b or --kv-blocks", |progress| {
-        Session::of_checkpoint(checkpoint, options, progress)
+        Session::of_checkpoint(checkpoint, &options, progress)
     })
+}
+
+fn say(what: &str) {
+    sayln!("{what}");
 }
 
 /// Loads with a bar that shows how far it is, if that is much; `remedy` is what helps when there is no memory.
@@ -123,6 +132,7 @@ pub(crate) fn options(model: &ModelArgs, rows: usize) -> Result<SessionOptions> 
         chat_template: None,
         date: None,
         template_command: super::child::template_command(),
+        ..SessionOptions::default()
     })
 }
 

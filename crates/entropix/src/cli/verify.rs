@@ -112,6 +112,7 @@ fn open_session(args: &VerifyArgs, manifest: &Manifest, output: &OutputArgs) -> 
         chat_template: manifest.prompt.template_file.as_ref().map(PathBuf::from),
         date: manifest.prompt.date.as_deref().map(Date::parse).transpose()?,
         template_command: super::child::template_command(),
+        ..SessionOptions::default()
     };
     let session = load::open(&path, &options, output)?;
     let kernels = session.model().processor.kernels();

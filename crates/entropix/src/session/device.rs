@@ -55,7 +55,12 @@ pub enum Processor {
         n_threads: usize,
     },
     /// A CUDA device.
-    Cuda(Found),
+    Cuda {
+        /// Which.
+        found: Found,
+        /// Version of NVRTC, where that compiled the kernels and not nvcc when this program was built.
+        nvrtc: Option<(u32, u32)>,
+    },
 }
 
 impl Processor {
@@ -63,15 +68,19 @@ impl Processor {
     pub fn backend(&self) -> &'static str {
         match self {
             Processor::Cpu { .. } => "CPU",
-            Processor::Cuda(_) => "CUDA",
+            Processor::Cuda { .. } => "CUDA",
         }
     }
 
-    /// The kernels in use, e.g. `avx2` or `sm_90`.
+    /// The kernels in use, e.g. `avx2`, `sm_90`, or `sm_90-nvrtc-13.0` where that compiled them.
     pub fn kernels(&self) -> String {
         match self {
             Processor::Cpu { kernel_path, .. } => kernel_path.name().into(),
-            Processor::Cuda(found) => format!("sm_{}{}", found.capability.0, found.capability.1),
+            Processor::Cuda { found, nvrtc } => {
+                let compiler =
+                    nvrtc.map(|(major, minor)| format!("-nvrtc-{major}.{minor}")).unwrap_or_default();
+                format!("sm_{}{}{compiler}", found.capability.0, found.capability.1)
+            }
         }
     }
 
@@ -79,7 +88,7 @@ impl Processor {
     pub fn n_threads(&self) -> usize {
         match self {
             Processor::Cpu { n_threads, .. } => *n_threads,
-            Processor::Cuda(_) => 1,
+            Processor::Cuda { .. } => 1,
         }
     }
 }
@@ -88,7 +97,7 @@ impl fmt::Display for Processor {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Processor::Cpu { kernel_path, n_threads } => write!(f, "{kernel_path}, {n_threads} threads"),
-            Processor::Cuda(found) => write!(f, "cuda:{}, {}", found.ordinal, found.name),
+            Processor::Cuda { found, .. } => write!(f, "cuda:{}, {}", found.ordinal, found.name),
         }
     }
 }

@@ -48,6 +48,10 @@ pub struct SessionOptions {
     /// Program and arguments that parse and render templates nobody knows (see [`Sandbox`]); none does it in this
     /// process, which a hostile one can end.
     pub template_command: Option<Vec<OsString>>,
+    /// A folder for what is costly to make again: kernels that were compiled for this machine. None keeps nothing.
+    pub cache: Option<PathBuf>,
+    /// Told in words, at once, what opening will take some time for.
+    pub tell: fn(&str),
 }
 
 impl Default for SessionOptions {
@@ -63,6 +67,8 @@ impl Default for SessionOptions {
             chat_template: None,
             date: None,
             template_command: None,
+            cache: None,
+            tell: |_| {},
         }
     }
 }
