@@ -32,7 +32,7 @@ fn main() {
             "cargo:warning=no nvcc of CUDA 12 or 13: the CUDA kernels will be compiled at run time by NVRTC, where there is one; \
              without it --device cuda will refuse. NVCC=$(scripts/get_nvcc) gives an nvcc"
         );
-        write_if_new(&out.join("images.rs"), &(list(&[], 0) + &texts));
+        write_if_new(&out.join("images.rs"), &(list(&[], None) + &texts));
         return;
     };
     let image = |source: &Path| out.join(source.file_name().unwrap()).with_extension("fatbin");
@@ -57,7 +57,7 @@ fn main() {
     });
     let images: Vec<(String, PathBuf)> =
         files.iter().map(|source| (name_of(source).to_owned(), image(source))).collect();
-    write_if_new(&out.join("images.rs"), &(list(&images, major) + &texts));
+    write_if_new(&out.join("images.rs"), &(list(&images, Some(major)) + &texts));
 }
 
 /// nvcc of $NVCC, $CUDA_HOME, $CUDA_PATH, the PATH or its usual place, and its major version.
@@ -99,9 +99,9 @@ fn compile(nvcc: &Path, kernels: &Path, source: &Path, image: &Path) {
 }
 
 /// The source of `images`.
-fn list(images: &[(String, PathBuf)], major: u32) -> String {
+fn list(images: &[(String, PathBuf)], major: Option<u32>) -> String {
     let mut text = format!(
-        "/// Major version of CUDA whose compiler made them; the driver must not be older.\npub(crate) const CUDA_MAJOR: u32 = {major};\n\
+        "/// Major version of CUDA whose compiler made the images; the driver must not be older.\npub(crate) const CUDA_MAJOR: Option<u32> = {major:?};\n\
          /// (file, image) of every kernel file; empty when this build found no compiler.\npub(crate) const IMAGES: &[(&str, &[u8])] = &["
     );
     for (name, path) in images {

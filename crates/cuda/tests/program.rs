@@ -51,11 +51,14 @@ fn fake() -> (&'static str, &'static str) {
     ("LD_LIBRARY_PATH", FakeDriver::folder().to_str().unwrap())
 }
 
-/// (id, tokens) of every answer, by id; every line is whole.
-fn answers(folder: &Path) -> Vec<(String, Vec<u64>)> {
+/// (id, tokens) of every answer, by id.
+type Answers = Vec<(String, Vec<u64>)>;
+
+/// The answers in `out`, of which every line is whole.
+fn answers(folder: &Path) -> Answers {
     let text = std::fs::read_to_string(folder.join("out")).unwrap_or_default();
     assert!(text.is_empty() || text.ends_with('\n'), "the last line is torn: {text}");
-    let mut all: Vec<(String, Vec<u64>)> = text
+    let mut all: Answers = text
         .lines()
         .map(|line| {
             let row: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -78,7 +81,7 @@ fn words(output: &Output) -> String {
 }
 
 /// Greedy answers of one model on one device.
-fn greedy(folder: &Path, model: &str, device: &str, more: &[&str]) -> (Vec<(String, Vec<u64>)>, String) {
+fn greedy(folder: &Path, model: &str, device: &str, more: &[&str]) -> (Answers, String) {
     let mut flags = vec!["--device", device, "--policy", "greedy", "-b", "3"];
     flags.extend(more);
     let output = batch(folder, model, &flags, &[fake()]);
@@ -201,11 +204,7 @@ fn auto_says_what_it_takes_and_why() {
 const COMPILING: &str = "compiling the CUDA kernels for sm_90a with NVRTC 13.0";
 
 /// Greedy answers of a model whose every matrix has kernels of bf16, and what was said.
-fn compiled(
-    folder: &Path,
-    device: &str,
-    environment: &[(&str, &str)],
-) -> (Option<i32>, Vec<(String, Vec<u64>)>, String) {
+fn compiled(folder: &Path, device: &str, environment: &[(&str, &str)]) -> (Option<i32>, Answers, String) {
     let flags = ["--device", device, "--policy", "greedy"];
     let output = batch(folder, "llama-sure", &flags, &[&[fake()], environment].concat());
     let answers = if output.status.success() { answers(folder) } else { Vec::new() };

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::{Nvrtc, check, name_of};
-use crate::images::{self, CUDA_MAJOR, IMAGES};
+use crate::images::{self, CUDA_MAJOR};
 use cudarc::driver::{result, sys};
 use entropix_model::{Class, Error, Result};
 
@@ -114,21 +114,25 @@ pub fn probe(ordinal: u32) -> Result<Found> {
 /// Why nothing computes on a device that is there; `none` says why no NVRTC is.
 fn no_kernels(driver: (u32, u32), none: &str) -> Error {
     let remedy = Nvrtc::remedy(driver);
-    let (code, message) = if IMAGES.is_empty() {
-        let message = format!(
-            "this build holds no CUDA kernels, for it found no nvcc, and there is no NVRTC to compile them: {none}; {remedy}, build \
-             with NVCC=$(scripts/get_nvcc)"
-        );
-        ("NoKernels", message)
-    } else if Nvrtc::is_named() {
-        ("NoKernels", format!("there is no NVRTC to compile the CUDA kernels: {none}; {remedy}"))
-    } else {
-        let message = format!(
-            "the CUDA driver is of CUDA {}.{}, the kernels of this build need {CUDA_MAJOR}.0, and there is no NVRTC to compile them \
-             for it: {none}; {remedy}, build with an older nvcc",
-            driver.0, driver.1
-        );
-        ("DriverTooOld", message)
+    let (code, message) = match CUDA_MAJOR {
+        None => {
+            let message = format!(
+                "this build holds no CUDA kernels, for it found no nvcc, and there is no NVRTC to compile them: {none}; {remedy}, \
+                 build with NVCC=$(scripts/get_nvcc)"
+            );
+            ("NoKernels", message)
+        }
+        Some(_) if Nvrtc::is_named() => {
+            ("NoKernels", format!("there is no NVRTC to compile the CUDA kernels: {none}; {remedy}"))
+        }
+        Some(major) => {
+            let message = format!(
+                "the CUDA driver is of CUDA {}.{}, the kernels of this build need {major}.0, and there is no NVRTC to compile them \
+                 for it: {none}; {remedy}, build with an older nvcc",
+                driver.0, driver.1
+            );
+            ("DriverTooOld", message)
+        }
     };
     Error::unsupported(code, format!("{message}, or use --device cpu"))
 }
