@@ -11,7 +11,7 @@ use crate::step::{StepPlan, narrow};
 use crate::weights::{self, Model, Progress};
 use entropix_model::{
     AttentionSignals, Backend, Batch, BlockCopy, Candidate, Candidates, Capacity, Checkpoint, Class, Draw,
-    Drawn, Error, MemoryPlan, Result, Signals, Slot, StepId,
+    Drawn, Error, MemoryPlan, Result, Signals, Slot, StepId, Weights,
 };
 use std::collections::HashMap;
 
@@ -73,7 +73,7 @@ impl CudaBackend {
         if memory.total() > free as u64 {
             return Err(refuse(&driver, free));
         }
-        load_kernels(&mut driver, &sizes, &weights::formats(&checkpoint.weights))?;
+        load_kernels(&mut driver, &sizes, &checkpoint.weights)?;
         let with_table = |driver: &Driver, error: Error| match error.code {
             "OutOfMemory" => refuse(driver, free),
             _ => error,
@@ -220,19 +220,22 @@ fn bucket(rows: usize) -> usize {
 }
 
 /// Loads every kernel that the model needs.
-fn load_kernels(driver: &mut Driver, sizes: &Sizes, formats: &[crate::pack::Format]) -> Result<()> {
+fn load_kernels(driver: &mut Driver, sizes: &Sizes, weights: &Weights) -> Result<()> {
+    let (formats, head) = (weights::formats(weights), weights::head_format(weights));
     let vocabulary = u32::try_from(sizes.vocab).expect("a checked vocabulary");
     let wide = ops::Width::Wide.shared();
     let shared = |name: &str| match name {
         "draw" => ops::draw_shared(vocabulary),
         "attention_disagreement" => sizes.heads.n_heads * 64 * 4,
         name if name.ends_with("_wide") => wide,
+        name if name.starts_with("head_") && name.ends_with("_n64") => ops::HeadWidth::N64.shared(),
         _ => 0,
     };
     let mut files: HashMap<String, Vec<(String, u32)>> = HashMap::new();
     for kernel in abi::kernels() {
         let wanted = match kernel.file.trim_end_matches(".cu").split_once('_') {
             Some(("matmul", format)) => formats.iter().any(|f| f.name() == format),
+            Some(("head", format)) => head.name() == format,
             Some(("attend", size)) => size == sizes.heads.head_dim.to_string(),
             _ => true,
         };

@@ -259,7 +259,7 @@ fn steps_of_random_models_are_measured() {
         let kernels = step["kernels"].as_array().unwrap();
         let has =
             |name: &str| kernels.iter().any(|kernel| kernel["kernel"].as_str().unwrap().starts_with(name));
-        assert!(has("matmul_q4_0") && has("attend") && has("signals"), "{step}");
+        assert!(has("matmul_q4_0") && has("attend") && has("head_q4_0") && has("signals"), "{step}");
         assert!(step["us"][0].as_f64().unwrap() > 0.0);
     }
     let output = run(&[
