@@ -108,7 +108,7 @@ fn rows(device: &Device<'_>) -> Outcome {
 
 /// More slices than units of some, no whole chunk of rows, two blocks of asks.
 fn vocabulary(device: &Device<'_>) -> Outcome {
-    head::check(device, &Case::new(Format::BF16, 301, 712, 37))
+    head::check(device, &head::case(Format::BF16, 301, 712, 37))
 }
 
 fn best(device: &Device<'_>) -> Outcome {
@@ -488,6 +488,13 @@ const FAULTS: &[Fault] = &[
         "other bits",
     ),
     fault(
+        "threads share the place of finished slices",
+        HEAD,
+        ("return aside[slot * MATMUL_THREADS];", "return aside[slot];"),
+        vocabulary,
+        "race",
+    ),
+    fault(
         "sums take the room of stages that are still read",
         HEAD,
         (
@@ -500,10 +507,7 @@ const FAULTS: &[Fault] = &[
     fault(
         "sums are read before all warps wrote theirs",
         HEAD,
-        (
-            "        __syncthreads();\n        // A warp has four tokens",
-            "        // A warp has four tokens",
-        ),
+        ("        __syncthreads();\n        // A warp has four tokens", "        // A warp has four tokens"),
         vocabulary,
         "",
     ),
@@ -512,7 +516,7 @@ const FAULTS: &[Fault] = &[
         HEAD,
         ("const u32 chunk = blockIdx.y * MT + half;", "const u32 chunk = blockIdx.y * MT;"),
         vocabulary,
-        "race",
+        "uninitialised",
     ),
     fault(
         "a chunk's part lies where another's is",
@@ -554,15 +558,9 @@ const FAULTS: &[Fault] = &[
         HEAD,
         ("first += MATMUL_THREADS / TOKEN_LANES)", "first += 2 * MATMUL_THREADS / TOKEN_LANES)"),
         vocabulary,
-        "unwritten",
+        "uninitialised",
     ),
-    fault(
-        "every lane has a maximum of its own",
-        HEAD,
-        ("    most = token_max(most);\n", ""),
-        vocabulary,
-        "",
-    ),
+    fault("every lane has a maximum of its own", HEAD, ("    most = token_max(most);\n", ""), vocabulary, ""),
     fault(
         "a token's sums are those of its lanes' neighbours too",
         HEAD,
@@ -573,13 +571,7 @@ const FAULTS: &[Fault] = &[
         vocabulary,
         "not",
     ),
-    fault(
-        "a NaN is nothing",
-        HEAD,
-        ("x == neg_inf() ? 0u : 1u << 16;", "0u;"),
-        rows,
-        "status",
-    ),
+    fault("a NaN is nothing", HEAD, ("x == neg_inf() ? 0u : 1u << 16;", "0u;"), rows, "status"),
     fault(
         "counts of two tokens are one",
         HEAD,
@@ -610,7 +602,13 @@ const FAULTS: &[Fault] = &[
         head::check_traffic,
         "Traffic",
     ),
-    fault("collision sums e", HEAD, ("squares = fmaf(e, e, squares);", "squares = add(squares, e);"), rows, "collision"),
+    fault(
+        "collision sums e",
+        HEAD,
+        ("squares = fmaf(e, e, squares);", "squares = add(squares, e);"),
+        rows,
+        "collision",
+    ),
     fault(
         "deviations from the maximum",
         HEAD,
@@ -629,13 +627,7 @@ const FAULTS: &[Fault] = &[
         rows,
         "",
     ),
-    fault(
-        "a NaN passes",
-        SIGNALS,
-        ("if (v[4] > 0 || v[3] == 0)", "if (v[3] == 0)"),
-        rows,
-        "status",
-    ),
+    fault("a NaN passes", SIGNALS, ("if (v[4] > 0 || v[3] == 0)", "if (v[3] == 0)"), rows, "status"),
     fault(
         "the part of another chunk",
         SIGNALS,

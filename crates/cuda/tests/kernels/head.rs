@@ -10,6 +10,13 @@ use entropix_model::sampling::signals_of;
 use half::bf16;
 use std::ops::Range;
 
+/// Weights and activations whose logits are some nats apart.
+pub(crate) fn case(format: Format, n_rows: usize, n_cols: usize, n_tokens: usize) -> Case {
+    let mut case = Case::new(format, n_rows, n_cols, n_tokens);
+    case.x.iter_mut().for_each(|x| *x = bf16::from_f32(x.to_f32() / 16.0));
+    case
+}
+
 /// The targets of tokens of a case: every third has none.
 fn targets(case: &Case, tokens: Range<usize>) -> Vec<Option<u32>> {
     tokens.map(|i| (i % 3 != 2).then(|| (i * 7919 % case.n_rows) as u32)).collect()
@@ -65,7 +72,7 @@ pub(crate) fn check(device: &Device<'_>, case: &Case) -> Outcome {
 
 /// A NaN among the activations of one ask makes its record say so, and leaves every other bit as it was.
 pub(crate) fn check_poison(device: &Device<'_>) -> Outcome {
-    let mut case = Case::new(Format::BF16, 200, 72, 11);
+    let mut case = case(Format::BF16, 200, 72, 11);
     let fine: Vec<Scored<'_>> =
         HEAD_WIDTHS.iter().map(|&w| head(device, &case, w, 0..11)).collect::<Result<_, _>>()?;
     case.x[3 * 72 + 70] = bf16::NAN;
@@ -87,7 +94,7 @@ pub(crate) fn check_poison(device: &Device<'_>) -> Outcome {
 /// Weights are read once a block of asks, logits and parts written once and never read, and a launch says so.
 pub(crate) fn check_traffic(device: &Device<'_>) -> Outcome {
     let (vocab, n_cols, n) = (512u64, 136u64, 41u64);
-    let case = Case::new(Format::BF16, vocab as usize, n_cols as usize, n as usize);
+    let case = case(Format::BF16, vocab as usize, n_cols as usize, n as usize);
     let (weights, x, count) =
         (device.upload(&case.packed()), device.upload(&case.x), device.count(n as usize));
     let w = Weights { format: case.format, at: at(&weights), n_rows: vocab as u32, n_cols: n_cols as u32 };
@@ -132,8 +139,8 @@ fn the_head_of_every_format_is_the_product_and_its_signals() {
             Format::BF16 | Format::F16 => [40, 576, 712],
             _ => [32, 576, 736],
         };
-        for (n_cols, n_rows, n_tokens) in [(columns[0], 1, 1), (columns[1], 130, 9), (columns[2], 300, 35)] {
-            let case = Case::new(format, n_rows, n_cols, n_tokens);
+        for (n_cols, n_rows, n_tokens) in [(columns[0], 1, 1), (columns[1], 130, 9), (columns[2], 141, 34)] {
+            let case = case(format, n_rows, n_cols, n_tokens);
             everywhere(&format!("{format:?} {n_rows} x {n_cols}, {n_tokens} asks"), |device| {
                 check(device, &case)
             });
@@ -144,11 +151,13 @@ fn the_head_of_every_format_is_the_product_and_its_signals() {
 #[test]
 fn any_number_of_asks_fits_into_blocks() {
     for n_tokens in [1, 7, 8, 9, 33, 64, 65] {
-        let case = Case::new(Format::BF16, 141, 40, n_tokens);
+        let case = case(Format::BF16, 141, 40, n_tokens);
         everywhere(&format!("{n_tokens} asks"), |device| check(device, &case));
     }
-    let case = Case::new(Format::Q8_0, 1000, 1056, 70);
-    at_length("70 asks", |device| check(device, &case));
+    for (format, n_rows, n_cols) in [(Format::BF16, 301, 200), (Format::Q8_0, 1000, 1056)] {
+        let case = case(format, n_rows, n_cols, 70);
+        at_length("70 asks", |device| check(device, &case));
+    }
 }
 
 #[test]
