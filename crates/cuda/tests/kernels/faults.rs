@@ -237,6 +237,13 @@ const FAULTS: &[Fault] = &[
         f16,
         "not",
     ),
+    fault(
+        "weights are read between their places",
+        ("weights.cuh", "matmul_bf16.cu"),
+        ("stream16(q + (i * WARP + lane) * 16)", "stream16(q + 8 + (i * WARP + lane) * 16)"),
+        bf16,
+        "misaligned",
+    ),
     // matmul
     fault(
         "activations of tokens that are not there",
