@@ -8,10 +8,10 @@
 //         maxima   (n_asks, n_chunks) f32
 // twin    entropix_cpu::reference::ops::linear, then entropix_model::sampling::signals_of by signals.cu
 //
-//   name          block                                 grid                                 an SM has
-//   head_*_n8     8 warps of 16 rows, 8 tokens: a chunk    (ceil(A/8), ceil(vocab/128))      two blocks
-//   head_*_n32    8 warps of 32 rows, 32 tokens: 2 chunks  (ceil(A/32), ceil(vocab/256))     one
-//   head_*_n64    8 warps of 32 rows, 64 tokens: 2 chunks  (ceil(A/64), ceil(vocab/256))     one
+//   name          block                                    grid                             an SM has
+//   head_*_n8     8 warps of 16 rows, 8 tokens: a chunk    (ceil(A/8), ceil(vocab/128))     two blocks
+//   head_*_n32    8 warps of 32 rows, 32 tokens: 2 chunks  (ceil(A/32), ceil(vocab/256))    one
+//   head_*_n64    8 warps of 32 rows, 64 tokens: 2 chunks  (ceil(A/64), ceil(vocab/256))    one
 //
 // A is the most asks this launch may meet; blocks beyond n_asks leave at once. There are enough chunks for all SMs, so a warp
 // walks all of K itself and keeps the slices of matmul.cuh apart: THE ORDER OF ADDITIONS is theirs. Weights go from L2 straight
@@ -23,7 +23,8 @@
 // moments want 16 rows of one token a lane. Eight lanes have a token, in every width, so that a part has one order of additions
 // too. A logit is stored once, in whole lines, and its exp is taken once.
 //
-// bytes moved: the weights once per token block (from L2 for all but the first), x once per chunk from L2, a logit 4, a part 36.
+// bytes moved: the weights once per token block (from L2 for all but the first), x once per row block from L2, a logit 4, a
+// chunk 36.
 #pragma once
 #include "logits.cuh"
 #include "matmul.cuh"
@@ -243,6 +244,6 @@ DEV void head(const u8* weights, const bf16* x, float* logits, ChunkPart* parts,
     }                                                                                                                        \
     REGISTER_KERNEL(head_##name##_##width)
 #define HEAD_KERNELS(format, name, depth8, depth32, depth64)                                                                 \
-    HEAD_KERNEL(format, name, n8, 1, 1, depth8, MATMUL_THREADS, 2);                                                                          \
-    HEAD_KERNEL(format, name, n32, 2, 4, depth32, MATMUL_THREADS);                                                                        \
+    HEAD_KERNEL(format, name, n8, 1, 1, depth8, MATMUL_THREADS, 2);                                                          \
+    HEAD_KERNEL(format, name, n32, 2, 4, depth32, MATMUL_THREADS);                                                           \
     HEAD_KERNEL(format, name, n64, 2, 8, depth64, MATMUL_THREADS)
