@@ -12,7 +12,7 @@
 // Weights are the M side of the mma, tokens the N side: 8 tokens fill it, and a weight is read once for all tokens of a
 // block. THE ORDER OF ADDITIONS is a property of the shape alone: the units of K are dealt to 8 slices in order; within a
 // slice, mma by mma in rising columns from zero (quantised: one sum a scale group from zero, then fmaf(scale, sum, total));
-// then ((s0 + s1) + s2) + ... Three kernels share it:
+// then ((s0 + s1) + s2) + ... Three kernels share it, and those of head.cuh:
 //
 //   name           block            grid                          for
 //   matmul_*_n8    8 warps = the 8 slices of 16 rows x 8 tokens   (ceil(T/8), ceil(n_rows/16))   decode, n <= 16 or so
