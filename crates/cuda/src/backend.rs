@@ -7,7 +7,7 @@ use crate::ops;
 use crate::options::{CudaOptions, MAX_CANDIDATES, PASSING_ASKS, Sizes, plan};
 use crate::rooms::{DRAWN_BYTES, MOST_COPIES, Rooms, key_parts_bytes};
 use crate::step::{StepPlan, narrow};
-use crate::weights::{self, Model, Progress};
+use crate::weights::{Model, Progress};
 use entropix_model::{
     AttentionSignals, Backend, Batch, BlockCopy, Candidate, Candidates, Capacity, Checkpoint, Class, Draw,
     Drawn, Error, MemoryPlan, Result, Signals, Slot, StepId,
@@ -74,8 +74,8 @@ impl CudaBackend {
         if memory.total() > free as u64 {
             return Err(refuse(&driver, free));
         }
-        let formats = weights::formats(&checkpoint.weights);
-        let nvrtc = kernels::load(&mut driver, &sizes, &formats, options.cache.as_deref(), progress)?;
+        let weights = &checkpoint.weights;
+        let nvrtc = kernels::load(&mut driver, &sizes, weights, options.cache.as_deref(), progress)?;
         let with_table = |driver: &Driver, error: Error| match error.code {
             "OutOfMemory" => refuse(driver, free),
             _ => error,

@@ -6,9 +6,8 @@ use crate::driver::{Driver, Nvrtc};
 use crate::images::{self, IMAGES};
 use crate::ops;
 use crate::options::Sizes;
-use crate::pack::Format;
-use crate::weights::{Opening, Progress};
-use entropix_model::{Error, Result};
+use crate::weights::{self, Opening, Progress};
+use entropix_model::{Error, Result, Weights};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -22,11 +21,11 @@ type Wanted = BTreeMap<String, Vec<(String, u32)>>;
 pub(crate) fn load(
     driver: &mut Driver,
     sizes: &Sizes,
-    formats: &[Format],
+    weights: &Weights,
     cache: Option<&Path>,
     progress: &Progress<'_>,
 ) -> Result<Option<(u32, u32)>> {
-    let wanted = wanted(sizes, formats);
+    let wanted = wanted(sizes, weights);
     let refused = if images::are_usable(driver.found().driver) {
         match load_images(driver, &wanted) {
             Err(error) if error.code == "KernelImage" => error.message,
@@ -48,19 +47,22 @@ pub(crate) fn load(
     Ok(Some(nvrtc.version()))
 }
 
-fn wanted(sizes: &Sizes, formats: &[Format]) -> Wanted {
+fn wanted(sizes: &Sizes, weights: &Weights) -> Wanted {
+    let (formats, head) = (weights::formats(weights), weights::head_format(weights));
     let vocabulary = u32::try_from(sizes.vocab).expect("a checked vocabulary");
     let wide = ops::Width::Wide.shared();
     let shared = |name: &str| match name {
         "draw" => ops::draw_shared(vocabulary),
         "attention_disagreement" => sizes.heads.n_heads * 64 * 4,
         name if name.ends_with("_wide") => wide,
+        name if name.starts_with("head_") && name.ends_with("_n64") => ops::HeadWidth::N64.shared(),
         _ => 0,
     };
     let mut files = Wanted::new();
     for kernel in abi::kernels() {
         let is_wanted = match kernel.file.trim_end_matches(".cu").split_once('_') {
             Some(("matmul", format)) => formats.iter().any(|f| f.name() == format),
+            Some(("head", format)) => head.name() == format,
             Some(("attend", size)) => size == sizes.heads.head_dim.to_string(),
             _ => true,
         };

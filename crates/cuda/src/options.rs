@@ -1,6 +1,6 @@
 //! What a backend is opened with, and the memory that costs, before anything is allocated.
 
-use crate::ops::{Heads, SPLIT, TILE_QUERIES};
+use crate::ops::{CHUNK, Heads, SPLIT, TILE_QUERIES};
 use crate::rooms::scratch_bytes;
 use crate::weights::packed_bytes;
 use entropix_model::{Capacity, Class, Error, MemoryPlan, ModelConfig, Result, Weights};
@@ -13,7 +13,7 @@ pub(crate) const MAX_CANDIDATES: usize = 256;
 pub(crate) const PASSING_ASKS: usize = 64;
 /// Most bytes for the parts of decoding attention, unless a single row needs more.
 const PARTS_BYTES: usize = 256 << 20;
-/// Rows a grid can have: blocks of 16 vocabulary rows along y.
+/// Rows that a product's grid can have: blocks of 16 along y.
 const MOST_VOCABULARY: usize = 65_535 * 16;
 
 /// How to run a model on a CUDA device.
@@ -187,6 +187,11 @@ impl Sizes {
 
     pub(crate) fn cache_bytes(&self) -> usize {
         self.n_layers * self.heads.cache_bytes(self.n_blocks)
+    }
+
+    /// Chunks of a row of logits.
+    pub(crate) fn n_chunks(&self) -> usize {
+        self.vocab.div_ceil(CHUNK)
     }
 
     /// Words of a mask of the vocabulary.

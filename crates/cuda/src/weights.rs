@@ -90,6 +90,11 @@ pub(crate) fn formats(weights: &Weights) -> Vec<Format> {
     all
 }
 
+/// The format of the LM head, which may be the embedding's.
+pub(crate) fn head_format(weights: &Weights) -> Format {
+    format_of(&[weights.head.as_ref().unwrap_or(&weights.embedding)])
+}
+
 /// Bytes of the model on the device.
 pub(crate) fn packed_bytes(weights: &Weights) -> usize {
     let mut bytes = 0;

@@ -240,8 +240,9 @@ fn kernels_that_do_not_run_are_compiled_once() {
     let first = kept(folder.path());
     let stems: Vec<&str> = first.keys().map(|name| name.split('.').next().unwrap()).collect();
     let needed =
-        ["attend_16", "attention_signals", "candidates", "copy_blocks", "draw", "embed", "matmul_bf16"];
-    assert_eq!(stems, [&needed[..], &["rms_norm", "rope_store", "signals"]].concat(), "and no others");
+        ["attend_16", "attention_signals", "candidates", "copy_blocks", "draw", "embed", "head_bf16"];
+    let further = ["matmul_bf16", "rms_norm", "rope_store", "signals"];
+    assert_eq!(stems, [&needed[..], &further].concat(), "and no others");
 
     let (_, answers, said) = run(&refusing);
     assert_eq!((answers, kept(folder.path())), (expected.clone(), first.clone()), "{said}");
@@ -393,7 +394,7 @@ fn steps_of_random_models_are_measured() {
         let kernels = step["kernels"].as_array().unwrap();
         let has =
             |name: &str| kernels.iter().any(|kernel| kernel["kernel"].as_str().unwrap().starts_with(name));
-        assert!(has("matmul_q4_0") && has("attend") && has("signals"), "{step}");
+        assert!(has("matmul_q4_0") && has("attend") && has("head_q4_0") && has("signals"), "{step}");
         assert!(step["us"][0].as_f64().unwrap() > 0.0);
     }
     let output = run(&[

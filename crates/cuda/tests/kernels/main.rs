@@ -10,6 +10,7 @@ mod compilers;
 mod device;
 mod draw;
 mod faults;
+mod head;
 mod matmul;
 mod nvrtc;
 mod random;
