@@ -48,7 +48,7 @@ pub(crate) fn load(
 }
 
 fn wanted(sizes: &Sizes, weights: &Weights) -> Wanted {
-    let (formats, head) = (weights::formats(weights), weights::head_format(weights));
+    let (formats, head) = (weights::layer_formats(weights), weights::head_format(weights));
     let vocabulary = u32::try_from(sizes.vocab).expect("a checked vocabulary");
     let wide = ops::Width::Wide.shared();
     let shared = |name: &str| match name {

@@ -13,8 +13,8 @@ pub(crate) const MAX_CANDIDATES: usize = 256;
 pub(crate) const PASSING_ASKS: usize = 64;
 /// Most bytes for the parts of decoding attention, unless a single row needs more.
 const PARTS_BYTES: usize = 256 << 20;
-/// Rows that a product's grid can have: blocks of 16 along y.
-const MOST_VOCABULARY: usize = 65_535 * 16;
+/// What the grids of the head have room for, blocks of 128 along y, and more than any tokenizer has.
+const MOST_VOCABULARY: usize = 1 << 20;
 
 /// How to run a model on a CUDA device.
 #[derive(Debug, Clone, PartialEq, Eq)]

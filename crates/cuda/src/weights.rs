@@ -79,10 +79,10 @@ fn format_of(tensors: &[&Tensor]) -> Format {
     if tensors.iter().all(|tensor| Format::of(tensor.dtype) == first) { first } else { Format::BF16 }
 }
 
-/// Every format the model's matrices take.
-pub(crate) fn formats(weights: &Weights) -> Vec<Format> {
+/// Every format the matrices of the layers take.
+pub(crate) fn layer_formats(weights: &Weights) -> Vec<Format> {
     let mut all = Vec::new();
-    each_matrix(weights, &mut |format, _, _| {
+    each_of_layers(weights, &mut |format, _, _| {
         if !all.contains(&format) {
             all.push(format);
         }
@@ -108,6 +108,11 @@ fn each_matrix(weights: &Weights, each: &mut dyn FnMut(Format, usize, usize)) {
     let mut one = |tensor: &Tensor| each(format_of(&[tensor]), tensor.n_rows, tensor.n_cols);
     one(&weights.embedding);
     weights.head.iter().for_each(&mut one);
+    each_of_layers(weights, each);
+}
+
+/// As [`each_matrix`], of the layers.
+fn each_of_layers(weights: &Weights, each: &mut dyn FnMut(Format, usize, usize)) {
     for layer in &weights.layers {
         for part in qkv_parts(layer) {
             each(format_of(&part), part.iter().map(|tensor| tensor.n_rows).sum(), part[0].n_cols);

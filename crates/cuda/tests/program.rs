@@ -249,7 +249,7 @@ fn kernels_that_do_not_run_are_compiled_once() {
     assert!(!said.contains("compiling"), "{said}");
 
     // Whatever the driver has against them.
-    for code in ["cuModuleLoadData:1:200", "cuModuleLoadData:2:222"] {
+    for code in ["cuModuleLoadData:1:200", "cuModuleLoadData:2:222", "cuModuleLoadData:1:221"] {
         let (_, answers, said) = run(&[refusing[0], ("FAKE_CUDA_FAIL", code)]);
         assert!(answers == expected && manifest().contains("nvrtc"), "{code}: {said}");
     }
@@ -301,7 +301,7 @@ fn without_kernels_it_says_what_to_install() {
         &[
             "cuda:0 (Emulated device): the kernels of attend_16.cu do not run there (CUDA_ERROR_NO_BINARY_FOR_GPU (209))",
             "$ENTROPIX_NVRTC is off",
-            "nvidia-cuda-nvrtc of CUDA 13 with pip",
+            "unset $ENTROPIX_NVRTC",
             "its own nvcc",
         ],
     );
@@ -374,11 +374,15 @@ fn a_broken_device_ends_the_job_and_keeps_what_was_finished() {
 /// Steps are taken apart, and measured whole, on weights that lie in no file.
 #[test]
 fn steps_of_random_models_are_measured() {
-    let run = |arguments: &[&str]| {
+    let bench = |arguments: &[&str], environment: &[(&str, &str)]| {
         let mut command = Command::new(program());
         command.args(["bench"]).args(arguments);
-        said(command, &[fake()])
+        said(command, environment)
     };
+    let run = |arguments: &[&str]| bench(arguments, &[fake()]);
+    let hidden = bench(&["kernels", "-m", "random:tiny"], &[fake(), ("CUDA_VISIBLE_DEVICES", "")]);
+    assert_eq!(hidden.status.code(), Some(69));
+    assert!(words(&hidden).contains("use --device cpu (with bench: bench kernels"), "{}", words(&hidden));
     let output =
         run(&["kernels", "-m", "random:tiny:Q4_0", "-b", "1,3", "-d", "100", "-p", "16", "-o", "json"]);
     assert!(output.status.success(), "{}", words(&output));

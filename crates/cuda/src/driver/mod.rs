@@ -109,7 +109,11 @@ impl Driver {
         let module = module.map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
             | sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
-            | sys::CUresult::CUDA_ERROR_INVALID_IMAGE => Error::unsupported(
+            | sys::CUresult::CUDA_ERROR_INVALID_IMAGE
+            // A device newer than the machine code takes the PTX, which some drivers cannot translate.
+            | sys::CUresult::CUDA_ERROR_INVALID_PTX
+            | sys::CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND
+            | sys::CUresult::CUDA_ERROR_JIT_COMPILATION_DISABLED => Error::unsupported(
                 "KernelImage",
                 format!(
                     "{}: the kernels of {file} do not run there ({})",

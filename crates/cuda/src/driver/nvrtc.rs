@@ -129,6 +129,9 @@ impl Nvrtc {
 
     /// What helps when there is none.
     pub(crate) fn remedy(driver: (u32, u32)) -> String {
+        if named().is_some_and(|name| name == "off") {
+            return format!("unset ${VARIABLE}");
+        }
         match majors(driver.0).last() {
             Some(major) => {
                 // CUDA 12 is the last that has its number in the package's name.
@@ -283,8 +286,8 @@ fn majors(driver_major: u32) -> impl DoubleEndedIterator<Item = u32> {
     MAJORS.0..=MAJORS.1.min(driver_major)
 }
 
-/// Where an NVRTC may be that is no newer than the driver, the best first: where the system looks, in a toolkit, and where pip
-/// puts it.
+/// Where an NVRTC may be that is no newer than the driver, the newest first: of each version where the system looks, in a
+/// toolkit, and where pip puts it.
 fn candidates(driver_major: u32, look_up: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let folder = |name: &str| look_up(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let toolkits = [folder("CUDA_HOME"), folder("CUDA_PATH"), Some("/usr/local/cuda".into())];
@@ -295,10 +298,12 @@ fn candidates(driver_major: u32, look_up: &dyn Fn(&str) -> Option<OsString>) -> 
             folders.extend(["cu13/lib", "cuda_nvrtc/lib"].map(|part| packages.join(part)));
         }
     }
-    let names: Vec<String> = majors(driver_major).rev().map(|major| format!("libnvrtc.so.{major}")).collect();
-    let bare = names.iter().map(PathBuf::from);
-    let placed = names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
-    bare.chain(placed.filter(|path| path.is_file())).collect()
+    let names = majors(driver_major).rev().map(|major| PathBuf::from(format!("libnvrtc.so.{major}")));
+    let places = names.map(|name| {
+        let placed = folders.iter().map(|folder| folder.join(&name)).filter(|path| path.is_file());
+        [name.clone()].into_iter().chain(placed).collect::<Vec<_>>()
+    });
+    places.flatten().collect()
 }
 
 /// The libraries of built-in functions beside an NVRTC that is named by its place.
@@ -344,7 +349,7 @@ mod tests {
             all.into_iter().filter(|path| !path.starts_with("/usr/local")).collect()
         };
         let (new, old) = (wheel.join("libnvrtc.so.13"), toolkit.join("libnvrtc.so.12"));
-        assert_eq!(of(13), ["libnvrtc.so.13".into(), "libnvrtc.so.12".into(), new, old.clone()]);
+        assert_eq!(of(13), ["libnvrtc.so.13".into(), new, "libnvrtc.so.12".into(), old.clone()]);
         assert_eq!(of(14), of(13));
         assert_eq!(of(12), ["libnvrtc.so.12".into(), old]);
         assert!(of(11).is_empty());

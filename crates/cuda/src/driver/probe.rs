@@ -116,9 +116,10 @@ fn no_kernels(driver: (u32, u32), none: &str) -> Error {
     let remedy = Nvrtc::remedy(driver);
     let (code, message) = match CUDA_MAJOR {
         None => {
+            // What get_nvcc gets makes kernels that older drivers do not take.
+            let build = if driver.0 >= 13 { ", build with NVCC=$(scripts/get_nvcc)" } else { "" };
             let message = format!(
-                "this build holds no CUDA kernels, for it found no nvcc, and there is no NVRTC to compile them: {none}; {remedy}, \
-                 build with NVCC=$(scripts/get_nvcc)"
+                "this build holds no CUDA kernels, for it found no nvcc, and there is no NVRTC to compile them: {none}; {remedy}{build}"
             );
             ("NoKernels", message)
         }
@@ -126,9 +127,10 @@ fn no_kernels(driver: (u32, u32), none: &str) -> Error {
             ("NoKernels", format!("there is no NVRTC to compile the CUDA kernels: {none}; {remedy}"))
         }
         Some(major) => {
+            let build = if driver.0 >= 12 { ", build with an older nvcc" } else { "" };
             let message = format!(
                 "the CUDA driver is of CUDA {}.{}, the kernels of this build need {major}.0, and there is no NVRTC to compile them \
-                 for it: {none}; {remedy}, build with an older nvcc",
+                 for it: {none}; {remedy}{build}",
                 driver.0, driver.1
             );
             ("DriverTooOld", message)

@@ -117,8 +117,10 @@ fn open_session(args: &VerifyArgs, manifest: &Manifest, output: &OutputArgs) -> 
     let session = load::open(&path, &options, output)?;
     let kernels = session.model().processor.kernels();
     if kernels != record.kernel_path {
-        let message =
-            format!("the results were computed on {}, this device is {kernels}", record.kernel_path);
+        let message = format!(
+            "the results were computed with the kernels {}, here they are {kernels}; verify on such a device, with such kernels",
+            record.kernel_path
+        );
         return Err(config(message).into());
     }
     let hash = session.fingerprint(hub::Settings::from_env().cache.as_deref(), &mut |_, _| {})?;
