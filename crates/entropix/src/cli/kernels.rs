@@ -25,7 +25,11 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
             return Err(Error::new(Class::Usage, "Flags", message).into());
         }
     };
-    let found = entropix_cuda::probe(ordinal)?;
+    let found = entropix_cuda::probe(ordinal).map_err(|error| {
+        // It may advise another device, which other verbs have.
+        let message = format!("{} (with bench: bench kernels measures CUDA devices only)", error.message);
+        Error { message, ..error }
+    })?;
     let model = ModelArgs { model: args.model.clone(), ..ModelArgs::default() };
     let checkpoint = load::measured(&model, output)?;
     let most = |of: fn(&TimedStep) -> usize| steps.iter().map(of).max().unwrap_or(1);
