@@ -10,11 +10,15 @@ pub(crate) struct BlockPool {
     block_size: usize,
     /// (n_blocks) how many tables hold the block.
     holders: Vec<u32>,
-    /// Blocks without holder and without content, the next to be taken last.
+    /// Blocks without holder and without content, the next to be taken last; the first `n_untouched` of them were never
+    /// taken.
     free: Vec<BlockId>,
+    n_untouched: usize,
     /// Blocks without holder whose content is published, the next to be taken first. A block falls idle
     /// after those that follow it, so it is taken after them too.
     idle: IdleList,
+    /// From so many idle blocks on the oldest is taken before one that was never touched.
+    most_idle: usize,
     /// None when prefixes are not shared.
     prefixes: Option<PrefixIndex>,
     #[cfg(test)]
@@ -38,11 +42,18 @@ impl BlockPool {
             block_size,
             holders: vec![0; n_blocks],
             free: (0..n_blocks as BlockId).rev().collect(),
+            n_untouched: n_blocks,
             idle: IdleList::new(n_blocks),
+            most_idle: n_blocks,
             prefixes: sharing.then(|| PrefixIndex::new(n_blocks, block_size)),
             #[cfg(test)]
             fault: None,
         }
+    }
+
+    /// The same, keeping at most so many blocks for their content alone while others were never touched.
+    pub(crate) fn keeping(self, most_idle: usize) -> Self {
+        Self { most_idle, ..self }
     }
 
     pub(crate) fn block_size(&self) -> usize {
@@ -78,11 +89,20 @@ impl BlockPool {
 
     /// A block for one holder, its content lost; none when every block is held.
     pub(crate) fn take(&mut self) -> Option<BlockId> {
-        let block = self.free.pop().or_else(|| {
-            let oldest = self.idle.pop_front()?;
-            self.index().forget(oldest);
-            Some(oldest)
-        })?;
+        let touches = self.free.len() == self.n_untouched;
+        let keeps = self.idle.len() < self.most_idle;
+        let block = match self.free.last() {
+            Some(&free) if !touches || keeps || self.idle.len() == 0 => {
+                self.free.pop();
+                self.n_untouched -= usize::from(touches);
+                free
+            }
+            _ => {
+                let oldest = self.idle.pop_front()?;
+                self.index().forget(oldest);
+                oldest
+            }
+        };
         assert!(self.holders[block as usize] == 0, "block {block} was free and held");
         self.holders[block as usize] = 1;
         Some(block)
@@ -153,6 +173,7 @@ impl BlockPool {
         let total = self.free.len() + self.idle.len() + held;
         let parts = (self.free.len(), self.idle.len(), held);
         assert_eq!(total, self.n_blocks(), "free, idle and held blocks: {parts:?}");
+        assert!(self.n_untouched <= self.free.len(), "{} untouched blocks, {parts:?}", self.n_untouched);
         let idle = |block: BlockId| {
             self.holders[block as usize] == 0
                 && self.prefixes.as_ref().is_some_and(|prefixes| prefixes.is_published(block))

@@ -106,6 +106,35 @@ fn the_least_recently_used_goes_first_and_the_end_before_the_beginning() {
     check(&pool, &[&taken]);
 }
 
+/// Blocks that were never written are left alone while enough others are kept, and what was freed without content comes first.
+#[test]
+fn no_more_blocks_are_touched_than_are_kept_beside_those_in_use() {
+    for most_idle in 0..6 {
+        let mut pool = BlockPool::new(64, 2, true).keeping(most_idle);
+        let mut touched = std::collections::BTreeSet::new();
+        for request in 0..40 {
+            // Three blocks with content, and a last one that is not full.
+            let tokens: Vec<TokenId> = (0..7).map(|i| 100 * request + i).collect();
+            let mut table = computed(&tokens, &mut pool);
+            touched.extend(table.blocks().iter().copied());
+            check(&pool, &[&table]);
+            table.release(&mut pool);
+            check(&pool, &[]);
+            let mut again = BlockTable::default();
+            let n = again.attach(&tokens, 6, &mut pool);
+            assert_eq!(n, 6, "the last request is kept while nobody takes its blocks");
+            again.release(&mut pool);
+        }
+        // Three are in use when the last one kept may not be taken.
+        assert_eq!(touched.len(), most_idle.max(1) + 3, "{most_idle} kept");
+        let mut rest = BlockTable::default();
+        assert!(rest.cover(1, &mut pool), "a block is free");
+        assert_eq!(pool.cached(), touched.len() - 1, "content is lost while a block without any is free");
+        assert!(rest.cover(128, &mut pool), "every block can be taken all the same");
+        check(&pool, &[&rest]);
+    }
+}
+
 #[test]
 fn twins_become_one() {
     let mut pool = BlockPool::new(8, 2, true);

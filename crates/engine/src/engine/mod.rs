@@ -76,7 +76,8 @@ impl Engine {
     pub fn new(backend: Box<dyn Backend>, options: EngineOptions) -> Result<Self> {
         let capacity = backend.capacity();
         let (limits, context_limit) = options.resolve(&capacity)?;
-        let pool = BlockPool::new(capacity.n_blocks, capacity.block_size, options.prefix_sharing);
+        let pool = BlockPool::new(capacity.n_blocks, capacity.block_size, options.prefix_sharing)
+            .keeping(options.kept_blocks.unwrap_or(capacity.n_blocks));
         Ok(Self {
             backend,
             capacity,

@@ -26,6 +26,10 @@ pub struct EngineOptions {
     /// Whether a prompt that starts like an earlier sequence uses its blocks. Off, no request can notice by
     /// timing what others asked.
     pub prefix_sharing: bool,
+    /// Most cache blocks kept for what they hold alone, the longest unused given up first, as long as others were never
+    /// written; none keeps as many as there are. Where the system hands out memory when it is first written, fewer blocks
+    /// are less memory, and are in the caches more often.
+    pub kept_blocks: Option<usize>,
     /// While the tokens thrown away by decisions are more than this share of those told, no policy begins
     /// anything that throws away more. Which request it hits depends on the order of arrival: it is a guard
     /// against a runaway policy, off by default.
@@ -44,6 +48,7 @@ impl EngineOptions {
             prefill_chunk: None,
             watermark: 1,
             prefix_sharing: true,
+            kept_blocks: None,
             extra_tokens: None,
         }
     }

@@ -221,6 +221,7 @@ impl Session {
             choosable: tokenizer.choosable(config.vocab_size),
             max_context: options.max_context,
             max_rows: Some(options.max_rows),
+            kept_blocks: opened.kept_blocks,
             ..EngineOptions::new(classes)
         };
         let engine = Engine::new(opened.backend, engine_options)?;

@@ -10,12 +10,18 @@ use entropix_model::{Backend, Checkpoint, MemoryPlan, Result};
 /// quarter of that.
 const KV_BYTES: usize = 1 << 30;
 
+/// On the CPU one in so many blocks is kept, once no sequence holds it, for prompts that begin alike, before untouched
+/// memory is taken: a long job needs half the memory then, at the same speed.
+const KEPT: usize = 4;
+
 /// A backend and what to say of it.
 pub(super) struct Opened {
     pub(super) backend: Box<dyn Backend>,
     pub(super) processor: Processor,
     pub(super) precision: Precision,
     pub(super) memory: MemoryPlan,
+    /// Most blocks kept for their content alone; see [`entropix_engine::EngineOptions`].
+    pub(super) kept_blocks: Option<usize>,
 }
 
 impl Opened {
@@ -30,7 +36,8 @@ impl Opened {
         let backend = CpuBackend::open_with_progress(checkpoint, &cpu, progress)?;
         let processor = Processor::Cpu { kernel_path: backend.kernel_path(), n_threads: backend.n_threads() };
         let backend = Box::new(TimedBackend { backend, times: times.clone() });
-        Ok(Self { backend, processor, precision: cpu.precision, memory })
+        let kept_blocks = options.kv_blocks.is_none().then_some(cpu.n_blocks / KEPT);
+        Ok(Self { backend, processor, precision: cpu.precision, memory, kept_blocks })
     }
 
     pub(super) fn cuda(
@@ -46,7 +53,9 @@ impl Opened {
         })?;
         let processor = Processor::Cuda { found: found.clone(), nvrtc: backend.nvrtc() };
         let memory = backend.memory();
-        Ok(Self { backend: Box::new(backend), processor, precision: Precision::Bf16, memory })
+        // Its cache is claimed whole.
+        let kept_blocks = None;
+        Ok(Self { backend: Box::new(backend), processor, precision: Precision::Bf16, memory, kept_blocks })
     }
 }
 
