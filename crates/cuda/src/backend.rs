@@ -223,18 +223,24 @@ fn bucket(rows: usize) -> usize {
 fn load_kernels(driver: &mut Driver, sizes: &Sizes, formats: &[crate::pack::Format]) -> Result<()> {
     let vocabulary = u32::try_from(sizes.vocab).expect("a checked vocabulary");
     let wide = ops::Width::Wide.shared();
+    let (head_dim, kv) = (sizes.heads.head_dim.to_string(), sizes.heads.kv.name());
     let shared = |name: &str| match name {
         "draw" => ops::draw_shared(vocabulary),
-        "attention_disagreement" => sizes.heads.n_heads * 64 * 4,
+        name if name.starts_with("attention_disagreement") => sizes.heads.n_heads * 64 * 4,
         name if name.ends_with("_wide") => wide,
         _ => 0,
     };
     let mut files: HashMap<String, Vec<(String, u32)>> = HashMap::new();
     for kernel in abi::kernels() {
-        let wanted = match kernel.file.trim_end_matches(".cu").split_once('_') {
-            Some(("matmul", format)) => formats.iter().any(|f| f.name() == format),
-            Some(("attend", size)) => size == sizes.heads.head_dim.to_string(),
-            _ => true,
+        let parts: Vec<&str> = kernel.name.split('_').collect();
+        let wanted = match parts[..] {
+            ["attend", "merge", size] => size == head_dim,
+            ["attend", _, kind, size] => kind == kv && size == head_dim,
+            ["rope", "store", kind] | ["attention", "disagreement", kind] => kind == kv,
+            _ => match kernel.file.trim_end_matches(".cu").split_once("matmul_") {
+                Some((_, format)) => formats.iter().any(|f| f.name() == format),
+                None => true,
+            },
         };
         if wanted {
             let shared = shared(&kernel.name);

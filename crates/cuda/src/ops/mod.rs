@@ -11,7 +11,7 @@ pub use attention::{
     AttendBuffers, AttentionSignalBuffers, SPLIT, TILE_QUERIES, Tile, attend_decode, attend_prefill,
     attention_disagreement, attention_signals,
 };
-pub use heads::{Heads, RopeInputs, copy_blocks, rope_store};
+pub use heads::{Heads, KvType, RopeInputs, copy_blocks, rope_store};
 pub use logits::{DrawBuffers, LogitBuffers, candidates, draw, draw_shared, signals};
 pub use product::{Product, Weights, Width, matmul};
 pub use rows::{embed, rms_norm};

@@ -8,6 +8,7 @@ mod candidates;
 mod device;
 mod draw;
 mod faults;
+mod kv;
 mod matmul;
 mod random;
 mod resources;
