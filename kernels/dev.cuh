@@ -137,7 +137,7 @@ DEV uint4 stream16(const void* p) {
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 #else
-    emulator::check_read(p, 16, 16);
+    emulator::check_aligned(p, 16);
     uint4 v;
     memcpy(&v, p, 16);
     return v;
@@ -149,7 +149,7 @@ DEV uint2 stream8(const void* p) {
     asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
     return v;
 #else
-    emulator::check_read(p, 8, 8);
+    emulator::check_aligned(p, 8);
     uint2 v;
     memcpy(&v, p, 8);
     return v;
@@ -161,7 +161,7 @@ DEV u32 stream4(const void* p) {
     asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
     return v;
 #else
-    emulator::check_read(p, 4, 4);
+    emulator::check_aligned(p, 4);
     u32 v;
     memcpy(&v, p, 4);
     return v;

@@ -16,6 +16,16 @@ struct SignalsRecord {
     u32 status;
 };
 
+/// What a chunk says, in the frame of its maximum, which lies in an array of its own.
+struct alignas(16) ChunkPart {
+    float sum, mean, var;  // of the softmax: moments.cuh
+    float squares;         // sum of e^2
+    float n_finite;
+    float mean_off;        // mean of z - maximum over the finite ones
+    float deviation;       // sum of (z - their mean)^2 over them
+    float n_bad;           // NaN and +inf
+};
+
 /// Bits that rise with the float; -0 ties with 0.
 DEV u32 rising(float x) {
     const u32 bits = __float_as_uint(x + 0.0f);

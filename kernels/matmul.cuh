@@ -12,7 +12,7 @@
 // Weights are the M side of the mma, tokens the N side: 8 tokens fill it, and a weight is read once for all tokens of a
 // block. THE ORDER OF ADDITIONS is a property of the shape alone: the units of K are dealt to 8 slices in order; within a
 // slice, mma by mma in rising columns from zero (quantised: one sum a scale group from zero, then fmaf(scale, sum, total));
-// then ((s0 + s1) + s2) + ... Three kernels share it:
+// then ((s0 + s1) + s2) + ... Three kernels share it, and those of head.cuh:
 //
 //   name           block            grid                          for
 //   matmul_*_n8    8 warps = the 8 slices of 16 rows x 8 tokens   (ceil(T/8), ceil(n_rows/16))   decode, n <= 16 or so
@@ -57,62 +57,65 @@ template <Format F, u32 MT, u32 NT, typename B>
 DEV void accumulate(float (&sums)[MT][NT][4], const Unit<F> (&units)[MT], B b) {
     typedef Layout<F> L;
     if (L::STEPS_PER_SCALE == 0) {
+        // Four token tiles at a time: enough that do not wait for one another, and few registers.
+        constexpr u32 together = NT < 4 ? NT : 4;
 #pragma unroll
         for (u32 s = 0; s < STEPS; s++) {
-            uint2 x[NT];
-#pragma unroll
-            for (u32 n = 0; n < NT; n++) x[n] = b(n, s);
+            u32 a[MT][L::PARTS][4];
 #pragma unroll
             for (u32 m = 0; m < MT; m++)
 #pragma unroll
-                for (u32 part = 0; part < L::PARTS; part++) {
-                    u32 a[4];
-                    fragment<F>(a, units[m], s, part);
+                for (u32 part = 0; part < L::PARTS; part++) fragment<F>(a[m][part], units[m], s, part);
 #pragma unroll
-                    for (u32 n = 0; n < NT; n++) mma_bf16(sums[m][n], a, x[n].x, x[n].y);
-                }
+            for (u32 first = 0; first < NT; first += together) {
+                uint2 x[together];
+#pragma unroll
+                for (u32 n = 0; n < together; n++) x[n] = b(first + n, s);
+#pragma unroll
+                for (u32 m = 0; m < MT; m++)
+#pragma unroll
+                    for (u32 part = 0; part < L::PARTS; part++)
+#pragma unroll
+                        for (u32 n = 0; n < together; n++) mma_bf16(sums[m][first + n], a[m][part], x[n].x, x[n].y);
+            }
         }
         return;
     }
     constexpr u32 per_scale = L::STEPS_PER_SCALE ? L::STEPS_PER_SCALE : 1;
 #pragma unroll
     for (u32 group = 0; group < STEPS / per_scale; group++) {
-        uint2 x[per_scale][NT];
-#pragma unroll
-        for (u32 s = 0; s < per_scale; s++)
-#pragma unroll
-            for (u32 n = 0; n < NT; n++) x[s][n] = b(n, group * per_scale + s);
-        float column[L::HAS_MIN ? NT : 1][4] = {};
-        if (L::HAS_MIN) {
-            // A matrix of ones gives the sums of the activations in every row.
-            const u32 ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
-#pragma unroll
-            for (u32 n = 0; n < NT; n++)
-#pragma unroll
-                for (u32 s = 0; s < per_scale; s++) mma_bf16(column[n % (L::HAS_MIN ? NT : 1)], ones, x[s][n].x, x[s][n].y);
-        }
+        u32 a[MT][per_scale][4];
+        float scale[MT][2], low[MT][2];
 #pragma unroll
         for (u32 m = 0; m < MT; m++) {
-            u32 a[per_scale][4];
 #pragma unroll
-            for (u32 s = 0; s < per_scale; s++) fragment<F>(a[s], units[m], group * per_scale + s, 0);
-            float d0 = scale_of<F>(units[m], group, 0), d1 = scale_of<F>(units[m], group, 1);
-            float m0 = 0, m1 = 0;
-            if (L::HAS_MIN) m0 = minimum_of<F>(units[m], group, 0), m1 = minimum_of<F>(units[m], group, 1);
+            for (u32 s = 0; s < per_scale; s++) fragment<F>(a[m][s], units[m], group * per_scale + s, 0);
 #pragma unroll
-            for (u32 n = 0; n < NT; n++) {
-                float c[4] = {0, 0, 0, 0};
-                float(&sum)[4] = sums[m][n];
-#pragma unroll
-                for (u32 s = 0; s < per_scale; s++) mma_bf16(c, a[s], x[s][n].x, x[s][n].y);
-                sum[0] = fmaf(d0, c[0], sum[0]), sum[1] = fmaf(d0, c[1], sum[1]);
-                sum[2] = fmaf(d1, c[2], sum[2]), sum[3] = fmaf(d1, c[3], sum[3]);
-                if (L::HAS_MIN) {
-                    const float(&ones)[4] = column[n % (L::HAS_MIN ? NT : 1)];
-                    sum[0] = fmaf(m0, ones[0], sum[0]), sum[1] = fmaf(m0, ones[1], sum[1]);
-                    sum[2] = fmaf(m1, ones[2], sum[2]), sum[3] = fmaf(m1, ones[3], sum[3]);
-                }
+            for (u32 half = 0; half < 2; half++) {
+                scale[m][half] = scale_of<F>(units[m], group, half);
+                low[m][half] = L::HAS_MIN ? minimum_of<F>(units[m], group, half) : 0.0f;
             }
+        }
+        // Token tile by token tile: what lives at once does not grow with NT.
+#pragma unroll
+        for (u32 n = 0; n < NT; n++) {
+            // A matrix of ones gives the sums of the activations in every row.
+            const u32 ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
+            float column[4] = {}, c[MT][4] = {};
+#pragma unroll
+            for (u32 s = 0; s < per_scale; s++) {
+                const uint2 x = b(n, group * per_scale + s);
+                if (L::HAS_MIN) mma_bf16(column, ones, x.x, x.y);
+#pragma unroll
+                for (u32 m = 0; m < MT; m++) mma_bf16(c[m], a[m][s], x.x, x.y);
+            }
+#pragma unroll
+            for (u32 m = 0; m < MT; m++)
+#pragma unroll
+                for (u32 i = 0; i < 4; i++) {
+                    sums[m][n][i] = fmaf(scale[m][i / 2], c[m][i], sums[m][n][i]);
+                    if (L::HAS_MIN) sums[m][n][i] = fmaf(low[m][i / 2], column[i], sums[m][n][i]);
+                }
         }
     }
 }

@@ -1,30 +1,20 @@
-// What a row of logits says about itself, in one read of the vocabulary.
+// What a row of logits says about itself: the parts that head.cuh made of its chunks, merged.
 //
-// signals_tiles   reads   logits (n_asks, stride) f32, stride a multiple of 4
-//                 writes  parts (n_asks, n_tiles, 16) words, maxima (n_asks, n_chunks) f32 of chunks of 128
-//                 grid (ceil(vocab / 4096), A), block 256: 16 logits a thread stay in registers between the looks
-// signals_merge   reads   parts, maxima, the two chunks that hold the two best; targets (n_asks), NO_TOKEN for none
+// signals_merge   reads   parts (n_asks, n_chunks) ChunkPart, maxima (n_asks, n_chunks) f32; of the logits (n_asks, stride) f32 the
+//                         two chunks that hold the two best, and the target's; targets (n_asks), NO_TOKEN for none
 //                 writes  signals (n_asks) SignalsRecord
 //                 grid (A), block 256
 // n_asks (1); blocks beyond it leave. A NaN or +inf poisons its own record only (status 1, all else 0).
-// bytes moved: 4 a logit, once; parts and maxima are 4 % of that.
-// formulas: moments.cuh; collision = sum p^2 = sum e^2d / S0^2; logit_std from means and squared deviations a tile, merged
-//           as in Chan et al. 1979. Fixed order, so a row has the same bits alone and in any batch.
+// bytes moved: 36 a chunk from L2 (the second look is an L1 hit), 2 chunks
+// formulas: all parts at once in the frame of the row's maximum M. Part k with maximum m_k has weight w_k = S0_k exp(m_k - M) and
+//           mean A_k = mean_k + m_k - M: S0 = sum w_k, A = sum w_k A_k / S0, V = sum w_k (var_k + (A_k - A)^2) / S0, H = ln S0 - A;
+//           collision = sum p^2 = sum e^2d / S0^2; logit_std likewise from means and squared deviations, each logit of weight 1.
+//           Fixed order, so a row has the same bits alone and in any batch.
 // twin    entropix_model::sampling::signals_of
 #include "logits.cuh"
 #include "moments.cuh"
 
-constexpr u32 SIGNAL_THREADS = 256, SIGNAL_WARPS = SIGNAL_THREADS / WARP, TILE_LOGITS = 4096, CHUNKS_A_WARP = TILE_LOGITS / LOGIT_CHUNK / SIGNAL_WARPS;
-
-struct SignalPart {
-    Moments moments;
-    float squares;    // sum of e^2
-    float n_finite;
-    float mean_logit; // of the finite ones
-    float deviation;  // sum of (z - mean)^2 over them
-    float n_bad;      // NaN and +inf
-    float padding[7];
-};
+constexpr u32 SIGNAL_THREADS = 256, SIGNAL_WARPS = SIGNAL_THREADS / WARP;
 
 /// Sums N numbers a thread over the block; all threads get them.
 template <u32 N>
@@ -41,99 +31,6 @@ DEV void block_sum(float (&v)[N], float (&room)[SIGNAL_WARPS][N]) {
 #pragma unroll
         for (u32 w = 1; w < SIGNAL_WARPS; w++) v[i] = add(v[i], room[w][i]);
     }
-}
-
-KERNEL void __launch_bounds__(SIGNAL_THREADS) signals_tiles(const float* logits, SignalPart* parts, float* maxima, const u32* n_asks, u32 vocab, u32 stride) {
-    SHARED(float, warp_maxima, [SIGNAL_WARPS]);
-    SHARED(float, sums_room, [SIGNAL_WARPS][6]);
-    SHARED(float, squares_room, [SIGNAL_WARPS][1]);
-    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, ask = blockIdx.y;
-    if (ask >= *n_asks) return;
-    const float* row = logits + u64(ask) * stride;
-    const u32 n_chunks = (vocab + LOGIT_CHUNK - 1) / LOGIT_CHUNK, n_tiles = (vocab + TILE_LOGITS - 1) / TILE_LOGITS;
-    const u32 first_chunk = (blockIdx.x * SIGNAL_WARPS + warp) * CHUNKS_A_WARP;
-
-    float z[CHUNKS_A_WARP][LOGITS_A_LANE], most = neg_inf();
-#pragma unroll
-    for (u32 c = 0; c < CHUNKS_A_WARP; c++) load_chunk(z[c], row, first_chunk + c, vocab, lane);
-#pragma unroll
-    for (u32 c = 0; c < CHUNKS_A_WARP; c++) {
-        float chunk_max = fmaxf(fmaxf(z[c][0], z[c][1]), fmaxf(z[c][2], z[c][3]));
-        chunk_max = warp_max(chunk_max);
-        if (lane == 0 && first_chunk + c < n_chunks) maxima[u64(ask) * n_chunks + first_chunk + c] = chunk_max;
-        most = fmaxf(most, chunk_max);
-    }
-    if (lane == 0) warp_maxima[warp] = most;
-    __syncthreads();
-    most = warp_maxima[0];
-#pragma unroll
-    for (u32 w = 1; w < SIGNAL_WARPS; w++) most = fmaxf(most, warp_maxima[w]);
-
-    // {S0, S1, S2, sum e^2, finite, bad}
-    float v[6] = {}, sum_d[1] = {};
-#pragma unroll
-    for (u32 c = 0; c < CHUNKS_A_WARP; c++)
-#pragma unroll
-        for (u32 i = 0; i < LOGITS_A_LANE; i++) {
-            const float x = z[c][i];
-            const bool finite = is_finite(x);
-            const float d = finite ? fmaxf(add(x, -most), -80.0f) : -80.0f, e = finite ? exp_fast(d) : 0.0f, ed = mul(e, d);
-            v[0] = add(v[0], e), v[1] = add(v[1], ed), v[2] = fmaf(ed, d, v[2]), v[3] = fmaf(e, e, v[3]);
-            v[4] = add(v[4], finite ? 1.0f : 0.0f), v[5] = add(v[5], finite || x == neg_inf() ? 0.0f : 1.0f);
-            sum_d[0] = add(sum_d[0], finite ? add(x, -most) : 0.0f);
-        }
-    block_sum(v, sums_room);
-    block_sum(sum_d, squares_room);
-    const float mean_d = v[4] > 0 ? sum_d[0] / v[4] : 0.0f;
-    float deviation[1] = {};
-#pragma unroll
-    for (u32 c = 0; c < CHUNKS_A_WARP; c++)
-#pragma unroll
-        for (u32 i = 0; i < LOGITS_A_LANE; i++) {
-            const float off = is_finite(z[c][i]) ? add(add(z[c][i], -most), -mean_d) : 0.0f;
-            deviation[0] = fmaf(off, off, deviation[0]);
-        }
-    // Everybody has read sum_d before its room is used again.
-    __syncthreads();
-    block_sum(deviation, squares_room);
-    if (threadIdx.x == 0) {
-        SignalPart& part = parts[u64(ask) * n_tiles + blockIdx.x];
-        part.moments = moments_of(most, v[0], v[1], v[2]);
-        part.squares = v[3], part.n_finite = v[4], part.n_bad = v[5];
-        part.mean_logit = v[4] > 0 ? add(most, mean_d) : 0.0f, part.deviation = deviation[0];
-    }
-}
-REGISTER_KERNEL(signals_tiles);
-
-DEV SignalPart no_part() {
-    SignalPart p = {};
-    p.moments = no_moments();
-    return p;
-}
-
-DEV SignalPart merge(const SignalPart& a, const SignalPart& b) {
-    SignalPart p = no_part();
-    p.moments = merge(a.moments, b.moments);
-    const float wa = exp_fast(frame_shift(a.moments.max, p.moments.max)), wb = exp_fast(frame_shift(b.moments.max, p.moments.max));
-    p.squares = fmaf(mul(wa, wa), a.squares, mul(mul(wb, wb), b.squares));
-    p.n_bad = add(a.n_bad, b.n_bad);
-    p.n_finite = add(a.n_finite, b.n_finite);
-    if (p.n_finite > 0) {
-        const float share = b.n_finite / p.n_finite, apart = add(b.mean_logit, -a.mean_logit);
-        p.mean_logit = a.n_finite > 0 ? fmaf(share, apart, a.mean_logit) : b.mean_logit;
-        p.deviation = add(add(a.deviation, b.deviation), mul(mul(mul(a.n_finite, share), apart), apart));
-    }
-    return p;
-}
-
-DEV SignalPart shuffle_part(const SignalPart& p, u32 lanes) {
-    SignalPart o = no_part();
-    o.moments.max = __shfl_xor_sync(FULL, p.moments.max, lanes), o.moments.sum = __shfl_xor_sync(FULL, p.moments.sum, lanes);
-    o.moments.mean = __shfl_xor_sync(FULL, p.moments.mean, lanes), o.moments.var = __shfl_xor_sync(FULL, p.moments.var, lanes);
-    o.squares = __shfl_xor_sync(FULL, p.squares, lanes), o.n_bad = __shfl_xor_sync(FULL, p.n_bad, lanes);
-    o.n_finite = __shfl_xor_sync(FULL, p.n_finite, lanes), o.mean_logit = __shfl_xor_sync(FULL, p.mean_logit, lanes);
-    o.deviation = __shfl_xor_sync(FULL, p.deviation, lanes);
-    return o;
 }
 
 struct TwoBest { u64 first, second; };
@@ -154,66 +51,104 @@ DEV TwoBest warp_two_best(TwoBest best) {
     return best;
 }
 
+/// A part in the frame of the row's maximum.
+struct Weighed {
+    ChunkPart part;
+    float shift;      // of its own frame; 0 where no logit is finite
+    float scale;      // exp of it
+    float weight;     // S0
+    float mean;       // of the softmax
+};
+
+DEV Weighed weigh(const ChunkPart* at, float chunk_max, float most) {
+    const float4* words = reinterpret_cast<const float4*>(at);
+    const float4 a = words[0], b = words[1];
+    Weighed w;
+    w.part = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    w.shift = w.part.n_finite > 0 ? add(chunk_max, -most) : 0.0f;
+    const float bounded = fmaxf(w.shift, -1000.0f);
+    w.scale = exp_fast(bounded);
+    w.weight = mul(w.part.sum, w.scale);
+    w.mean = add(w.part.mean, bounded);
+    return w;
+}
+
 KERNEL void __launch_bounds__(SIGNAL_THREADS)
-    signals_merge(const float* logits, const SignalPart* parts, const float* maxima, const u32* targets, SignalsRecord* signals, const u32* n_asks, u32 vocab, u32 stride) {
+    signals_merge(const float* logits, const ChunkPart* parts, const float* maxima, const u32* targets, SignalsRecord* signals, const u32* n_asks, u32 vocab, u32 stride) {
     SHARED(TwoBest, of_warp, [SIGNAL_WARPS]);
     SHARED(TwoBest, of_chunk, [2]);
-    SHARED(u32, chunk, [2]);
+    SHARED(float, sums_room, [SIGNAL_WARPS][6]);
+    SHARED(float, spreads_room, [SIGNAL_WARPS][2]);
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, ask = blockIdx.x;
     if (ask >= *n_asks) return;
     const float* row = logits + u64(ask) * stride;
-    const u32 n_chunks = (vocab + LOGIT_CHUNK - 1) / LOGIT_CHUNK, n_tiles = (vocab + TILE_LOGITS - 1) / TILE_LOGITS;
+    const u32 n_chunks = (vocab + LOGIT_CHUNK - 1) / LOGIT_CHUNK;
+    const ChunkPart* part_of = parts + u64(ask) * n_chunks;
+    const float* max_of = maxima + u64(ask) * n_chunks;
 
     // The best token is in the first chunk of the largest maximum, the second there or in the next best chunk.
     TwoBest best = {0, 0};
-    for (u32 c = threadIdx.x; c < n_chunks; c += SIGNAL_THREADS) take(best, rank_of(maxima[u64(ask) * n_chunks + c], c));
+    for (u32 c = threadIdx.x; c < n_chunks; c += SIGNAL_THREADS) take(best, rank_of(max_of[c], c));
     best = warp_two_best(best);
     if (lane == 0) of_warp[warp] = best;
-    SignalPart all = no_part();
-    if (warp == 0) {
-        for (u32 t = lane; t < n_tiles; t += WARP) all = merge(all, parts[u64(ask) * n_tiles + t]);
+    __syncthreads();
+    best = of_warp[0];
 #pragma unroll
-        for (u32 lanes = 16; lanes; lanes >>= 1) all = merge(all, shuffle_part(all, lanes));
+    for (u32 w = 1; w < SIGNAL_WARPS; w++) take(best, of_warp[w].first), take(best, of_warp[w].second);
+    const float most = logit_of(best.first);
+
+    // {S0, S0 mean, sum of e^2, finite, bad, sum of z - most over the finite}
+    float v[6] = {};
+    for (u32 c = threadIdx.x; c < n_chunks; c += SIGNAL_THREADS) {
+        const Weighed w = weigh(part_of + c, max_of[c], most);
+        v[0] = add(v[0], w.weight), v[1] = fmaf(w.weight, w.mean, v[1]), v[2] = fmaf(mul(w.scale, w.scale), w.part.squares, v[2]);
+        v[3] = add(v[3], w.part.n_finite), v[4] = add(v[4], w.part.n_bad), v[5] = fmaf(w.part.n_finite, add(w.part.mean_off, w.shift), v[5]);
     }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        for (u32 w = 1; w < SIGNAL_WARPS; w++) take(best, of_warp[w].first), take(best, of_warp[w].second);
-        chunk[0] = token_of(best.first), chunk[1] = best.second ? token_of(best.second) : NO_TOKEN;
+    block_sum(v, sums_room);
+    const float mean = v[1] / v[0], mean_off = v[5] / v[3];
+
+    // {S0 V, sum of squared deviations from the mean logit}
+    float spread[2] = {};
+    for (u32 c = threadIdx.x; c < n_chunks; c += SIGNAL_THREADS) {
+        const Weighed w = weigh(part_of + c, max_of[c], most);
+        const float apart = add(w.mean, -mean), logits_apart = add(add(w.part.mean_off, w.shift), -mean_off);
+        spread[0] = fmaf(w.weight, fmaf(apart, apart, w.part.var), spread[0]);
+        spread[1] = add(spread[1], fmaf(mul(w.part.n_finite, logits_apart), logits_apart, w.part.deviation));
     }
-    __syncthreads();
     if (warp < 2) {
+        const u64 chunk_rank = warp == 0 ? best.first : best.second;
         TwoBest within = {0, 0};
-        if (chunk[warp] != NO_TOKEN) {
+        if (chunk_rank) {
+            const u32 chunk = token_of(chunk_rank);
             float z[LOGITS_A_LANE];
-            load_chunk(z, row, chunk[warp], vocab, lane);
+            load_chunk(z, row, chunk, vocab, lane);
 #pragma unroll
             for (u32 i = 0; i < LOGITS_A_LANE; i++) {
-                const u32 token = chunk[warp] * LOGIT_CHUNK + lane * LOGITS_A_LANE + i;
+                const u32 token = chunk * LOGIT_CHUNK + lane * LOGITS_A_LANE + i;
                 if (token < vocab) take(within, rank_of(z[i], token));
             }
         }
         within = warp_two_best(within);
         if (lane == 0) of_chunk[warp] = within;
     }
-    __syncthreads();
+    block_sum(spread, spreads_room);
     if (threadIdx.x != 0) return;
 
     SignalsRecord out = {};
-    if (all.n_bad > 0 || all.n_finite == 0) {
+    if (v[4] > 0 || v[3] == 0) {
         out.status = 1;
     } else {
-        const Moments& m = all.moments;
-        const float log_sum = logf(m.sum);
+        const float log_sum = logf(v[0]);
         TwoBest two = of_chunk[0];
         take(two, of_chunk[1].first), take(two, of_chunk[1].second);
-        out.entropy = fmaxf(add(log_sum, -m.mean), 0.0f), out.varentropy = m.var;
-        out.collision = all.squares / mul(m.sum, m.sum), out.log_z = add(m.max, log_sum);
-        out.logit_std = sqrtf(all.deviation / all.n_finite);
+        out.entropy = fmaxf(add(log_sum, -mean), 0.0f), out.varentropy = spread[0] / v[0];
+        out.collision = v[2] / mul(v[0], v[0]), out.log_z = add(most, log_sum);
+        out.logit_std = sqrtf(spread[1] / v[3]);
         const u32 target = targets[ask];
-        out.target_logprob = target == NO_TOKEN ? not_a_number() : add(add(row[target], -m.max), -log_sum);
+        out.target_logprob = target == NO_TOKEN ? not_a_number() : add(add(row[target], -most), -log_sum);
         out.best_token = token_of(two.first), out.best_logprob = -log_sum;
         out.second_token = two.second ? token_of(two.second) : 0;
-        out.second_logprob = two.second ? add(add(logit_of(two.second), -m.max), -log_sum) : neg_inf();
+        out.second_logprob = two.second ? add(add(logit_of(two.second), -most), -log_sum) : neg_inf();
     }
     signals[ask] = out;
 }

@@ -45,10 +45,11 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "crates/cpu/src/simd/avx512.rs",
     "crates/cpu/src/simd/mod.rs",
     "crates/cpu/benches/linear.rs",
-    // Calling the CUDA driver.
+    // Calling the CUDA driver, and NVRTC.
     "crates/cuda/src/driver/graph.rs",
     "crates/cuda/src/driver/memory.rs",
     "crates/cuda/src/driver/mod.rs",
+    "crates/cuda/src/driver/nvrtc.rs",
     "crates/cuda/src/driver/probe.rs",
     "crates/cuda/src/driver/wait.rs",
     // Calling the emulated kernels and the fake driver, which are compiled C++.
@@ -115,7 +116,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("indicatif", &["."]),
     ("hf-hub", &["."]),
     ("cudarc", &["crates/cuda"]),
-    ("libloading", &["crates/emulator"]),
+    ("libloading", &["crates/cuda", "crates/emulator"]),
 ];
 
 const FOLDERS: [&str; 6] =

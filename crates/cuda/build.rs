@@ -1,5 +1,6 @@
 //! Compiles every kernel with nvcc, if there is one: machine code for compute capability 8.0 (which 8.6 and 8.9 run too) and
-//! 9.0, and PTX from which the driver makes code for newer devices. Without nvcc the crate builds and holds no kernels.
+//! 9.0, and PTX from which the driver makes code for newer devices. The crate holds the sources too, each file once, for NVRTC to
+//! compile where nothing of that runs; without nvcc it holds nothing else.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -19,20 +20,21 @@ fn main() {
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
-    let Some((nvcc, major)) = find_nvcc() else {
-        println!(
-            "cargo:warning=no nvcc of CUDA 12 or 13: built without CUDA kernels, so --device cuda will refuse. NVCC=$(scripts/get_nvcc) \
-             gives one"
-        );
-        write_if_new(&out.join("images.rs"), &list(&[], 0));
-        return;
-    };
     let mut entries = fs::read_dir(&kernels).unwrap_or_else(|e| panic!("{}: {e}", kernels.display()));
     let mut sources: Vec<PathBuf> = entries.by_ref().map(|entry| entry.unwrap().path()).collect();
     sources.retain(|path| path.extension().is_some_and(|e| e == "cu" || e == "cuh"));
     sources.sort();
     let (files, headers): (Vec<PathBuf>, Vec<PathBuf>) =
         sources.into_iter().partition(|path| path.extension().is_some_and(|e| e == "cu"));
+    let texts = texts("SOURCES", &files) + &texts("HEADERS", &headers);
+    let Some((nvcc, major)) = find_nvcc() else {
+        println!(
+            "cargo:warning=no nvcc of CUDA 12 or 13: the CUDA kernels will be compiled at run time by NVRTC, where there is one; \
+             without it --device cuda will refuse. NVCC=$(scripts/get_nvcc) gives an nvcc"
+        );
+        write_if_new(&out.join("images.rs"), &(list(&[], None) + &texts));
+        return;
+    };
     let image = |source: &Path| out.join(source.file_name().unwrap()).with_extension("fatbin");
     // Other compilers make other images.
     let stamp = out.join("nvcc");
@@ -53,11 +55,9 @@ fn main() {
             });
         }
     });
-    let images: Vec<(String, PathBuf)> = files
-        .iter()
-        .map(|source| (source.file_name().unwrap().to_str().unwrap().to_owned(), image(source)))
-        .collect();
-    write_if_new(&out.join("images.rs"), &list(&images, major));
+    let images: Vec<(String, PathBuf)> =
+        files.iter().map(|source| (name_of(source).to_owned(), image(source))).collect();
+    write_if_new(&out.join("images.rs"), &(list(&images, Some(major)) + &texts));
 }
 
 /// nvcc of $NVCC, $CUDA_HOME, $CUDA_PATH, the PATH or its usual place, and its major version.
@@ -99,9 +99,9 @@ fn compile(nvcc: &Path, kernels: &Path, source: &Path, image: &Path) {
 }
 
 /// The source of `images`.
-fn list(images: &[(String, PathBuf)], major: u32) -> String {
+fn list(images: &[(String, PathBuf)], major: Option<u32>) -> String {
     let mut text = format!(
-        "/// Major version of CUDA whose compiler made them; the driver must not be older.\npub(crate) const CUDA_MAJOR: u32 = {major};\n\
+        "/// Major version of CUDA whose compiler made the images; the driver must not be older.\npub(crate) const CUDA_MAJOR: Option<u32> = {major:?};\n\
          /// (file, image) of every kernel file; empty when this build found no compiler.\npub(crate) const IMAGES: &[(&str, &[u8])] = &["
     );
     for (name, path) in images {
@@ -113,6 +113,17 @@ fn list(images: &[(String, PathBuf)], major: u32) -> String {
         text += "/// Bytes where a driver may look at words.\n#[repr(align(16))]\nstruct Aligned<T: ?Sized>(T);\n";
     }
     text
+}
+
+/// The source of a table of texts.
+fn texts(name: &str, files: &[PathBuf]) -> String {
+    let rows = files.iter().map(|path| format!("({:?}, include_str!({path:?})),", name_of(path)));
+    let rows: String = rows.collect();
+    format!("/// (file, text).\npub(crate) const {name}: &[(&str, &str)] = &[{rows}];\n")
+}
+
+fn name_of(path: &Path) -> &str {
+    path.file_name().unwrap().to_str().unwrap()
 }
 
 /// Whether `input` changed since `product` was made, or there is no product.

@@ -66,6 +66,11 @@ pub fn kernels() -> Vec<Kernel> {
         add(format!("matmul_{name}_n8"), &file, "pppppuuuu", 256, 128, 4608);
         add(format!("matmul_{name}_n32"), &file, "pppppuuuu", 256, 255, 33792);
         add(format!("matmul_{name}_wide"), &file, "pppppuuuu", 256, 255, 0);
+        // As for the products: two blocks an SM for n8, one for the others.
+        let file = format!("head_{name}.cu");
+        add(format!("head_{name}_n8"), &file, "ppppppuuu", 256, 128, 0);
+        add(format!("head_{name}_n32"), &file, "ppppppuuu", 256, 255, 0);
+        add(format!("head_{name}_n64"), &file, "ppppppuuu", 256, 255, 0);
         add(format!("embed_{name}"), "embed.cu", "ppppuu", 128, 64, 0);
     }
     for head_dim in Heads::SIZES {
@@ -85,8 +90,7 @@ pub fn kernels() -> Vec<Kernel> {
     }
     add("rms_norm".into(), "rms_norm.cu", "pppppuf", 256, 64, 32);
     add("attention_signals".into(), "attention_signals.cu", "ppppppuuuu", 32, 64, 0);
-    add("signals_tiles".into(), "signals.cu", "ppppuu", 256, 64, 256);
-    add("signals_merge".into(), "signals.cu", "ppppppuu", 256, 64, 168);
+    add("signals_merge".into(), "signals.cu", "ppppppuu", 256, 64, 416);
     add("candidates".into(), "candidates.cu", "pppppppuu", 256, 64, 3104);
     add("draw".into(), "draw.cu", "ppppppppuu", 1024, 64, 4608);
     add("copy_blocks".into(), "copy_blocks.cu", "pppuuuuu", 128, 64, 0);

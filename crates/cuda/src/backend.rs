@@ -1,14 +1,13 @@
 //! The CUDA device behind the seam.
 
-use crate::abi;
 use crate::driver::{Driver, Found, Graph};
 use crate::forward::{Forward, Shape};
-use crate::images::IMAGES;
+use crate::kernels;
 use crate::ops;
 use crate::options::{CudaOptions, MAX_CANDIDATES, PASSING_ASKS, Sizes, plan};
 use crate::rooms::{DRAWN_BYTES, MOST_COPIES, Rooms, key_parts_bytes};
 use crate::step::{StepPlan, narrow};
-use crate::weights::{self, Model, Progress};
+use crate::weights::{Model, Progress};
 use entropix_model::{
     AttentionSignals, Backend, Batch, BlockCopy, Candidate, Candidates, Capacity, Checkpoint, Class, Draw,
     Drawn, Error, MemoryPlan, Result, Signals, Slot, StepId,
@@ -21,6 +20,7 @@ pub(crate) mod timing;
 #[derive(Debug)]
 pub struct CudaBackend {
     driver: Driver,
+    nvrtc: Option<(u32, u32)>,
     model: Model,
     rooms: Rooms,
     sizes: Sizes,
@@ -39,14 +39,15 @@ impl CudaBackend {
     /// Opens a device, uploads a checkpoint and claims all memory.
     ///
     /// # Errors
-    /// As [`crate::probe`]; [`Class::Usage`] for options out of range, [`Class::Unsupported`] for shapes that no kernel
+    /// As [`crate::probe`]; `KernelImage` and `KernelCompile` of [`Class::Unsupported`] when no kernels are to be had that run there;
+    /// [`Class::Usage`] for options out of range, [`Class::Unsupported`] for shapes that no kernel
     /// computes, [`Class::Temp`] with the table of what was wanted when the device has no memory for it, and whatever reading
     /// the tensors gives.
     pub fn open(checkpoint: &Checkpoint, options: &CudaOptions) -> Result<Self> {
-        Self::open_with_progress(checkpoint, options, &|_, _| {})
+        Self::open_with_progress(checkpoint, options, &|_| {})
     }
 
-    /// As [`CudaBackend::open`], telling how far reading is.
+    /// As [`CudaBackend::open`], telling how far it is.
     ///
     /// # Errors
     /// As for [`CudaBackend::open`].
@@ -73,7 +74,8 @@ impl CudaBackend {
         if memory.total() > free as u64 {
             return Err(refuse(&driver, free));
         }
-        load_kernels(&mut driver, &sizes, &weights::formats(&checkpoint.weights))?;
+        let weights = &checkpoint.weights;
+        let nvrtc = kernels::load(&mut driver, &sizes, weights, options.cache.as_deref(), progress)?;
         let with_table = |driver: &Driver, error: Error| match error.code {
             "OutOfMemory" => refuse(driver, free),
             _ => error,
@@ -90,6 +92,7 @@ impl CudaBackend {
             plan: StepPlan::new(&sizes),
             capacity: options.capacity(config),
             driver,
+            nvrtc,
             model,
             rooms,
             sizes,
@@ -105,6 +108,12 @@ impl CudaBackend {
     /// The device.
     pub fn device(&self) -> &Found {
         self.driver.found()
+    }
+
+    /// The version of NVRTC that compiled the kernels; none when they are those that nvcc compiled with this program. Another
+    /// compiler may round otherwise.
+    pub fn nvrtc(&self) -> Option<(u32, u32)> {
+        self.nvrtc
     }
 
     /// What was planned of its memory.
@@ -217,43 +226,6 @@ fn bucket(rows: usize) -> usize {
         0..=8 => rows.next_power_of_two(),
         _ => rows.next_multiple_of((rows.next_power_of_two() / 8).max(8)),
     }
-}
-
-/// Loads every kernel that the model needs.
-fn load_kernels(driver: &mut Driver, sizes: &Sizes, formats: &[crate::pack::Format]) -> Result<()> {
-    let vocabulary = u32::try_from(sizes.vocab).expect("a checked vocabulary");
-    let wide = ops::Width::Wide.shared();
-    let (head_dim, kv) = (sizes.heads.head_dim.to_string(), sizes.heads.kv.name());
-    let shared = |name: &str| match name {
-        "draw" => ops::draw_shared(vocabulary),
-        name if name.starts_with("attention_disagreement") => sizes.heads.n_heads * 64 * 4,
-        name if name.ends_with("_wide") => wide,
-        _ => 0,
-    };
-    let mut files: HashMap<String, Vec<(String, u32)>> = HashMap::new();
-    for kernel in abi::kernels() {
-        let parts: Vec<&str> = kernel.name.split('_').collect();
-        let wanted = match parts[..] {
-            ["attend", "merge", size] => size == head_dim,
-            ["attend", _, kind, size] => kind == kv && size == head_dim,
-            ["rope", "store", kind] | ["attention", "disagreement", kind] => kind == kv,
-            _ => match kernel.file.trim_end_matches(".cu").split_once("matmul_") {
-                Some((_, format)) => formats.iter().any(|f| f.name() == format),
-                None => true,
-            },
-        };
-        if wanted {
-            let shared = shared(&kernel.name);
-            files.entry(kernel.file).or_default().push((kernel.name, shared));
-        }
-    }
-    for (file, image) in IMAGES {
-        if let Some(kernels) = files.remove(*file) {
-            driver.load(file, image, &kernels)?;
-        }
-    }
-    assert!(files.is_empty(), "kernels without an image: {:?}", files.keys());
-    Ok(())
 }
 
 impl Backend for CudaBackend {

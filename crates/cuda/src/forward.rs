@@ -4,7 +4,8 @@
 use crate::driver::Memory;
 use crate::launch::{Launch, Pointer};
 use crate::ops::{
-    self, AttendBuffers, AttentionSignalBuffers, LogitBuffers, Product, RopeInputs, Width, matmul, rms_norm,
+    self, AttendBuffers, AttentionSignalBuffers, HeadWidth, LogitBuffers, PART_BYTES, Product, RopeInputs,
+    Width, matmul, rms_norm,
 };
 use crate::options::{PASSING_ASKS, Sizes};
 use crate::rooms::Rooms;
@@ -172,13 +173,8 @@ impl Forward<'_> {
         let (x, normed, norm) = (rooms.x.pointer(), rooms.normed.pointer(), self.model.final_norm);
         run(rms_norm(x, norm, asked, normed, count, most, narrow(sizes.hidden), self.model.eps))?;
         let buffers = self.logits(place, row, count);
-        let stride = narrow(sizes.stride);
-        let (head, width) = (self.model.head, Width::of(most));
-        run(matmul(head, normed, buffers.logits, stride, count, most, Product::Store, width))?;
-        for launch in ops::signals(buffers, self.input(self.sections.targets + place), most) {
-            run(launch)?;
-        }
-        Ok(())
+        run(ops::head(self.model.head, normed, buffers, most, HeadWidth::of(most)))?;
+        run(ops::signals(buffers, self.input(self.sections.targets + place), most))
     }
 
     /// Logits from `row` on, whose records are those from `place` on.
@@ -186,8 +182,8 @@ impl Forward<'_> {
         let (rooms, sizes) = (self.rooms, self.sizes);
         LogitBuffers {
             logits: rooms.logits.offset(4 * row * sizes.stride),
-            parts: rooms.moments.offset(64 * row * sizes.vocab.div_ceil(4096)),
-            maxima: rooms.maxima.offset(4 * row * sizes.vocab.div_ceil(128)),
+            parts: rooms.moments.offset(PART_BYTES * row * sizes.n_chunks()),
+            maxima: rooms.maxima.offset(4 * row * sizes.n_chunks()),
             signals: rooms.signals.offset(size_of::<Signals>() * place),
             n_asks,
             vocab: narrow(sizes.vocab),

@@ -1,9 +1,10 @@
 //! What a backend is opened with, and the memory that costs, before anything is allocated.
 
-use crate::ops::{Heads, KvType, SPLIT, TILE_QUERIES};
+use crate::ops::{CHUNK, Heads, KvType, SPLIT, TILE_QUERIES};
 use crate::rooms::scratch_bytes;
 use crate::weights::packed_bytes;
 use entropix_model::{Capacity, Class, Error, MemoryPlan, ModelConfig, Result, Weights};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Most candidates an ask; the width of a list on the device.
@@ -12,8 +13,8 @@ pub(crate) const MAX_CANDIDATES: usize = 256;
 pub(crate) const PASSING_ASKS: usize = 64;
 /// Most bytes for the parts of decoding attention, unless a single row needs more.
 const PARTS_BYTES: usize = 256 << 20;
-/// Rows a grid can have: blocks of 16 vocabulary rows along y.
-const MOST_VOCABULARY: usize = 65_535 * 16;
+/// What the grids of the head have room for, blocks of 128 along y, and more than any tokenizer has.
+const MOST_VOCABULARY: usize = 1 << 20;
 
 /// How to run a model on a CUDA device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,10 +37,13 @@ pub struct CudaOptions {
     pub graphs: bool,
     /// How long a step may take before the device is given up.
     pub patience: Duration,
+    /// The folder that keeps kernels which had to be compiled (in `kernels`); none keeps nothing.
+    pub cache: Option<PathBuf>,
 }
 
 impl Default for CudaOptions {
-    /// Device 0, 16,384 positions of bf16 in blocks of 16, 64 rows and 2,048 tokens a step, two minutes of patience.
+    /// Device 0, 16,384 positions of bf16 in blocks of 16, 64 rows and 2,048 tokens a step, two minutes of patience, no cache
+    /// of kernels.
     fn default() -> Self {
         Self {
             ordinal: 0,
@@ -51,6 +55,7 @@ impl Default for CudaOptions {
             max_kept: 64,
             graphs: true,
             patience: Duration::from_secs(120),
+            cache: None,
         }
     }
 }
@@ -187,6 +192,11 @@ impl Sizes {
 
     pub(crate) fn cache_bytes(&self) -> usize {
         self.n_layers * self.heads.cache_bytes(self.n_blocks)
+    }
+
+    /// Chunks of a row of logits.
+    pub(crate) fn n_chunks(&self) -> usize {
+        self.vocab.div_ceil(CHUNK)
     }
 
     /// Words of a mask of the vocabulary.

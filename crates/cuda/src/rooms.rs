@@ -1,6 +1,7 @@
 //! Everything a step touches on the device, claimed once.
 
 use crate::driver::{Driver, Memory, Pinned};
+use crate::ops::PART_BYTES;
 use crate::options::{MAX_CANDIDATES, Sizes};
 use crate::step::Sections;
 use entropix_model::{AttentionSignals, Result, Signals};
@@ -36,7 +37,7 @@ pub(crate) struct Rooms {
     pub(crate) parts: Memory,
     /// (rows, stride) f32: kept rows, then passing ones.
     pub(crate) logits: Memory,
-    /// (rows, tiles of the vocabulary, 16) f32.
+    /// (rows, chunks of the vocabulary, 8) f32.
     pub(crate) moments: Memory,
     /// (rows, chunks of the vocabulary) f32.
     pub(crate) maxima: Memory,
@@ -91,8 +92,8 @@ impl Rooms {
             gated: of(2 * t * s.intermediate)?,
             parts: of(s.part_bytes())?,
             logits: of(4 * rows * s.stride)?,
-            moments: of(64 * rows * s.vocab.div_ceil(4096))?,
-            maxima: of(4 * rows * s.vocab.div_ceil(128))?,
+            moments: of(PART_BYTES * rows * s.n_chunks())?,
+            maxima: of(4 * rows * s.n_chunks())?,
             signals: of(size_of::<Signals>() * t)?,
             key_parts: of(key_parts_bytes(s))?,
             relative: of(4 * t)?,
@@ -121,7 +122,7 @@ pub(crate) fn scratch_bytes(sizes: &Sizes) -> usize {
     let s = sizes;
     let kept = s.max_kept.max(1);
     let inputs = 4 * (Sections::of(s).total + s.tables) + 16 + 12 * MOST_COPIES;
-    let vocabulary = s.logit_rows() * (64 * s.vocab.div_ceil(4096) + 4 * s.vocab.div_ceil(128));
+    let vocabulary = s.logit_rows() * (PART_BYTES + 4) * s.n_chunks();
     let answers =
         s.max_tokens * (size_of::<Signals>() + size_of::<AttentionSignals>() + 4) + key_parts_bytes(s);
     let lists = 16 + kept * (8 + 8 * MAX_CANDIDATES + 4);

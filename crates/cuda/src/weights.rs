@@ -8,8 +8,39 @@ use entropix_model::quant::dequantise;
 use entropix_model::{Checkpoint, LayerWeights, Result, RopeLayout, Tensor, Weights};
 use std::f64::consts::PI;
 
-/// Told how many bytes of the weights are read, and of how many.
-pub type Progress<'a> = dyn Fn(u64, u64) + 'a;
+/// What takes its time while a backend opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening<'a> {
+    /// Kernels are compiled, which takes seconds and is kept; told once.
+    Kernels {
+        /// Version of the compiler.
+        nvrtc: (u32, u32),
+        /// What they are compiled for, e.g. `sm_90a`.
+        architecture: &'a str,
+    },
+    /// Weights are read.
+    Weights {
+        /// Bytes that are.
+        done: u64,
+        /// Of so many.
+        total: u64,
+    },
+}
+
+impl std::fmt::Display for Opening<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Opening::Kernels { nvrtc: (major, minor), architecture } => write!(
+                f,
+                "compiling the CUDA kernels for {architecture} with NVRTC {major}.{minor}, which takes some seconds"
+            ),
+            Opening::Weights { done, total } => write!(f, "{done} of {total} bytes of the weights are read"),
+        }
+    }
+}
+
+/// Told how far opening is.
+pub type Progress<'a> = dyn Fn(Opening<'_>) + 'a;
 
 /// The tensors of one layer.
 #[derive(Debug)]
@@ -48,15 +79,20 @@ fn format_of(tensors: &[&Tensor]) -> Format {
     if tensors.iter().all(|tensor| Format::of(tensor.dtype) == first) { first } else { Format::BF16 }
 }
 
-/// Every format the model's matrices take.
-pub(crate) fn formats(weights: &Weights) -> Vec<Format> {
+/// Every format the matrices of the layers take.
+pub(crate) fn layer_formats(weights: &Weights) -> Vec<Format> {
     let mut all = Vec::new();
-    each_matrix(weights, &mut |format, _, _| {
+    each_of_layers(weights, &mut |format, _, _| {
         if !all.contains(&format) {
             all.push(format);
         }
     });
     all
+}
+
+/// The format of the LM head, which may be the embedding's.
+pub(crate) fn head_format(weights: &Weights) -> Format {
+    format_of(&[weights.head.as_ref().unwrap_or(&weights.embedding)])
 }
 
 /// Bytes of the model on the device.
@@ -72,6 +108,11 @@ fn each_matrix(weights: &Weights, each: &mut dyn FnMut(Format, usize, usize)) {
     let mut one = |tensor: &Tensor| each(format_of(&[tensor]), tensor.n_rows, tensor.n_cols);
     one(&weights.embedding);
     weights.head.iter().for_each(&mut one);
+    each_of_layers(weights, each);
+}
+
+/// As [`each_matrix`], of the layers.
+fn each_of_layers(weights: &Weights, each: &mut dyn FnMut(Format, usize, usize)) {
     for layer in &weights.layers {
         for part in qkv_parts(layer) {
             each(format_of(&part), part.iter().map(|tensor| tensor.n_rows).sum(), part[0].n_cols);
@@ -128,7 +169,7 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn tell(&mut self, tensors: &[&Tensor]) {
         self.done += tensors.iter().map(|tensor| tensor.n_bytes() as u64).sum::<u64>();
-        (self.progress)(self.done, self.total);
+        (self.progress)(Opening::Weights { done: self.done, total: self.total });
     }
 
     fn upload(&mut self, bytes: &[u8]) -> Result<Memory> {

@@ -2,8 +2,12 @@
 //! costs no answer that was finished.
 #![forbid(unsafe_code)]
 
+#[path = "compilers/mod.rs"]
+mod compilers;
+
 use entropix_emulator::FakeDriver;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -26,7 +30,10 @@ fn program() -> PathBuf {
 /// Runs `batch` in `folder`, from `in` to `out`.
 fn batch(folder: &Path, model: &str, more: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(program());
-    command.args(["batch", "-i", "in", "-o", "out", "--overwrite", "-m"]).arg(tiny(model)).args(more);
+    command.args(["batch", "-i", "in", "-o", "out", "-m"]).arg(tiny(model)).args(more);
+    if !more.contains(&"--resume") {
+        command.arg("--overwrite");
+    }
     command.args(["--threads", "1"]).current_dir(folder).env("XDG_CACHE_HOME", folder);
     said(command, environment)
 }
@@ -47,11 +54,14 @@ fn fake() -> (&'static str, &'static str) {
     ("LD_LIBRARY_PATH", FakeDriver::folder().to_str().unwrap())
 }
 
-/// (id, tokens) of every answer, by id; every line is whole.
-fn answers(folder: &Path) -> Vec<(String, Vec<u64>)> {
+/// (id, tokens) of every answer, by id.
+type Answers = Vec<(String, Vec<u64>)>;
+
+/// The answers in `out`, of which every line is whole.
+fn answers(folder: &Path) -> Answers {
     let text = std::fs::read_to_string(folder.join("out")).unwrap_or_default();
     assert!(text.is_empty() || text.ends_with('\n'), "the last line is torn: {text}");
-    let mut all: Vec<(String, Vec<u64>)> = text
+    let mut all: Answers = text
         .lines()
         .map(|line| {
             let row: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -74,7 +84,7 @@ fn words(output: &Output) -> String {
 }
 
 /// Greedy answers of one model on one device.
-fn greedy(folder: &Path, model: &str, device: &str, more: &[&str]) -> (Vec<(String, Vec<u64>)>, String) {
+fn greedy(folder: &Path, model: &str, device: &str, more: &[&str]) -> (Answers, String) {
     let mut flags = vec!["--device", device, "--policy", "greedy", "-b", "3"];
     flags.extend(more);
     let output = batch(folder, model, &flags, &[fake()]);
@@ -97,6 +107,38 @@ fn the_gpu_answers_as_the_cpu_does() {
         let (preempted, said) = greedy(folder.path(), model, "cuda", &["--kv-blocks", "6", "-c", "64"]);
         assert_eq!(preempted, cuda, "{model}");
         assert!(said.contains("preemptions"), "{said}");
+    }
+}
+
+/// Every type of the KV cache, recorded beside the answers: going on with another is refused, going over them takes the same.
+#[test]
+fn the_cache_has_the_type_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    let model = "llama-sure";
+    let (expected, said) = greedy(folder.path(), model, "cuda", &[]);
+    assert!(!said.contains("KV cache in"), "{said}");
+    for kv in ["f16", "int8"] {
+        let (answers, said) = greedy(folder.path(), model, "cuda", &["--kv-cache-dtype", kv]);
+        assert_eq!(answers, expected, "{kv}");
+        assert!(said.contains(&format!("KV cache in {kv}")), "{said}");
+        let manifest = std::fs::read_to_string(folder.path().join("out.manifest.json")).unwrap();
+        assert!(manifest.contains(&format!("\"kv_cache\": \"{kv}\"")), "{manifest}");
+    }
+    let mut verify = Command::new(program());
+    verify.args(["verify", "out", "-m"]).arg(tiny(model)).current_dir(folder.path());
+    verify.env("XDG_CACHE_HOME", folder.path());
+    let output = said(verify, &[fake()]);
+    assert!(output.status.success() && words(&output).contains("KV cache in int8"), "{}", words(&output));
+    let resumed = ["--device", "cuda", "--policy", "greedy", "--resume"];
+    let output = batch(folder.path(), model, &resumed, &[fake()]);
+    assert!(!output.status.success(), "{}", words(&output));
+    assert!(words(&output).contains("the type of the KV cache was int8, is bf16"), "{}", words(&output));
+    for (device, precision) in [("cpu", "int8"), ("auto", "exact")] {
+        let flags = ["--device", device, "--precision", precision, "--kv-cache-dtype", "f16"];
+        let output = batch(folder.path(), model, &flags, &[fake()]);
+        assert_eq!(output.status.code(), Some(69), "{}", words(&output));
+        assert!(words(&output).contains("--kv-cache-dtype f16 is for CUDA devices"), "{}", words(&output));
     }
 }
 
@@ -193,6 +235,134 @@ fn auto_says_what_it_takes_and_why() {
     assert!(said.contains("auto takes the cpu") && said.contains("no device"), "{said}");
 }
 
+/// What runs for seconds to compile kernels says so.
+const COMPILING: &str = "compiling the CUDA kernels for sm_90a with NVRTC 13.0";
+
+/// Greedy answers of a model whose every matrix has kernels of bf16, and what was said.
+fn compiled(folder: &Path, device: &str, environment: &[(&str, &str)]) -> (Option<i32>, Answers, String) {
+    let flags = ["--device", device, "--policy", "greedy"];
+    let output = batch(folder, "llama-sure", &flags, &[&[fake()], environment].concat());
+    let answers = if output.status.success() { answers(folder) } else { Vec::new() };
+    (output.status.code(), answers, words(&output))
+}
+
+/// The kernels that a cache keeps: by name, which file it is.
+fn kept(folder: &Path) -> BTreeMap<String, u64> {
+    let entries = std::fs::read_dir(folder.join("entropix/kernels")).into_iter().flatten();
+    let entries = entries.map(|entry| entry.unwrap());
+    entries.map(|e| (e.file_name().into_string().unwrap(), e.metadata().unwrap().ino())).collect()
+}
+
+/// A driver that does not take what nvcc made takes what NVRTC makes: once, and then from the cache.
+#[test]
+fn kernels_that_do_not_run_are_compiled_once() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    let run = |environment: &[(&str, &str)]| compiled(folder.path(), "cuda", environment);
+    let manifest = || std::fs::read_to_string(folder.path().join("out.manifest.json")).unwrap();
+    let (_, expected, said) = run(&[]);
+    assert!(expected.len() == 4 && !said.contains("compiling") && kept(folder.path()).is_empty(), "{said}");
+    assert!(manifest().contains("\"sm_90\""), "{}", manifest());
+
+    // It is found where the system looks for libraries.
+    let nvrtc = compilers::nvrtc();
+    let places = format!("{}:{}", fake().1, nvrtc.parent().unwrap().display());
+    let refusing = [("LD_LIBRARY_PATH", places.as_str()), ("FAKE_CUDA_FATBINS", "0")];
+    let (code, answers, said) = run(&refusing);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!((answers, said.matches(COMPILING).count()), (expected.clone(), 1), "{said}");
+    assert!(manifest().contains("\"sm_90-nvrtc-13.0\""), "{}", manifest());
+    let first = kept(folder.path());
+    let stems: Vec<&str> = first.keys().map(|name| name.split('.').next().unwrap()).collect();
+    let needed =
+        ["attend_bf16_16", "attend_merge", "attention_signals", "candidates", "copy_blocks", "draw", "embed"];
+    let further = ["head_bf16", "matmul_bf16", "rms_norm", "rope_store", "signals"];
+    assert_eq!(stems, [&needed[..], &further].concat(), "and no others");
+
+    let (_, answers, said) = run(&refusing);
+    assert_eq!((answers, kept(folder.path())), (expected.clone(), first.clone()), "{said}");
+    assert!(!said.contains("compiling"), "{said}");
+
+    // Whatever the driver has against them.
+    for code in ["cuModuleLoadData:1:200", "cuModuleLoadData:2:222", "cuModuleLoadData:1:221"] {
+        let (_, answers, said) = run(&[refusing[0], ("FAKE_CUDA_FAIL", code)]);
+        assert!(answers == expected && manifest().contains("nvrtc"), "{code}: {said}");
+    }
+
+    // A damaged entry is made anew, the others stay.
+    let name = first.keys().find(|name| name.starts_with("copy_blocks.")).unwrap();
+    let path = folder.path().join("entropix/kernels").join(name);
+    let whole = std::fs::read(&path).unwrap();
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    std::fs::write(&path, damaged).unwrap();
+    let (_, answers, said) = run(&refusing);
+    assert!(answers == expected && said.contains(COMPILING), "{said}");
+    assert_eq!(std::fs::read(&path).unwrap(), whole);
+    let again = kept(folder.path());
+    assert!(
+        first.iter().all(|(entry, file)| (again[entry] == *file) == (entry != name)),
+        "{first:?} {again:?}"
+    );
+
+    // Whoever names it gets its kernels even where those of the build would run.
+    let named = [("ENTROPIX_NVRTC", nvrtc.to_str().unwrap())];
+    let (_, answers, said) = run(&named);
+    assert!(answers == expected && !said.contains("compiling"), "{said}");
+    assert!(manifest().contains("\"sm_90-nvrtc-13.0\""), "{}", manifest());
+    let (_, _, said) = compiled(folder.path(), "auto", &named);
+    assert!(said.contains("auto takes cuda:0"), "{said}");
+
+    // A cache that cannot be written is none.
+    let file = folder.path().join("in");
+    let (code, answers, said) = run(&[named[0], ("XDG_CACHE_HOME", file.to_str().unwrap())]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(answers == expected && said.contains(COMPILING), "{said}");
+}
+
+#[test]
+fn without_kernels_it_says_what_to_install() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    let refused = |environment: &[(&str, &str)], all: &[&str]| {
+        let (code, _, said) = compiled(folder.path(), "cuda", environment);
+        assert!(code == Some(69) && !folder.path().join("out").exists(), "{code:?}: {said}");
+        for part in all {
+            assert!(said.contains(part), "{part:?} is not in: {said}");
+        }
+    };
+    refused(
+        &[("FAKE_CUDA_FATBINS", "0"), ("ENTROPIX_NVRTC", "off")],
+        &[
+            "cuda:0 (Emulated device): the kernels of attend_bf16_16.cu do not run there (CUDA_ERROR_NO_BINARY_FOR_GPU (209))",
+            "$ENTROPIX_NVRTC is off",
+            "unset $ENTROPIX_NVRTC",
+            "its own nvcc",
+        ],
+    );
+    let nowhere = [("ENTROPIX_NVRTC", "/nowhere/libnvrtc.so.13")];
+    refused(&nowhere, &["$ENTROPIX_NVRTC names /nowhere/libnvrtc.so.13: ", "cannot open", "--device cpu"]);
+    let (code, _, said) = compiled(folder.path(), "auto", &nowhere);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("auto takes the cpu") && said.contains("/nowhere/libnvrtc.so.13"), "{said}");
+    std::fs::remove_file(folder.path().join("out")).unwrap();
+
+    let nvrtc = compilers::nvrtc();
+    let named = ("ENTROPIX_NVRTC", nvrtc.to_str().unwrap());
+    // One whose machine code the driver would not take, and one that knows no such device.
+    refused(&[named, ("FAKE_CUDA_VERSION", "12040")], &["is newer than the driver, which is of CUDA 12.4"]);
+    refused(
+        &[named, ("FAKE_CUDA_CAPABILITY", "99")],
+        &["NVRTC 13.0", "attend_bf16_16.cu for sm_99", "invalid value for --gpu-architecture"],
+    );
+    assert_eq!(kept(folder.path()), BTreeMap::new());
+    // A driver that does not take NVRTC's either.
+    refused(
+        &[named, ("FAKE_CUDA_FAIL", "cuModuleLoadData:1:200")],
+        &["attend_bf16_16.cu do not run there", "NVRTC 13.0", "made them: update the driver"],
+    );
+}
+
 /// Case 88 of the bad-input catalogue: devices that are there and may not be seen.
 #[test]
 fn devices_can_be_hidden() {
@@ -239,11 +409,15 @@ fn a_broken_device_ends_the_job_and_keeps_what_was_finished() {
 /// Steps are taken apart, and measured whole, on weights that lie in no file.
 #[test]
 fn steps_of_random_models_are_measured() {
-    let run = |arguments: &[&str]| {
+    let bench = |arguments: &[&str], environment: &[(&str, &str)]| {
         let mut command = Command::new(program());
         command.args(["bench"]).args(arguments);
-        said(command, &[fake()])
+        said(command, environment)
     };
+    let run = |arguments: &[&str]| bench(arguments, &[fake()]);
+    let hidden = bench(&["kernels", "-m", "random:tiny"], &[fake(), ("CUDA_VISIBLE_DEVICES", "")]);
+    assert_eq!(hidden.status.code(), Some(69));
+    assert!(words(&hidden).contains("use --device cpu (with bench: bench kernels"), "{}", words(&hidden));
     let output =
         run(&["kernels", "-m", "random:tiny:Q4_0", "-b", "1,3", "-d", "100", "-p", "16", "-o", "json"]);
     assert!(output.status.success(), "{}", words(&output));
@@ -259,7 +433,7 @@ fn steps_of_random_models_are_measured() {
         let kernels = step["kernels"].as_array().unwrap();
         let has =
             |name: &str| kernels.iter().any(|kernel| kernel["kernel"].as_str().unwrap().starts_with(name));
-        assert!(has("matmul_q4_0") && has("attend") && has("signals"), "{step}");
+        assert!(has("matmul_q4_0") && has("attend") && has("head_q4_0") && has("signals"), "{step}");
         assert!(step["us"][0].as_f64().unwrap() > 0.0);
     }
     let output = run(&[

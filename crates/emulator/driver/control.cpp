@@ -29,6 +29,7 @@ State::State() {
     number("FAKE_CUDA_CAPABILITY", capability);
     number("FAKE_CUDA_MEMORY", memory);
     number("FAKE_CUDA_HANG", hangs);
+    number("FAKE_CUDA_FATBINS", takes_fatbins);
     // name:number of the call:code
     if (const char* text = getenv("FAKE_CUDA_FAIL")) {
         const char* colon = strchr(text, ':');

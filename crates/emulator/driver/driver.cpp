@@ -291,10 +291,14 @@ EXPORT Result cuEventDestroy_v2(Event* event) {
     return Result::Success;
 }
 
-/// Any image will do: the kernels are those that the emulator holds.
+/// Any image will do, machine code or, if the device takes them, what nvcc makes for several: the kernels are those that the
+/// emulator holds.
 EXPORT Result cuModuleLoadData(void** module, const void* image) {
     ENTER();
     if (!image) return Result::InvalidValue;
+    const bool is_fatbin = !memcmp(image, "\x50\xed\x55\xba", 4), is_elf = !memcmp(image, "\x7f" "ELF", 4);
+    if (!is_fatbin && !is_elf) return fault(__func__, "an image of no known kind");
+    if (is_fatbin && !state().takes_fatbins) return Result::NoBinary;
     *module = &state();
     return Result::Success;
 }

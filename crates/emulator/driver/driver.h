@@ -55,6 +55,7 @@ struct State {
     int n_devices = 1, version = 13000, capability = 90;
     size_t memory = size_t(1) << 30;
     bool hangs = false;
+    bool takes_fatbins = true;
     uint64_t order = 0;
     // What there is.
     std::map<uint64_t, size_t> device, pinned;

@@ -53,6 +53,8 @@ void warp_barrier(const char* site, uint32_t mask);
 /// Reports an access that compiled code makes where the sanitizer's calls do not see it.
 void check_read(const void* address, size_t bytes, size_t alignment);
 void check_write(const void* address, size_t bytes, size_t alignment);
+/// Reports a misaligned read of `bytes` bytes, where the compiler reports the access itself.
+void check_aligned(const void* address, size_t bytes);
 
 void copy_async(void* shared, const void* global, unsigned bytes_copied, unsigned bytes_total);
 void copy_async_commit();

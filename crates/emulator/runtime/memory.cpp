@@ -281,6 +281,10 @@ std::string memory_describe(const void* address) {
     return text;
 }
 
+void check_aligned(const void* address, size_t bytes) {
+    if (reinterpret_cast<uintptr_t>(address) % bytes) fail("misaligned: read of %zu bytes at %s", bytes, memory_describe(address).c_str());
+}
+
 void check_read(const void* address, size_t bytes, size_t alignment) {
     if (reinterpret_cast<uintptr_t>(address) % alignment) fail("misaligned: read of %zu bytes at %s", bytes, memory_describe(address).c_str());
     if (kChecked) check(static_cast<const char*>(address), bytes, false, __builtin_return_address(0));

@@ -1,4 +1,4 @@
-//! The only module that calls the CUDA driver: one device, one stream, memory that lives as long as both.
+//! The only module that calls the CUDA driver and NVRTC: one device, one stream, memory that lives as long as both.
 //!
 //! Every failure is an [`Error`]. After one that cannot be undone (a kernel that broke, a device that hangs) every
 //! further call gives the same error, and nothing waits for the device again.
@@ -6,11 +6,13 @@
 
 mod graph;
 mod memory;
+mod nvrtc;
 mod probe;
 mod wait;
 
 pub(crate) use graph::Graph;
 pub(crate) use memory::{Memory, Pinned};
+pub use nvrtc::Nvrtc;
 pub use probe::{Found, probe};
 
 use crate::launch::{Launch, MOST_ARGUMENTS};
@@ -102,16 +104,19 @@ impl Driver {
     /// Loads an image and looks up kernels of it, each with the dynamic shared memory it may be launched with.
     pub(crate) fn load(&mut self, file: &str, image: &[u8], kernels: &[(String, u32)]) -> Result<()> {
         // The driver reads as many bytes as the image's own header says.
-        // SAFETY: the image is what nvcc wrote, whole.
+        // SAFETY: the image is what nvcc or NVRTC wrote, whole.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
         let module = module.map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
             | sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
-            | sys::CUresult::CUDA_ERROR_INVALID_IMAGE => Error::unsupported(
+            | sys::CUresult::CUDA_ERROR_INVALID_IMAGE
+            // A device newer than the machine code takes the PTX, which some drivers cannot translate.
+            | sys::CUresult::CUDA_ERROR_INVALID_PTX
+            | sys::CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND
+            | sys::CUresult::CUDA_ERROR_JIT_COMPILATION_DISABLED => Error::unsupported(
                 "KernelImage",
                 format!(
-                    "{}: the kernels of {file} do not run there ({}); update the driver, or build on this machine with its \
-                     own nvcc",
+                    "{}: the kernels of {file} do not run there ({})",
                     self.found,
                     probe::describe(error.0)
                 ),

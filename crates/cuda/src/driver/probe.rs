@@ -1,7 +1,8 @@
 //! Whether there is a device to use, said in words when there is none.
 #![allow(unsafe_code)]
 
-use super::{check, name_of};
+use super::{Nvrtc, check, name_of};
+use crate::images::{self, CUDA_MAJOR};
 use cudarc::driver::{result, sys};
 use entropix_model::{Class, Error, Result};
 
@@ -35,13 +36,6 @@ pub struct Found {
 /// # Errors
 /// `NoKernels`, `NoDriver`, `DriverTooOld`, `NoDevice`, `DeviceTooOld` of class `Unsupported`; `DeviceIndex` of class `Usage`.
 pub fn probe(ordinal: u32) -> Result<Found> {
-    if crate::images::IMAGES.is_empty() {
-        return Err(Error::unsupported(
-            "NoKernels",
-            "this build holds no CUDA kernels, for it found no nvcc; run scripts/get_nvcc (or put nvcc of CUDA 12 or 13 on the \
-             PATH) and build again, or use --device cpu",
-        ));
-    }
     // SAFETY: only tries to load libraries by the names of the driver.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::unsupported(
@@ -54,18 +48,6 @@ pub fn probe(ordinal: u32) -> Result<Found> {
     check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut version) })?;
     let version = u32::try_from(version).unwrap_or(0);
     let driver = (version / 1000, version % 1000 / 10);
-    if driver.0 < crate::images::CUDA_MAJOR {
-        return Err(Error::unsupported(
-            "DriverTooOld",
-            format!(
-                "the CUDA driver is of CUDA {}.{}, the kernels of this build need {}.0; update the driver, build with an older \
-                 nvcc, or use --device cpu",
-                driver.0,
-                driver.1,
-                crate::images::CUDA_MAJOR
-            ),
-        ));
-    }
     let no_device = || {
         let hidden = match std::env::var_os("CUDA_VISIBLE_DEVICES") {
             Some(shown) => format!("; CUDA_VISIBLE_DEVICES is {shown:?} and hides those not named there"),
@@ -120,10 +102,41 @@ pub fn probe(ordinal: u32) -> Result<Found> {
             ),
         ));
     }
+    if !images::are_usable(driver) {
+        Nvrtc::find(driver).map_err(|none| no_kernels(driver, &none))?;
+    }
     // SAFETY: as above.
     let memory = unsafe { result::device::total_mem(device) };
     let memory = memory.map_err(|error| super::failed("cuDeviceTotalMem", error.0))? as u64;
     Ok(Found { ordinal, name, capability, memory, driver })
+}
+
+/// Why nothing computes on a device that is there; `none` says why no NVRTC is.
+fn no_kernels(driver: (u32, u32), none: &str) -> Error {
+    let remedy = Nvrtc::remedy(driver);
+    let (code, message) = match CUDA_MAJOR {
+        None => {
+            // What get_nvcc gets makes kernels that older drivers do not take.
+            let build = if driver.0 >= 13 { ", build with NVCC=$(scripts/get_nvcc)" } else { "" };
+            let message = format!(
+                "this build holds no CUDA kernels, for it found no nvcc, and there is no NVRTC to compile them: {none}; {remedy}{build}"
+            );
+            ("NoKernels", message)
+        }
+        Some(_) if Nvrtc::is_named() => {
+            ("NoKernels", format!("there is no NVRTC to compile the CUDA kernels: {none}; {remedy}"))
+        }
+        Some(major) => {
+            let build = if driver.0 >= 12 { ", build with an older nvcc" } else { "" };
+            let message = format!(
+                "the CUDA driver is of CUDA {}.{}, the kernels of this build need {major}.0, and there is no NVRTC to compile them \
+                 for it: {none}; {remedy}{build}",
+                driver.0, driver.1
+            );
+            ("DriverTooOld", message)
+        }
+    };
+    Error::unsupported(code, format!("{message}, or use --device cpu"))
 }
 
 impl std::fmt::Display for Found {

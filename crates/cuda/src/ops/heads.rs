@@ -2,6 +2,7 @@
 
 use super::bytes;
 use crate::launch::{Arguments, Launch, Pointer};
+use std::fmt;
 use std::str::FromStr;
 
 /// How keys and values lie in the cache.
@@ -50,7 +51,14 @@ impl FromStr for KvType {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|kv| kv.name() == text).ok_or_else(|| "wants bf16, f16 or int8".into())
+        let found = Self::ALL.into_iter().find(|kv| kv.name() == text);
+        found.ok_or_else(|| format!("is {text:?}; it must be bf16, f16 or int8"))
+    }
+}
+
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

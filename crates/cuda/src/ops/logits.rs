@@ -1,16 +1,21 @@
-//! Signals, candidates and draws from logits.
+//! Logits, and signals, candidates and draws from them.
 
-use super::bytes;
+use super::{Weights, bytes};
 use crate::launch::{Arguments, Launch, Pointer};
+
+/// Logits a chunk, of which a part and a maximum are kept.
+pub const CHUNK: usize = 128;
+/// Bytes of a part: `ChunkPart` of kernels/logits.cuh.
+pub const PART_BYTES: usize = 32;
 
 /// Logits and what is derived from them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LogitBuffers {
     /// (n_asks, stride) f32.
     pub logits: Pointer,
-    /// (n_asks, ceil(vocab / 4096), 16) f32.
+    /// (n_asks, chunks, 8) f32.
     pub parts: Pointer,
-    /// (n_asks, ceil(vocab / 128)) f32.
+    /// (n_asks, chunks) f32.
     pub maxima: Pointer,
     /// (n_asks) `Signals`.
     pub signals: Pointer,
@@ -23,45 +28,91 @@ pub struct LogitBuffers {
 }
 
 impl LogitBuffers {
-    /// Tiles of a row.
-    pub fn n_tiles(&self) -> u32 {
-        self.vocab.div_ceil(4096)
-    }
-
     /// Chunks of a row.
     pub fn n_chunks(&self) -> u32 {
-        self.vocab.div_ceil(128)
+        self.vocab.div_ceil(CHUNK as u32)
     }
 }
 
-/// H, V, collision, log Z, the spread of the logits, the two best, the target: one read of the logits.
-pub fn signals(b: LogitBuffers, targets: Pointer, most_asks: u32) -> [Launch; 2] {
+/// Which of the LM head's kernels that give the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadWidth {
+    /// Blocks of 128 rows x 8 asks.
+    N8,
+    /// Blocks of 256 rows x 32 asks.
+    N32,
+    /// Blocks of 256 rows x 64 asks.
+    N64,
+}
+
+impl HeadWidth {
+    /// The width for a launch of at most `asks` asks: the narrowest that reads the weights once, if one does. Only speed
+    /// depends on it.
+    pub fn of(asks: u32) -> Self {
+        match asks {
+            0..=8 => HeadWidth::N8,
+            9..=32 => HeadWidth::N32,
+            _ => HeadWidth::N64,
+        }
+    }
+
+    /// Bytes of dynamic shared memory it takes.
+    pub fn shared(self) -> u32 {
+        self.shape().3
+    }
+
+    /// (kernel suffix, asks a block, rows a block, dynamic shared memory): `HeadShape` of head.cuh.
+    fn shape(self) -> (&'static str, u32, u32, u32) {
+        match self {
+            HeadWidth::N8 => ("n8", 8, 128, 3 * 8 * 544),
+            HeadWidth::N32 => ("n32", 32, 256, 3 * 32 * 288),
+            HeadWidth::N64 => ("n64", 64, 256, 64 * 132 * 4 + 256 * 64 * 4),
+        }
+    }
+}
+
+/// Logits, parts and maxima of at most `most_asks` rows of `x` (n_asks, n_cols) bf16: the product with the vocabulary's rows,
+/// stored once, and what each chunk says, from the same registers.
+pub fn head(w: Weights, x: Pointer, b: LogitBuffers, most_asks: u32, width: HeadWidth) -> Launch {
+    assert!(w.n_cols.is_multiple_of(8), "a head over {} columns; a multiple of 8 is needed", w.n_cols);
+    assert!(w.n_rows == b.vocab && b.vocab > 0, "{} rows of weights for {} logits", w.n_rows, b.vocab);
     assert!(
         b.stride.is_multiple_of(4) && b.stride >= b.vocab,
         "rows of {} floats for {} logits",
         b.stride,
         b.vocab
     );
-    let tiles = Launch {
-        kernel: "signals_tiles".into(),
-        grid: [b.n_tiles(), most_asks, 1],
+    let (suffix, asks, rows, shared) = width.shape();
+    Launch {
+        kernel: format!("head_{}_{suffix}", w.format.name()),
+        grid: [most_asks.div_ceil(asks), b.vocab.div_ceil(rows), 1],
         block: 256,
-        shared: 0,
-        bytes: bytes([most_asks, b.vocab, 4]),
+        shared,
+        bytes: w.format.packed_bytes(w.n_rows as usize, w.n_cols as usize) as u64
+            + bytes([most_asks, w.n_cols, 2])
+            + bytes([most_asks, w.n_rows, 4])
+            + bytes([most_asks, b.n_chunks(), PART_BYTES as u32 + 4]),
         arguments: Arguments::default()
+            .with(w.at)
+            .with(x)
             .with(b.logits)
             .with(b.parts)
             .with(b.maxima)
             .with(b.n_asks)
-            .with(b.vocab)
+            .with(w.n_rows)
+            .with(w.n_cols)
             .with(b.stride),
-    };
-    let merge = Launch {
+    }
+}
+
+/// H, V, collision, log Z, the spread of the logits, the two best, the target: of the parts that [`head`] left.
+pub fn signals(b: LogitBuffers, targets: Pointer, most_asks: u32) -> Launch {
+    Launch {
         kernel: "signals_merge".into(),
         grid: [most_asks, 1, 1],
         block: 256,
         shared: 0,
-        bytes: bytes([most_asks, b.n_tiles(), 64]),
+        bytes: bytes([most_asks, b.n_chunks(), PART_BYTES as u32 + 4]),
         arguments: Arguments::default()
             .with(b.logits)
             .with(b.parts)
@@ -71,8 +122,7 @@ pub fn signals(b: LogitBuffers, targets: Pointer, most_asks: u32) -> [Launch; 2]
             .with(b.n_asks)
             .with(b.vocab)
             .with(b.stride),
-    };
-    [tiles, merge]
+    }
 }
 
 /// The k best of each (slot, k) of `wanted`: `list` (n_wanted, 256) {token, ln p}, `counts` (n_wanted).
@@ -122,7 +172,7 @@ pub struct DrawBuffers {
 
 /// Bytes of shared memory that a draw from a vocabulary takes.
 pub fn draw_shared(vocab: u32) -> u32 {
-    vocab.div_ceil(128) * 12 + vocab.div_ceil(32) * 4
+    vocab.div_ceil(CHUNK as u32) * 12 + vocab.div_ceil(32) * 4
 }
 
 /// Draws from whole distributions.

@@ -12,7 +12,9 @@ pub use attention::{
     attention_disagreement, attention_signals,
 };
 pub use heads::{Heads, KvType, RopeInputs, copy_blocks, rope_store};
-pub use logits::{DrawBuffers, LogitBuffers, candidates, draw, draw_shared, signals};
+pub use logits::{
+    CHUNK, DrawBuffers, HeadWidth, LogitBuffers, PART_BYTES, candidates, draw, draw_shared, head, signals,
+};
 pub use product::{Product, Weights, Width, matmul};
 pub use rows::{embed, rms_norm};
 

@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 use entropix_cuda::launch::{Launch, Pointer};
-use entropix_emulator::{Buffer, Emulator, Order, Shape};
+use entropix_emulator::{Buffer, Emulator, Order, Shape, Traffic};
 
 /// An image of the kernels and an order to run threads in.
 #[derive(Clone, Copy)]
@@ -39,11 +39,16 @@ impl<'a> Device<'a> {
     }
 
     pub(crate) fn run(&self, launch: &Launch) -> Result<(), String> {
+        self.traffic(launch).map(|_| ())
+    }
+
+    /// Runs a launch; the bytes of device memory that it touched, zero in the plain image.
+    pub(crate) fn traffic(&self, launch: &Launch) -> Result<Traffic, String> {
         let values: Vec<([u8; 8], usize)> =
             launch.arguments.iter().map(|(value, bytes)| (value.to_le_bytes(), bytes as usize)).collect();
         let arguments: Vec<&[u8]> = values.iter().map(|(value, bytes)| &value[..*bytes]).collect();
         let shape = Shape { grid: launch.grid, block: launch.block, shared: launch.shared as usize };
-        self.image.launch(&launch.kernel, shape, &arguments, self.order).map(|_| ()).map_err(|fault| fault.0)
+        self.image.launch(&launch.kernel, shape, &arguments, self.order).map_err(|fault| fault.0)
     }
 
     /// Reads `n` values from the `first`-th on; bytes that no kernel and no upload wrote are an error.

@@ -4,7 +4,7 @@
 use crate::device::{Device, Outcome};
 use crate::matmul::Case;
 use crate::small::RopeCase;
-use crate::{attend, candidates, draw, matmul, signals, small};
+use crate::{attend, candidates, draw, head, matmul, signals, small};
 use entropix_cuda::ops::{Heads, KvType};
 use entropix_cuda::pack::Format;
 use entropix_emulator::{Emulator, Order};
@@ -140,6 +140,11 @@ fn rows(device: &Device<'_>) -> Outcome {
     signals::check(device, &signals::hard_rows(4200))
 }
 
+/// More slices than units of some, no whole chunk of rows, two blocks of asks.
+fn vocabulary(device: &Device<'_>) -> Outcome {
+    head::check(device, &head::case(Format::BF16, 301, 712, 37))
+}
+
 fn best(device: &Device<'_>) -> Outcome {
     candidates::check(device, &signals::hard_rows(4200))
 }
@@ -154,6 +159,7 @@ const ATTEND: (&str, &str) = ("attend.cuh", "attend_bf16_32.cu");
 const ATTEND_INT8: (&str, &str) = ("attend.cuh", "attend_int8_32.cu");
 const KV_F16: (&str, &str) = ("kv.cuh", "attend_f16_32.cu");
 const KV_INT8: (&str, &str) = ("kv.cuh", "attend_int8_32.cu");
+const HEAD: (&str, &str) = ("head.cuh", "head_bf16.cu");
 const SIGNALS: (&str, &str) = ("signals.cu", "signals.cu");
 const CANDIDATES: (&str, &str) = ("candidates.cu", "candidates.cu");
 const DRAW: (&str, &str) = ("draw.cu", "draw.cu");
@@ -268,6 +274,13 @@ const FAULTS: &[Fault] = &[
         ("STEPS_PER_SCALE = 0, HAS_MIN = 0, PARTS = 2", "STEPS_PER_SCALE = 0, HAS_MIN = 0, PARTS = 1"),
         f16,
         "not",
+    ),
+    fault(
+        "weights are read between their places",
+        ("weights.cuh", "matmul_bf16.cu"),
+        ("stream16(q + (i * WARP + lane) * 16)", "stream16(q + 8 + (i * WARP + lane) * 16)"),
+        bf16,
+        "misaligned",
     ),
     // matmul
     fault(
@@ -584,20 +597,253 @@ const FAULTS: &[Fault] = &[
         attention_int8,
         "",
     ),
-    // signals
+    // head
     fault(
-        "room is used again too early",
-        SIGNALS,
-        ("    __syncthreads();\n    block_sum(deviation", "    block_sum(deviation"),
-        rows,
+        "activations of asks that are not there",
+        HEAD,
+        ("live = ask < n_asks && col < n_cols;", "live = col < n_cols;"),
+        vocabulary,
+        "out of bounds",
+    ),
+    fault(
+        "activations past the last column of the head",
+        HEAD,
+        ("live = ask < n_asks && col < n_cols;", "live = ask < n_asks;"),
+        vocabulary,
+        "",
+    ),
+    fault(
+        "the head waits for too few copies",
+        HEAD,
+        ("cp_async_wait<1>();", "cp_async_wait<2>();"),
+        vocabulary,
+        "uninitialised",
+    ),
+    fault(
+        "no barrier around the stages of the head",
+        HEAD,
+        (
+            "                __syncthreads();\n                stage((at + i)",
+            "                stage((at + i)",
+        ),
+        vocabulary,
+        "",
+    ),
+    fault(
+        "the slices of the head are one",
+        HEAD,
+        ("            while (at + i == slice_end) finish_slice();\n", ""),
+        vocabulary,
+        "other bits",
+    ),
+    fault(
+        "the slices of the head begin elsewhere",
+        HEAD,
+        ("slice_begin(slice + 1, matrix.n_units)", "slice_begin(slice + 1, matrix.n_units + 1)"),
+        vocabulary,
+        "other bits",
+    ),
+    fault(
+        "the first slice of the head is lost",
+        HEAD,
+        (
+            "to = slice == 0 ? sums[m][n][i] : add(to, sums[m][n][i]);",
+            "to = slice == 0 ? 0.0f : slice == 1 ? sums[m][n][i] : add(to, sums[m][n][i]);",
+        ),
+        vocabulary,
+        "other bits",
+    ),
+    fault(
+        "threads share the place of finished slices",
+        HEAD,
+        ("return aside[slot * MATMUL_THREADS];", "return aside[slot];"),
+        vocabulary,
         "race",
     ),
     fault(
-        "a NaN passes",
-        SIGNALS,
-        ("if (all.n_bad > 0 || all.n_finite == 0)", "if (all.n_finite == 0)"),
+        "sums take the room of stages that are still read",
+        HEAD,
+        (
+            "        __syncthreads();\n        if (warp / (SLICES / MT) == half) {",
+            "        if (warp / (SLICES / MT) == half) {",
+        ),
+        vocabulary,
+        "race",
+    ),
+    fault(
+        "sums are read before all warps wrote theirs",
+        HEAD,
+        ("        __syncthreads();\n        // A warp has four tokens", "        // A warp has four tokens"),
+        vocabulary,
+        "",
+    ),
+    fault(
+        "both chunks of a block are the first",
+        HEAD,
+        ("const u32 chunk = blockIdx.y * MT + half;", "const u32 chunk = blockIdx.y * MT;"),
+        vocabulary,
+        "uninitialised",
+    ),
+    fault(
+        "a chunk's part lies where another's is",
+        HEAD,
+        ("place = u64(ask) * n_chunks + chunk;", "place = u64(ask) * n_chunks + chunk / 2;"),
+        vocabulary,
+        "race between blocks",
+    ),
+    fault(
+        "a chunk that is not there has a part",
+        HEAD,
+        ("        if (chunk >= n_chunks) break;\n", ""),
+        vocabulary,
+        "",
+    ),
+    fault(
+        "rows past the last count",
+        HEAD,
+        ("if (row + i >= vocab) z[k][i] = neg_inf();", "if (row + i >= vocab) z[k][i] += 0.0f;"),
+        vocabulary,
+        "not",
+    ),
+    fault(
+        "rows past the last are stored",
+        HEAD,
+        ("if (row + 4 <= vocab) {", "if (row < vocab) {"),
+        vocabulary,
+        "beside",
+    ),
+    fault(
+        "asks past the last are stored",
+        HEAD,
+        ("const bool live = ask < n_asks;", "const bool live = true;"),
+        vocabulary,
+        "out of bounds",
+    ),
+    fault(
+        "the second half of 64 asks is forgotten",
+        HEAD,
+        ("first += MATMUL_THREADS / TOKEN_LANES)", "first += 2 * MATMUL_THREADS / TOKEN_LANES)"),
+        vocabulary,
+        "uninitialised",
+    ),
+    fault("every lane has a maximum of its own", HEAD, ("    most = token_max(most);\n", ""), vocabulary, ""),
+    fault(
+        "a token's sums are those of its lanes' neighbours too",
+        HEAD,
+        (
+            "for (u32 lanes = TOKEN_LANES / 2; lanes; lanes >>= 1) x = add(",
+            "for (u32 lanes = TOKEN_LANES; lanes; lanes >>= 1) x = add(",
+        ),
+        vocabulary,
+        "not",
+    ),
+    fault("a NaN is nothing", HEAD, ("x == neg_inf() ? 0u : 1u << 16;", "0u;"), rows, "status"),
+    fault(
+        "counts of two tokens are one",
+        HEAD,
+        (
+            "for (u32 lanes = TOKEN_LANES / 2; lanes; lanes >>= 1) count +=",
+            "for (u32 lanes = TOKEN_LANES; lanes; lanes >>= 1) count +=",
+        ),
+        head::check_poison,
+        "beside",
+    ),
+    fault(
+        "weights are read twice",
+        HEAD,
+        (
+            "        for (u32 m = 0; m < MT; m++) to[m] = matrix.load(",
+            "        for (u32 m = 0; m < MT; m++) to[m] = matrix.load(min(first_tile + m, last_tile), unit, lane), to[m] = matrix.load(",
+        ),
+        head::check_traffic,
+        "Traffic",
+    ),
+    fault(
+        "logits are stored twice",
+        HEAD,
+        (
+            "if (live) *reinterpret_cast<float4*>(to) = v;",
+            "if (live) *reinterpret_cast<float4*>(to) = v, *reinterpret_cast<volatile float*>(to) = v.x;",
+        ),
+        head::check_traffic,
+        "Traffic",
+    ),
+    fault(
+        "collision sums e",
+        HEAD,
+        ("squares = fmaf(e, e, squares);", "squares = add(squares, e);"),
         rows,
-        "status",
+        "collision",
+    ),
+    fault(
+        "deviations from the maximum",
+        HEAD,
+        ("add(add(z[k][i], -most), -mean_d)", "add(z[k][i], -most)"),
+        rows,
+        "logit_std",
+    ),
+    // signals
+    fault(
+        "sums of warps are read before all are written",
+        SIGNALS,
+        (
+            "room[threadIdx.x / WARP][i] = v[i];\n    }\n    __syncthreads();",
+            "room[threadIdx.x / WARP][i] = v[i];\n    }",
+        ),
+        rows,
+        "",
+    ),
+    fault("a NaN passes", SIGNALS, ("if (v[4] > 0 || v[3] == 0)", "if (v[3] == 0)"), rows, "status"),
+    fault(
+        "the part of another chunk",
+        SIGNALS,
+        (
+            "weigh(part_of + c, max_of[c], most);\n        v[0]",
+            "weigh(part_of + c / 2, max_of[c], most);\n        v[0]",
+        ),
+        rows,
+        "",
+    ),
+    fault(
+        "the maximum of another chunk",
+        SIGNALS,
+        (
+            "weigh(part_of + c, max_of[c], most);\n        const float apart",
+            "weigh(part_of + c, max_of[c / 2], most);\n        const float apart",
+        ),
+        rows,
+        "",
+    ),
+    fault(
+        "parts weigh as if all had one maximum",
+        SIGNALS,
+        ("w.scale = exp_fast(bounded);", "w.scale = 1.0f;"),
+        rows,
+        "entropy",
+    ),
+    fault(
+        "means of parts keep their frames",
+        SIGNALS,
+        ("w.mean = add(w.part.mean, bounded);", "w.mean = w.part.mean;"),
+        rows,
+        "entropy",
+    ),
+    fault(
+        "V without what the means are apart",
+        SIGNALS,
+        ("fmaf(apart, apart, w.part.var)", "w.part.var"),
+        rows,
+        "varentropy",
+    ),
+    fault(
+        "chunks past the first 256 are forgotten",
+        SIGNALS,
+        (
+            "c += SIGNAL_THREADS) {\n        const Weighed w = weigh(part_of + c, max_of[c], most);\n        v[0]",
+            "c += n_chunks) {\n        const Weighed w = weigh(part_of + c, max_of[c], most);\n        v[0]",
+        ),
+        |d| signals::check(d, &signals::hard_rows(33_000)[..1]),
+        "entropy",
     ),
     fault(
         "ties go to the higher id",
@@ -613,7 +859,6 @@ const FAULTS: &[Fault] = &[
         rows,
         "best",
     ),
-    fault("collision sums e", SIGNALS, ("v[3] = fmaf(e, e, v[3])", "v[3] = add(v[3], e)"), rows, "collision"),
     fault(
         "logits past the vocabulary are read",
         ("logits.cuh", "signals.cu"),
@@ -731,7 +976,9 @@ fn symptom(fault: &Fault) -> Result<String, String> {
     let with: &[&str] = match fault.files.1 {
         "attention_signals.cu" => &["attend_int8_32", "attend_merge"],
         file if file.starts_with("attend_") => &["attend_merge", "attention_signals"],
-        "candidates.cu" | "draw.cu" => &["signals"],
+        "head_bf16.cu" => &["matmul_bf16", "signals"],
+        "signals.cu" => &["head_bf16"],
+        "candidates.cu" | "draw.cu" => &["head_bf16", "signals"],
         _ => &[],
     };
     let image = Emulator::compile(&folder.path().join(fault.files.1), with, folder.path())?;

@@ -5,11 +5,15 @@
 mod abi;
 mod attend;
 mod candidates;
+#[path = "../compilers/mod.rs"]
+mod compilers;
 mod device;
 mod draw;
 mod faults;
+mod head;
 mod kv;
 mod matmul;
+mod nvrtc;
 mod random;
 mod resources;
 mod signals;

@@ -8,7 +8,7 @@ use entropix_cuda::pack::{Format, gated_row, gated_rows, pack};
 use entropix_model::quant::dequantise;
 use half::bf16;
 
-const WIDTHS: [Width; 3] = [Width::N8, Width::N32, Width::Wide];
+pub(crate) const WIDTHS: [Width; 3] = [Width::N8, Width::N32, Width::Wide];
 
 /// A matrix as stored, as numbers, and activations.
 pub(crate) struct Case {
@@ -18,7 +18,7 @@ pub(crate) struct Case {
     pub(crate) n_tokens: usize,
     rows: Vec<Vec<u8>>,
     values: Vec<Vec<f32>>,
-    x: Vec<bf16>,
+    pub(crate) x: Vec<bf16>,
 }
 
 impl Case {
@@ -37,6 +37,11 @@ impl Case {
         Self { format, n_rows, n_cols, n_tokens, rows, values, x }
     }
 
+    /// The matrix as it lies on the device.
+    pub(crate) fn packed(&self) -> Vec<u8> {
+        pack(self.format, self.n_rows, self.n_cols, |i| Some(&self.rows[i]))
+    }
+
     /// (w . x, sum |w x|) of a row and a token.
     fn dot(&self, row: usize, token: usize) -> (f64, f64) {
         let x = &self.x[token * self.n_cols..][..self.n_cols];
@@ -52,8 +57,7 @@ pub(crate) fn store(
     width: Width,
     tokens: std::ops::Range<usize>,
 ) -> Result<Vec<f32>, String> {
-    let packed = pack(case.format, case.n_rows, case.n_cols, |i| Some(&case.rows[i]));
-    let weights = device.upload(&packed);
+    let weights = device.upload(&case.packed());
     let n = tokens.len();
     let x = device.upload(&case.x[tokens.start * case.n_cols..tokens.end * case.n_cols]);
     let (y, count) = (device.empty::<f32>(n * case.n_rows), device.count(n));
@@ -118,7 +122,7 @@ pub(crate) fn check_add(device: &Device<'_>, case: &Case) -> Outcome {
     let stride = case.n_rows + 4;
     let before = random.normals(case.n_tokens * stride);
     let plain = store(device, case, Width::N8, 0..case.n_tokens)?;
-    let weights = device.upload(&pack(case.format, case.n_rows, case.n_cols, |i| Some(&case.rows[i])));
+    let weights = device.upload(&case.packed());
     let (x, count) = (device.upload(&case.x), device.count(case.n_tokens));
     let w = Weights {
         format: case.format,

@@ -176,8 +176,20 @@ fn check_code(nvcc: &Path, file: &str, cubin: &Path) {
         at_least(&code, &prefill, product, 8);
         at_least(&code, &decode, "LDG.E.64", if kind == "int8_16" { 0 } else { 8 });
     }
+    if let Some(format) = file.strip_prefix("head_").and_then(|f| f.strip_suffix(".cu")) {
+        for width in ["n8", "n32", "n64"] {
+            let kernel = format!("head_{format}_{width}");
+            // Weights straight to registers, activations by copies; whole lines of logits, and two rows of 16 bytes a part.
+            at_least(&code, &kernel, "LDG.E.NA.128.CONSTANT", 4);
+            at_least(&code, &kernel, "LDGSTS.E", 3);
+            at_least(&code, &kernel, "STG.E.128", 6);
+            at_least(&code, &kernel, "LDS.128", 4);
+        }
+        at_least(&code, &format!("head_{format}_n8"), "HMMA.16816.F32.BF16", 16);
+        at_least(&code, &format!("head_{format}_n64"), "HMMA.16816.F32.BF16", 128);
+    }
     if file == "signals.cu" {
-        at_least(&code, "signals_tiles", "LDG.E.128", 4);
+        at_least(&code, "signals_merge", "LDG.E.128", 4);
     }
 }
 
@@ -189,6 +201,7 @@ fn parameters_are_those_of_the_ptx() {
     // One file of each kind; the others are made by the same macros.
     for file in [
         "matmul_bf16.cu",
+        "head_bf16.cu",
         "attend_int8_64.cu",
         "attend_merge.cu",
         "embed.cu",

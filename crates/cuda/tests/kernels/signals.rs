@@ -1,50 +1,147 @@
-//! Signals of torture rows against f64, ragged vocabularies, poisoned rows.
+//! Signals of torture rows, fed through the LM head, against f64; ragged vocabularies, poisoned rows.
 
 use crate::device::{Device, Outcome, at, at_length, bytes_of, everywhere, near};
 use crate::random::Random;
-use entropix_cuda::ops::{self, LogitBuffers};
+use entropix_cuda::ops::{self, HeadWidth, LogitBuffers, PART_BYTES, Weights};
+use entropix_cuda::pack::{Format, pack};
 use entropix_emulator::Buffer;
 use entropix_model::sampling::signals_of;
 use entropix_model::{Signals, Status};
+use half::bf16;
 use serde_json::Value;
+
+pub(crate) const HEAD_WIDTHS: [HeadWidth; 3] = [HeadWidth::N8, HeadWidth::N32, HeadWidth::N64];
+
+/// Columns that a row of logits takes.
+const COLUMNS: usize = 16;
+/// Its square is beyond f32.
+const HUGE: f32 = f32::from_bits((127 + 100) << 23);
+
+/// A head and activations whose products are given rows of logits to the bit. An f32 is the sum of three bf16 numbers, so row
+/// i has the weights of columns 16 i to 16 i + 2 and an x of ones there, of zeros elsewhere. Infinities overflow in the next
+/// column, a NaN is one less another: no weight and no x is infinite, so that other rows meet zeros times numbers.
+fn fed(rows: &[Vec<f32>]) -> (Vec<u8>, Vec<bf16>) {
+    let (vocab, n_cols) = (rows[0].len(), rows.len() * COLUMNS);
+    let mut x = vec![bf16::ZERO; rows.len() * n_cols];
+    for i in 0..rows.len() {
+        let own = &mut x[i * n_cols + i * COLUMNS..][..5];
+        own.copy_from_slice(&[1.0, 1.0, 1.0, HUGE, HUGE].map(bf16::from_f32));
+    }
+    let stored: Vec<Vec<u8>> = (0..vocab)
+        .map(|token| rows.iter().flat_map(|row| summands(row[token])).flat_map(bf16::to_le_bytes).collect())
+        .collect();
+    (pack(Format::BF16, vocab, n_cols, |token| Some(&stored[token])), x)
+}
+
+fn summands(z: f32) -> [bf16; COLUMNS] {
+    let mut parts = [bf16::ZERO; COLUMNS];
+    if z.is_finite() {
+        let mut rest = z;
+        for part in &mut parts[..3] {
+            *part = bf16::from_bits((rest.to_bits() >> 16) as u16);
+            rest -= part.to_f32();
+        }
+        let exact = rest == 0.0 && (z == 0.0 || z.abs() > 1e-30);
+        assert!(exact, "{z:e} is no sum of three bf16 numbers of ordinary size");
+    }
+    let huge = bf16::from_f32(HUGE);
+    if z == f32::INFINITY || z.is_nan() {
+        parts[3] = huge;
+    }
+    if z == f32::NEG_INFINITY || z.is_nan() {
+        parts[4] = -huge;
+    }
+    parts
+}
 
 /// Rows of logits on the device with their signals.
 pub(crate) struct Scored<'a> {
     pub(crate) buffers: LogitBuffers,
     pub(crate) signals: Vec<Signals>,
+    /// Logits without what is beside them, signals, parts and maxima.
+    pub(crate) bits: Vec<u8>,
+    /// (rows, vocab)
+    pub(crate) logits: Vec<f32>,
     _memory: Vec<Buffer<'a>>,
 }
 
-/// Uploads rows of one vocabulary, with padding nobody may read, and runs both kernels.
+/// Runs a head over (n_asks, n_cols) activations in a room with padding nobody may touch, and the merge.
+pub(crate) fn run<'a>(
+    device: &Device<'a>,
+    w: Weights,
+    x: &[bf16],
+    targets: &[Option<u32>],
+    width: HeadWidth,
+) -> Result<Scored<'a>, String> {
+    let (n, vocab) = (targets.len(), w.n_rows as usize);
+    let stride = vocab.next_multiple_of(4) + 4;
+    let targets: Vec<u32> = targets.iter().map(|t| t.unwrap_or(u32::MAX)).collect();
+    let mut buffers = LogitBuffers { vocab: w.n_rows, stride: stride as u32, ..Default::default() };
+    let n_chunks = buffers.n_chunks() as usize;
+    let (x, logits) = (device.upload(x), device.empty::<f32>(n * stride));
+    let (parts, maxima) = (device.empty::<u8>(n * n_chunks * PART_BYTES), device.empty::<f32>(n * n_chunks));
+    let (signals, count, wanted) = (device.empty::<Signals>(n), device.count(n), device.upload(&targets));
+    buffers.logits = at(&logits);
+    (buffers.parts, buffers.maxima, buffers.signals, buffers.n_asks) =
+        (at(&parts), at(&maxima), at(&signals), at(&count));
+    // The launches may meet more asks than there are.
+    device.run(&ops::head(w, at(&x), buffers, n as u32 + 30, width))?;
+    device.run(&ops::signals(buffers, at(&wanted), n as u32 + 2))?;
+    let records = device.read::<Signals>(&signals, 0, n)?;
+    let mut rows = Vec::with_capacity(n * vocab);
+    for i in 0..n {
+        rows.extend(device.read::<f32>(&logits, i * stride, vocab)?);
+        let is_written = |column: usize| device.read::<f32>(&logits, i * stride + column, 1).is_ok();
+        if device.image.is_checked() && (vocab..stride).any(is_written) {
+            return Err(format!("what is beside row {i} was written"));
+        }
+    }
+    let bits = [
+        bytes_of(&rows),
+        bytes_of(&records),
+        device.read::<u8>(&parts, 0, parts.len())?,
+        device.read::<u8>(&maxima, 0, maxima.len())?,
+    ];
+    Ok(Scored {
+        buffers,
+        signals: records,
+        bits: bits.concat(),
+        logits: rows,
+        _memory: vec![x, logits, parts, maxima, signals, count, wanted],
+    })
+}
+
+/// Puts rows of one vocabulary on the device through the head.
+pub(crate) fn score_in<'a>(
+    device: &Device<'a>,
+    rows: &[Vec<f32>],
+    targets: &[Option<u32>],
+    width: HeadWidth,
+) -> Result<Scored<'a>, String> {
+    let (packed, x) = fed(rows);
+    let weights = device.upload(&packed);
+    let w = Weights {
+        format: Format::BF16,
+        at: at(&weights),
+        n_rows: rows[0].len() as u32,
+        n_cols: (rows.len() * COLUMNS) as u32,
+    };
+    let scored = run(device, w, &x, targets, width)?;
+    for (i, (got, want)) in scored.logits.iter().zip(rows.iter().flatten()).enumerate() {
+        if !(got == want || got.is_nan() && want.is_nan()) {
+            return Err(format!("logit {i}: {got}, not {want}"));
+        }
+    }
+    Ok(scored)
+}
+
+/// As [`score_in`], as a few rows are scored.
 pub(crate) fn score<'a>(
     device: &Device<'a>,
     rows: &[Vec<f32>],
     targets: &[Option<u32>],
 ) -> Result<Scored<'a>, String> {
-    let vocab = rows[0].len();
-    let stride = vocab.next_multiple_of(4) + 4;
-    let logits = device.empty::<f32>(rows.len() * stride);
-    for (i, row) in rows.iter().enumerate() {
-        logits.write(i * stride * 4, bytemuck::cast_slice(row));
-    }
-    let targets: Vec<u32> = targets.iter().map(|t| t.unwrap_or(u32::MAX)).collect();
-    let mut buffers = LogitBuffers {
-        logits: at(&logits),
-        vocab: vocab as u32,
-        stride: stride as u32,
-        ..Default::default()
-    };
-    let parts = device.empty::<f32>(rows.len() * buffers.n_tiles() as usize * 16);
-    let maxima = device.empty::<f32>(rows.len() * buffers.n_chunks() as usize);
-    let (signals, count, wanted) =
-        (device.empty::<Signals>(rows.len()), device.count(rows.len()), device.upload(&targets));
-    (buffers.parts, buffers.maxima, buffers.signals, buffers.n_asks) =
-        (at(&parts), at(&maxima), at(&signals), at(&count));
-    for launch in ops::signals(buffers, at(&wanted), rows.len() as u32 + 2) {
-        device.run(&launch)?;
-    }
-    let read = device.read::<Signals>(&signals, 0, rows.len())?;
-    Ok(Scored { buffers, signals: read, _memory: vec![logits, parts, maxima, signals, count, wanted] })
+    score_in(device, rows, targets, HeadWidth::N8)
 }
 
 /// The rows of tests/data/samplers.json, by name.
@@ -129,20 +226,25 @@ pub(crate) fn compare(got: &Signals, want: &Signals) -> Result<(), String> {
     Ok(())
 }
 
-/// Rows of one length, each against f64, together and alone with the same bits.
+/// Rows of one length, each against f64, together in every width and alone with the same bits.
 pub(crate) fn check(device: &Device<'_>, rows: &[Vec<f32>]) -> Outcome {
     let targets: Vec<Option<u32>> =
         (0..rows.len()).map(|i| (i % 3 != 2).then(|| (i * 7919 % rows[0].len()) as u32)).collect();
-    let all = score(device, rows, &targets)?.signals;
-    for (i, (row, got)) in rows.iter().zip(&all).enumerate() {
+    let all = score(device, rows, &targets)?;
+    for (i, (row, got)) in rows.iter().zip(&all.signals).enumerate() {
         compare(got, &signals_of(row, targets[i])).map_err(|e| format!("row {i}: {e}"))?;
+    }
+    for width in [HeadWidth::N32, HeadWidth::N64] {
+        if score_in(device, rows, &targets, width)?.bits != all.bits {
+            return Err(format!("{width:?} gives other bits"));
+        }
     }
     let last = rows.len() - 1;
     let alone = score(device, &rows[last..], &targets[last..])?.signals;
-    if bytes_of(&alone) != bytes_of(&all[last..]) {
+    if bytes_of(&alone) != bytes_of(&all.signals[last..]) {
         return Err("a row alone has other bits than in a batch".into());
     }
-    Ok(bytes_of(&all))
+    Ok(all.bits)
 }
 
 /// Rows of a vocabulary that strain the reduction.
@@ -169,9 +271,14 @@ pub(crate) fn hard_rows(vocab: usize) -> Vec<Vec<f32>> {
 
 #[test]
 fn signals_of_hard_rows_are_near_f64() {
-    for vocab in [1, 3, 127, 130, 4096, 4097, 12_289] {
+    // The merge has 256 threads: more chunks than that once.
+    for vocab in [1, 3, 127, 128, 130, 4097, 33_001] {
         let rows = hard_rows(vocab);
-        everywhere(&format!("vocabulary of {vocab}"), |device| check(device, &rows));
+        if vocab > 5000 {
+            at_length(&format!("vocabulary of {vocab}"), |device| check(device, &rows));
+        } else {
+            everywhere(&format!("vocabulary of {vocab}"), |device| check(device, &rows));
+        }
     }
 }
 

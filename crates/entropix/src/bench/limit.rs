@@ -38,7 +38,7 @@ impl Limits {
                 (read_bandwidth(model.read_bytes, n_threads), weights, float)
             }
             (Processor::Cpu { .. }, None) => unreachable!("the CPU has threads"),
-            (Processor::Cuda(found), _) => {
+            (Processor::Cuda { found, .. }, _) => {
                 (entropix_cuda::copy_bandwidth(found.ordinal)?, f64::INFINITY, f64::INFINITY)
             }
         };

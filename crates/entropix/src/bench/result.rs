@@ -22,6 +22,8 @@ pub(crate) struct Setup {
     pub(crate) model_n_params: u64,
     pub(crate) n_threads: usize,
     pub(crate) precision: String,
+    /// Type of keys and values in the cache.
+    pub(crate) kv_cache: String,
     pub(crate) policy: String,
     /// What the time that `share_of_limit` compares with is made of.
     #[serde(flatten)]

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
             Pool::new(*n_threads)
                 .map_err(|e| Error::new(Class::Temp, "Threads", format!("{n_threads} threads: {e}")))?,
         ),
-        Processor::Cuda(_) => None,
+        Processor::Cuda { .. } => None,
     };
     let mut bench = Bench::new(&mut session)?;
     let mut all = Vec::new();
@@ -94,6 +94,7 @@ fn setup(session: &Session) -> Setup {
         model_n_params: model.n_params as u64,
         n_threads: model.processor.n_threads(),
         precision: model.precision_name().into(),
+        kv_cache: model.kv_cache_name().into(),
         policy: "greedy".into(),
         limits: Limits::default(),
     }

@@ -1,11 +1,12 @@
 //! `bench kernels`: steps of a CUDA device taken apart.
 
-use super::args::{BenchFormat, KernelsArgs, ModelArgs, OutputArgs};
+use super::args::{BenchFormat, KernelsArgs, KvTypeArg, ModelArgs, OutputArgs};
 use super::load;
 use crate::bench::kernels::{self, KernelSetup, Step};
+use crate::report::say::sayln;
 use anyhow::Result;
-use entropix::Device;
-use entropix_cuda::{CudaBackend, CudaOptions, TimedStep, whole_splits};
+use entropix::{Device, hub};
+use entropix_cuda::{CudaBackend, CudaOptions, Opening, TimedStep, whole_splits};
 use entropix_model::{Class, Error};
 use std::io::Write;
 
@@ -24,7 +25,11 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
             return Err(Error::new(Class::Usage, "Flags", message).into());
         }
     };
-    let found = entropix_cuda::probe(ordinal)?;
+    let found = entropix_cuda::probe(ordinal).map_err(|error| {
+        // It may advise another device, which other verbs have.
+        let message = format!("{} (with bench: bench kernels measures CUDA devices only)", error.message);
+        Error { message, ..error }
+    })?;
     let model = ModelArgs { model: args.model.clone(), ..ModelArgs::default() };
     let checkpoint = load::measured(&model, output)?;
     let most = |of: fn(&TimedStep) -> usize| steps.iter().map(of).max().unwrap_or(1);
@@ -32,10 +37,12 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
     let block_size = default.block_size;
     let options = CudaOptions {
         ordinal,
+        kv_type: args.kv_cache_dtype.and_then(KvTypeArg::kv_type).unwrap_or_default(),
         n_blocks: steps.iter().map(|s| s.rows * s.context.div_ceil(block_size)).max().unwrap_or(1),
         max_rows: most(|s| s.rows),
         max_tokens: most(|s| s.rows * s.tokens),
         max_kept: most(|s| s.rows),
+        cache: hub::Settings::from_env().cache,
         ..default
     };
     let longest = most(|s| s.context);
@@ -59,7 +66,11 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
         limit_bytes_per_s: entropix_cuda::copy_bandwidth(ordinal)?,
     };
     let mut backend = load::with_bar(output, "lower -b, -d or -p", |progress| {
-        CudaBackend::open_with_progress(&checkpoint, &options, &|done, total| progress(done, total))
+        CudaBackend::open_with_progress(&checkpoint, &options, &|opening| match opening {
+            Opening::Weights { done, total } => progress(done, total),
+            Opening::Kernels { .. } if output.quiet => {}
+            Opening::Kernels { .. } => sayln!("{opening}"),
+        })
     })?;
     let mut results = Vec::with_capacity(steps.len());
     for step in steps {

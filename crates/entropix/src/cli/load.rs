@@ -1,6 +1,6 @@
 //! From flags to a session: the model found or fetched, opened, and its policy bound.
 
-use super::args::{ChatArgs, Dtype, ModelArgs, OutputArgs, PrecisionArg, SamplingArgs, SpecialArg};
+use super::args::{ChatArgs, Dtype, KvTypeArg, ModelArgs, OutputArgs, PrecisionArg, SamplingArgs, SpecialArg};
 use super::sources::Sources;
 use crate::report::progress::{Progress, Unit, amount};
 use crate::report::say::sayln;
@@ -81,9 +81,18 @@ pub(crate) fn prepare(
     options: &SessionOptions,
     output: &OutputArgs,
 ) -> Result<Session> {
+    let options = SessionOptions {
+        cache: hub::Settings::from_env().cache,
+        tell: if output.quiet { |_| {} } else { say },
+        ..options.clone()
+    };
     with_bar(output, "lower -c, -b or --kv-blocks", |progress| {
-        Session::of_checkpoint(checkpoint, options, progress)
+        Session::of_checkpoint(checkpoint, &options, progress)
     })
+}
+
+fn say(what: &str) {
+    sayln!("{what}");
 }
 
 /// Loads with a bar that shows how far it is, if that is much; `remedy` is what helps when there is no memory.
@@ -117,12 +126,14 @@ pub(crate) fn options(model: &ModelArgs, rows: usize) -> Result<SessionOptions> 
         threads: threads(model)?,
         precision: precision(model)?,
         kernel_path: model.kernel_path,
+        kv_type: model.kv_cache_dtype.and_then(KvTypeArg::kv_type),
         max_context: model.max_model_len,
         max_rows: rows,
         kv_blocks: model.kv_blocks,
         chat_template: None,
         date: None,
         template_command: super::child::template_command(),
+        ..SessionOptions::default()
     })
 }
 

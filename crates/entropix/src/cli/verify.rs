@@ -101,23 +101,29 @@ fn open_session(args: &VerifyArgs, manifest: &Manifest, output: &OutputArgs) -> 
     } else {
         (Device::Cpu, Some(record.kernel_path.parse().map_err(|_| unknown())?))
     };
+    let kv_type = record.kv_cache.as_deref().map(str::parse).transpose();
+    let kv_type = kv_type.map_err(|e: String| config(format!("the type of the KV cache {e}")))?;
     let options = SessionOptions {
         device,
         threads: args.threads,
         precision: Some(precision),
         kernel_path,
+        kv_type,
         max_context: Some(record.context),
         max_rows: args.batch_size,
         kv_blocks: None,
         chat_template: manifest.prompt.template_file.as_ref().map(PathBuf::from),
         date: manifest.prompt.date.as_deref().map(Date::parse).transpose()?,
         template_command: super::child::template_command(),
+        ..SessionOptions::default()
     };
     let session = load::open(&path, &options, output)?;
     let kernels = session.model().processor.kernels();
     if kernels != record.kernel_path {
-        let message =
-            format!("the results were computed on {}, this device is {kernels}", record.kernel_path);
+        let message = format!(
+            "the results were computed with the kernels {}, here they are {kernels}; verify on such a device, with such kernels",
+            record.kernel_path
+        );
         return Err(config(message).into());
     }
     let hash = session.fingerprint(hub::Settings::from_env().cache.as_deref(), &mut |_, _| {})?;

@@ -1,7 +1,7 @@
 //! Where a model is computed: what was asked for, and what it came to.
 
 use entropix_cpu::{KernelPath, Precision};
-use entropix_cuda::{Found, probe};
+use entropix_cuda::{Found, KvType, probe};
 use entropix_model::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -55,7 +55,14 @@ pub enum Processor {
         n_threads: usize,
     },
     /// A CUDA device.
-    Cuda(Found),
+    Cuda {
+        /// Which.
+        found: Found,
+        /// Version of NVRTC, where that compiled the kernels and not nvcc when this program was built.
+        nvrtc: Option<(u32, u32)>,
+        /// Type of keys and values in its cache.
+        kv_type: KvType,
+    },
 }
 
 impl Processor {
@@ -63,15 +70,28 @@ impl Processor {
     pub fn backend(&self) -> &'static str {
         match self {
             Processor::Cpu { .. } => "CPU",
-            Processor::Cuda(_) => "CUDA",
+            Processor::Cuda { .. } => "CUDA",
         }
     }
 
-    /// The kernels in use, e.g. `avx2` or `sm_90`.
+    /// The kernels in use, e.g. `avx2`, `sm_90`, or `sm_90-nvrtc-13.0` where that compiled them.
     pub fn kernels(&self) -> String {
         match self {
             Processor::Cpu { kernel_path, .. } => kernel_path.name().into(),
-            Processor::Cuda(found) => format!("sm_{}{}", found.capability.0, found.capability.1),
+            Processor::Cuda { found, nvrtc, .. } => {
+                let compiler =
+                    nvrtc.map(|(major, minor)| format!("-nvrtc-{major}.{minor}")).unwrap_or_default();
+                format!("sm_{}{}{compiler}", found.capability.0, found.capability.1)
+            }
+        }
+    }
+
+    /// What keys and values are in the cache, where that is a choice: `bf16`, `f16` or `int8` on CUDA. The processor's
+    /// follows from the precision.
+    pub fn kv_type(&self) -> Option<KvType> {
+        match self {
+            Processor::Cpu { .. } => None,
+            Processor::Cuda { kv_type, .. } => Some(*kv_type),
         }
     }
 
@@ -79,7 +99,7 @@ impl Processor {
     pub fn n_threads(&self) -> usize {
         match self {
             Processor::Cpu { n_threads, .. } => *n_threads,
-            Processor::Cuda(_) => 1,
+            Processor::Cuda { .. } => 1,
         }
     }
 }
@@ -88,7 +108,10 @@ impl fmt::Display for Processor {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Processor::Cpu { kernel_path, n_threads } => write!(f, "{kernel_path}, {n_threads} threads"),
-            Processor::Cuda(found) => write!(f, "cuda:{}, {}", found.ordinal, found.name),
+            Processor::Cuda { found, kv_type, .. } => {
+                write!(f, "cuda:{}, {}", found.ordinal, found.name)?;
+                if *kv_type == KvType::default() { Ok(()) } else { write!(f, ", KV cache in {kv_type}") }
+            }
         }
     }
 }
@@ -97,8 +120,28 @@ impl fmt::Display for Processor {
 /// why.
 ///
 /// # Errors
-/// As [`probe`] for a CUDA device that was named; `Unsupported` for arithmetic that it has not.
+/// As [`probe`] for a CUDA device that was named; `Unsupported` for arithmetic or a type of the KV cache that the device
+/// has not.
 pub(super) fn choose(
+    device: Device,
+    precision: Option<Precision>,
+    kv_type: Option<KvType>,
+) -> Result<(Option<Found>, Option<String>)> {
+    let (found, why) = by_arithmetic(device, precision)?;
+    match kv_type {
+        Some(kv_type) if found.is_none() => {
+            let why = why.map(|why| format!("{why}, and ")).unwrap_or_default();
+            let message = format!(
+                "{why}--kv-cache-dtype {kv_type} is for CUDA devices; on the cpu the cache is in f16, with --precision exact in \
+                 f32: leave it out"
+            );
+            Err(Error::unsupported("KvType", message))
+        }
+        _ => Ok((found, why)),
+    }
+}
+
+fn by_arithmetic(
     device: Device,
     precision: Option<Precision>,
 ) -> Result<(Option<Found>, Option<String>)> {
@@ -140,10 +183,19 @@ mod tests {
 
     #[test]
     fn arithmetic_decides_too() {
-        let error = choose(Device::Cuda(0), Some(Precision::Exact)).unwrap_err();
+        let error = choose(Device::Cuda(0), Some(Precision::Exact), None).unwrap_err();
         assert_eq!(error.code, "Precision", "{error}");
-        let (found, why) = choose(Device::Auto, Some(Precision::Int8)).unwrap();
+        let (found, why) = choose(Device::Auto, Some(Precision::Int8), None).unwrap();
         assert!(found.is_none() && why.unwrap().contains("bf16 only"));
-        assert_eq!(choose(Device::Cpu, None).unwrap(), (None, None));
+        assert_eq!(choose(Device::Cpu, None, None).unwrap(), (None, None));
+    }
+
+    #[test]
+    fn the_type_of_the_cache_is_for_devices_that_have_a_choice() {
+        for (device, precision) in [(Device::Cpu, None), (Device::Auto, Some(Precision::Exact))] {
+            let error = choose(device, precision, Some(KvType::Bf16)).unwrap_err();
+            assert_eq!(error.code, "KvType", "{error}");
+            assert!(error.message.contains("--kv-cache-dtype bf16 is for CUDA devices"), "{error}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::timed::{TimedBackend, Times};
 use super::{Processor, SessionOptions};
 use entropix_cpu::{CpuBackend, CpuOptions, Precision, Progress};
-use entropix_cuda::{CudaBackend, CudaOptions, Found};
+use entropix_cuda::{CudaBackend, CudaOptions, Found, Opening};
 use entropix_model::{Backend, Checkpoint, MemoryPlan, Result};
 
 /// Bytes the KV cache takes by default at most, unless one sequence needs more; on a device with memory of its own a
@@ -40,9 +40,13 @@ impl Opened {
         progress: &Progress<'_>,
     ) -> Result<Self> {
         let cuda = cuda_options(checkpoint, options, found);
-        let backend =
-            CudaBackend::open_with_progress(checkpoint, &cuda, &|done, total| progress(done, total))?;
-        let (processor, memory) = (Processor::Cuda(found.clone()), backend.memory());
+        let backend = CudaBackend::open_with_progress(checkpoint, &cuda, &|opening| match opening {
+            Opening::Weights { done, total } => progress(done, total),
+            Opening::Kernels { .. } => (options.tell)(&opening.to_string()),
+        })?;
+        let processor =
+            Processor::Cuda { found: found.clone(), nvrtc: backend.nvrtc(), kv_type: cuda.kv_type };
+        let memory = backend.memory();
         Ok(Self { backend: Box::new(backend), processor, precision: Precision::Bf16, memory })
     }
 }
@@ -69,9 +73,11 @@ fn cuda_options(checkpoint: &Checkpoint, options: &SessionOptions, found: &Found
     let default = CudaOptions::default();
     let mut cuda = CudaOptions {
         ordinal: found.ordinal,
+        kv_type: options.kv_type.unwrap_or_default(),
         max_rows: options.max_rows,
         max_tokens: default.max_tokens.max(options.max_rows),
         max_kept: options.max_rows,
+        cache: options.cache.clone(),
         ..default
     };
     let plan = entropix_cuda::plan(config, &checkpoint.weights, &cuda);
