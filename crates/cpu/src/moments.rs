@@ -11,6 +11,8 @@ use std::f64::consts::LN_2;
 
 /// Logits a tile.
 pub(crate) const TILE: usize = 2048;
+/// Of this size no logit of a model is: further from zero, rounding would move a tile's origin by a thousandth.
+const FAR: f32 = 8192.0;
 
 /// A token and its logit.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -106,30 +108,34 @@ impl Kernel for Reduce<'_> {
     fn run<L: Lanes>(self) -> TileMoments {
         let Self { logits, first, floor } = self;
         let (vectors, rest) = logits.as_chunks::<LANES>();
-        let least = L::splat(f32::NEG_INFINITY);
         let Some(head) = vectors.first() else { return unusual(logits, first) };
-        let (mut largest, mut second) = (least, least);
+        let mut largest = L::splat(f32::NEG_INFINITY);
         // Squares around what a few logits have for their mean, so that little is lost when it is taken back.
         let pivot = L::load(head).sum() / LANES as f32;
         let (mut sum, mut squares) = (L::splat(0.0), L::splat(0.0));
         for z in vectors {
             let z = L::load(z);
-            second = second.max(largest.min(z));
             largest = largest.max(z);
             let off = z.sub(L::splat(pivot));
             sum = sum.add(off);
             squares = off.fma(off, squares);
         }
         let (sum, squares) = (f64::from(sum.sum()), f64::from(squares.sum()));
+        let max = largest.largest();
         // One logit that is not finite is enough to make the sum so.
-        if !rest.is_empty() || !sum.is_finite() {
+        if !rest.is_empty() || !sum.is_finite() || max.abs() > FAR {
             return unusual(logits, first);
         }
-        let (max, runner_up) = top_two(largest.to_array(), second.to_array());
         let mut sums = [L::splat(0.0); 4];
+        // d in bits, not nats, which saves the exponential three products. Fused it is rounded once, and what `origin` was
+        // rounded by moves all of them alike and is taken back below.
+        let origin = -max * LOG2_E;
         for z in vectors {
-            // d in bits, not nats, which saves the exponential three products.
-            let d = L::load(z).sub(L::splat(max)).mul(L::splat(LOG2_E)).max(L::splat(-80.0 * LOG2_E));
+            let d = match L::FUSED {
+                true => L::load(z).fma(L::splat(LOG2_E), L::splat(origin)),
+                false => L::load(z).sub(L::splat(max)).mul(L::splat(LOG2_E)),
+            };
+            let d = d.max(L::splat(-80.0 * LOG2_E));
             let e = exp2(d);
             let ed = e.mul(d);
             sums[0] = sums[0].add(e);
@@ -137,17 +143,33 @@ impl Kernel for Reduce<'_> {
             sums[2] = ed.fma(d, sums[2]);
             sums[3] = e.fma(e, sums[3]);
         }
+        let fused_by = (f64::from(max) * f64::from(LOG2_E) + f64::from(origin)) * LN_2;
+        let moved = if L::FUSED { fused_by } else { 0.0 };
         let n = logits.len() as f64;
         let moments = TileMoments {
-            best: find::<L>(logits, first, (max, runner_up), floor),
+            best: find::<L>(logits, first, max, floor),
             n_finite: logits.len() as u32,
             average: (f64::from(pivot) + sum / n) as f32,
             squares: (squares - sum * sum / n).max(0.0) as f32,
             ..TileMoments::NONE
         };
         let [s0, s1, s2, collision] = sums.map(|sum| f64::from(sum.sum()));
-        moments.with_sums([s0, s1 * LN_2, s2 * LN_2 * LN_2, collision])
+        let sums = moments.with_sums([s0, s1 * LN_2, s2 * LN_2 * LN_2, collision]);
+        TileMoments { ln_sum: sums.ln_sum - moved, mean: sums.mean - moved, ..sums }
     }
+}
+
+/// The second largest of the vectors, which may be as large as the largest.
+#[inline(always)]
+fn runner_up<L: Lanes>(vectors: &[[f32; LANES]]) -> f32 {
+    let least = L::splat(f32::NEG_INFINITY);
+    let (mut largest, mut second) = (least, least);
+    for z in vectors {
+        let z = L::load(z);
+        second = second.max(largest.min(z));
+        largest = largest.max(z);
+    }
+    top_two(largest.to_array(), second.to_array()).1
 }
 
 /// The two largest of what sixteen lanes hold as their largest and second.
@@ -166,16 +188,13 @@ fn top_two(mut largest: [f32; LANES], mut second: [f32; LANES]) -> (f32, f32) {
 }
 
 /// The first token with the largest logit, and the next with the second, which may be as large. What lies below
-/// the floor cannot be among the two best of the row, so nobody looks for its token.
+/// the floor cannot be among the two best of the row, so nobody looks for its token, nor for what comes second to it.
 #[inline(always)]
-fn find<L: Lanes>(
-    logits: &[f32],
-    first: TokenId,
-    (max, runner_up): (f32, f32),
-    floor: &mut Floor,
-) -> [Scored; 2] {
-    let mut best = [Scored { z: max, ..Scored::NONE }, Scored { z: runner_up, ..Scored::NONE }];
+fn find<L: Lanes>(logits: &[f32], first: TokenId, max: f32, floor: &mut Floor) -> [Scored; 2] {
+    let mut best = [Scored { z: max, ..Scored::NONE }, Scored::NONE];
     if max >= floor.1 {
+        let runner_up = runner_up::<L>(logits.as_chunks::<LANES>().0);
+        best[1].z = runner_up;
         let i = position::<L>(logits, max, 0);
         best[0].token = first + i as TokenId;
         floor.raise(max);
@@ -356,6 +375,8 @@ mod tests {
             check("flat", &vec![0.25; n], Some(0));
             check("far from zero", &noise(n, 3.0, 1e4), None);
             check("deep below zero", &noise(n, 3.0, -1e4), None);
+            check("as far as it is usual", &noise(n, 3.0, FAR - 10.0), Some(n as u32 / 2));
+            check("as deep as it is usual", &noise(n, 3.0, 20.0 - FAR), Some(n as u32 / 2));
             let mut peak = noise(n, 1.0, -20.0);
             peak[n / 3] = 15.0;
             check("a sea and one peak", &peak, Some(n as u32 / 3));

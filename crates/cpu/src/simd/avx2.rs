@@ -31,6 +31,7 @@ macro_rules! both {
 
 impl Lanes for Avx2 {
     const ACCUMULATORS: usize = 4;
+    const FUSED: bool = true;
 
     #[inline(always)]
     fn splat(x: f32) -> Self {

@@ -13,6 +13,7 @@ pub(crate) struct Avx512(__m512);
 
 impl Lanes for Avx512 {
     const ACCUMULATORS: usize = 16;
+    const FUSED: bool = true;
 
     #[inline(always)]
     fn splat(x: f32) -> Self {

@@ -20,6 +20,8 @@ pub(crate) const LANES: usize = 16;
 pub(crate) trait Lanes: Copy {
     /// How many vectors of sums an inner loop should keep in registers.
     const ACCUMULATORS: usize;
+    /// Whether [`Lanes::fma`] rounds once.
+    const FUSED: bool;
 
     fn splat(x: f32) -> Self;
     fn load(from: &[f32; LANES]) -> Self;

@@ -30,6 +30,7 @@ fn widen(half: u16) -> f32 {
 
 impl Lanes for Portable {
     const ACCUMULATORS: usize = 4;
+    const FUSED: bool = false;
 
     #[inline(always)]
     fn splat(x: f32) -> Self {
