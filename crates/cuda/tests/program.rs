@@ -116,20 +116,34 @@ fn the_cache_has_the_type_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("in"), INPUT).unwrap();
     let model = "llama-sure";
-    let (expected, said) = greedy(folder.path(), model, "cuda", &[]);
-    assert!(!said.contains("KV cache in"), "{said}");
+    let (expected, plain) = greedy(folder.path(), model, "cuda", &[]);
+    assert!(!plain.contains("KV cache in"), "{plain}");
     for kv in ["f16", "int8"] {
-        let (answers, said) = greedy(folder.path(), model, "cuda", &["--kv-cache-dtype", kv]);
+        let flags = ["--kv-cache-dtype", kv, "--signals", "token"];
+        let (answers, told) = greedy(folder.path(), model, "cuda", &flags);
         assert_eq!(answers, expected, "{kv}");
-        assert!(said.contains(&format!("KV cache in {kv}")), "{said}");
-        let manifest = std::fs::read_to_string(folder.path().join("out.manifest.json")).unwrap();
-        assert!(manifest.contains(&format!("\"kv_cache\": \"{kv}\"")), "{manifest}");
+        assert!(told.contains(&format!("KV cache in {kv}")), "{told}");
     }
-    let mut verify = Command::new(program());
-    verify.args(["verify", "out", "-m"]).arg(tiny(model)).current_dir(folder.path());
-    verify.env("XDG_CACHE_HOME", folder.path());
-    let output = said(verify, &[fake()]);
-    assert!(output.status.success() && words(&output).contains("KV cache in int8"), "{}", words(&output));
+    let path = folder.path().join("out.manifest.json");
+    let manifest = std::fs::read_to_string(&path).unwrap();
+    assert!(manifest.contains("\"kv_cache\": \"int8\""), "{manifest}");
+    let verify = || {
+        let mut command = Command::new(program());
+        command.args(["verify", "out", "--sample", "100%", "-m"]).arg(tiny(model)).current_dir(folder.path());
+        command.env("XDG_CACHE_HOME", folder.path());
+        let output = said(command, &[fake()]);
+        (output.status.code(), words(&output) + &String::from_utf8_lossy(&output.stdout))
+    };
+    let (code, told) = verify();
+    assert!(code == Some(0) && told.contains("4 lines, all the same bytes"), "{told}");
+    // Computed in another type the signals are others.
+    std::fs::write(&path, manifest.replace("\"int8\"", "\"f16\"")).unwrap();
+    let (code, told) = verify();
+    assert!(code != Some(0) && told.contains("entropy"), "{code:?} {told}");
+    std::fs::write(&path, manifest.replace("\"int8\"", "\"int9\"")).unwrap();
+    let (code, told) = verify();
+    assert!(code == Some(78) && told.contains("the type of the KV cache is \"int9\""), "{code:?} {told}");
+    std::fs::write(&path, manifest).unwrap();
     let resumed = ["--device", "cuda", "--policy", "greedy", "--resume"];
     let output = batch(folder.path(), model, &resumed, &[fake()]);
     assert!(!output.status.success(), "{}", words(&output));

@@ -1,6 +1,8 @@
 //! From flags to a session: the model found or fetched, opened, and its policy bound.
 
-use super::args::{ChatArgs, Dtype, KvTypeArg, ModelArgs, OutputArgs, PrecisionArg, SamplingArgs, SpecialArg};
+use super::args::{
+    ChatArgs, Dtype, KvTypeArg, ModelArgs, OutputArgs, PrecisionArg, SamplingArgs, SpecialArg,
+};
 use super::sources::Sources;
 use crate::report::progress::{Progress, Unit, amount};
 use crate::report::say::sayln;

@@ -141,10 +141,7 @@ pub(super) fn choose(
     }
 }
 
-fn by_arithmetic(
-    device: Device,
-    precision: Option<Precision>,
-) -> Result<(Option<Found>, Option<String>)> {
+fn by_arithmetic(device: Device, precision: Option<Precision>) -> Result<(Option<Found>, Option<String>)> {
     let other = precision.filter(|&precision| precision != Precision::Bf16);
     match device {
         Device::Cpu => Ok((None, None)),

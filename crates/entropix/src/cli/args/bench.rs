@@ -1,4 +1,4 @@
-use super::{ModelArgs, values, values::Sizes};
+use super::{KvTypeArg, ModelArgs, values, values::Sizes};
 use clap::{Args, Subcommand, ValueEnum};
 use entropix::Device;
 use std::ffi::OsString;
