@@ -213,6 +213,7 @@ mod tests {
             model_n_params: 1_000_000,
             n_threads: 2,
             precision: "int8".into(),
+            kv_cache: "f16".into(),
             policy: "greedy".into(),
             limits: Limits::default(),
         };
