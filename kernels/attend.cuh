@@ -3,26 +3,29 @@
 // A tile is 16 packed query rows of one sequence and one KV head: row r is new token r / group, head r % group of the
 // group. A decode step is a tile of `group` rows; a chunk of a prompt is many tiles; nothing else tells them apart.
 //
-// reads   q (n_tokens, n_heads, head_dim) bf16; cache of one layer (n_blocks, n_kv_heads, k|v, block_size, head_dim) bf16;
+// reads   q (n_tokens, n_heads, head_dim) bf16, f16 for a cache in f16; cache of one layer, in a type of kv.cuh;
 //         tables: block tables of all sequences, one after the other; tiles (n_tiles) Tile; n_tiles (1)
 // writes  out (n_tokens, n_heads, head_dim) bf16; stats (n_tokens, n_heads) {h, varentropy, mean |score|, ln sum exp score} f32
 // twins   entropix_cpu::reference::{attend, attention_signals}
 //
 // THE ORDER OF OPERATIONS is a property of the position alone. Keys are cut into chunks of 64 and splits of 256, both at
-// fixed positions. A chunk is one shot: scores of 64 keys by mma, maximum, exp, moments (moments.cuh), weights rounded to
-// bf16, their product with V by mma from zero. Chunks merge in order into their split, splits in order into the row. So
+// fixed positions. A chunk is one shot: scores of 64 keys by mma (in 8 bits times the key's scale), maximum, exp, moments
+// (moments.cuh), weights (in 8 bits times the value's scale) rounded to 16 bits, their product with V by mma from zero. Chunks
+// merge in order into their split, splits in order into the row. So
 //
 //   attend_decode_*  a block a (tile, KV head, split): 4 warps take the 4 chunks, shared memory merges them, and a part a
 //                    split waits for attend_merge; every split is on another SM          grid (N, n_kv_heads, most splits)
 //   attend_merge     merges the splits: a warp a row                                     grid (N, n_kv_heads)
 //   attend_prefill_* a warp a (tile, KV head), all splits one after the other            grid (ceil(N/4), n_kv_heads)
 //
-// give the same bits. Block 128. N is the most tiles this launch may meet; blocks beyond n_tiles leave.
+// give the same bits. Block 128. N is the most tiles this launch may meet; blocks beyond n_tiles leave. attend_merge knows no
+// type and lies in a file of its own.
 //
-// No operand needs shared memory: the contraction may visit components in any order that Q and K share, so a lane loads
-// 8 contiguous bytes of a key a step; and V's columns are dealt so that lane group g owns contiguous ones, which byte_perm
-// interleaves for two keys. bytes moved: 4 head_dim a key and tile; a split's part is 16 (head_dim + 8) floats.
+// No operand needs shared memory: a lane loads contiguous bytes of a key (kv.cuh); and V's columns are dealt so that lane group
+// g owns contiguous ones, which byte_perm interleaves for two keys. bytes moved: 4 head_dim a key and tile, 2 (head_dim + 4) in
+// 8 bits; a split's part is 16 (head_dim + 8) floats.
 #pragma once
+#include "kv.cuh"
 #include "moments.cuh"
 
 constexpr u32 ATTEND_THREADS = 128, TILE_QUERIES = 16, CHUNK = 64, SPLIT = 256, CHUNKS = SPLIT / CHUNK;
@@ -68,58 +71,56 @@ DEV u32 keys_of(const Tile& tile, const AttendShape& shape) {
     return tile.start + min(last, tile.n_tokens - 1) + 1;
 }
 
-/// The A fragments of 16 queries: register i of a step is row g + 8 (i % 2), components 4 q + 2 (i / 2) and the next.
-template <u32 HD>
-DEV void load_queries(u32 (&a)[HD / 16][4], const bf16* q, const Tile& tile, const AttendShape& shape, u32 kv_head, u32 lane) {
+/// The A fragments of 16 queries: register i of a step is row g + 8 (i % 2), the lane's components 2 (i / 2) and the next.
+template <typename Kv, u32 HD>
+DEV void load_queries(u32 (&a)[HD / 16][4], const u16* q, const Tile& tile, const AttendShape& shape, u32 kv_head, u32 lane) {
 #pragma unroll
     for (u32 h = 0; h < 2; h++) {
         const Query query = query_of(tile, shape, kv_head, lane / 4 + 8 * h);
-        const bf16* row = q + (u64(tile.first_token + query.token) * shape.n_heads + query.head) * HD + lane % 4 * 4;
+        const u16* row = q + (u64(tile.first_token + query.token) * shape.n_heads + query.head) * HD;
 #pragma unroll
         for (u32 s = 0; s < HD / 16; s++) {
-            uint2 v = query.n_keys ? *reinterpret_cast<const uint2*>(row + s * 16) : make_uint2(0, 0);
+            uint2 v = query.n_keys ? *reinterpret_cast<const uint2*>(row + Kv::template component<HD>(s, lane % 4)) : make_uint2(0, 0);
             a[s][h] = v.x, a[s][2 + h] = v.y;
         }
     }
 }
 
-/// Key (plane 0) or value (plane 1) vector of a position.
-template <u32 HD>
-DEV const bf16* cached(const bf16* cache, const u32* table, const AttendShape& shape, u32 kv_head, u32 plane, u32 position) {
+/// Where the key (0) or value (1) of a position lies.
+template <typename Kv, u32 HD>
+DEV Place<Kv> cached(const u8* cache, const u32* table, const AttendShape& shape, u32 kv_head, u32 is_value, u32 position) {
     const u64 block = table[position / shape.block_size];
-    return cache + (((block * shape.n_kv_heads + kv_head) * 2 + plane) * shape.block_size + position % shape.block_size) * HD;
+    return Place<Kv>::of(cache, block, position % shape.block_size, shape.n_kv_heads, kv_head, is_value);
+}
+
+/// Multiplies the two columns of an n-tile that a lane has with the factors of their keys, of which lane 4 k has that of column k.
+DEV void scale_columns(float (&d)[4], float factor, u32 lane) {
+#pragma unroll
+    for (u32 i = 0; i < 2; i++) {
+        const float f = __shfl_sync(FULL, factor, (lane % 4 * 2 + i) * 4);
+        d[i] = mul(d[i], f), d[2 + i] = mul(d[2 + i], f);
+    }
 }
 
 /// The product of a chunk's weights with W columns of V, starting at `column`; `emit(tile, sums)` gets each 8 columns: column
 /// g of n-tile j is component column + g W / 8 + j.
-template <u32 HD, u32 W, typename Emit>
-DEV void weigh_values(const u32 (&p)[CHUNK / 16][4], const bf16* cache, const u32* table, const AttendShape& shape, u32 kv_head, u32 first_key, u32 n_keys, u32 column,
+template <typename Kv, u32 HD, u32 W, typename Emit>
+DEV void weigh_values(const u32 (&p)[CHUNK / 16][4], const u8* cache, const u32* table, const AttendShape& shape, u32 kv_head, u32 first_key, u32 n_keys, u32 column,
                       u32 lane, Emit emit) {
     constexpr u32 OWN = W / 8;  // contiguous components a lane: 8, 4 or 2
     float sums[OWN][4] = {};
 #pragma unroll
     for (u32 s = 0; s < CHUNK / 16; s++) {
-        u32 v[4][OWN / 2];  // keys 2q, 2q + 1, 2q + 8, 2q + 9 of the step
+        typename Kv::template Value<OWN> v[4];  // keys 2q, 2q + 1, 2q + 8, 2q + 9 of the step
 #pragma unroll
         for (u32 k = 0; k < 4; k++) {
             const u32 key = first_key + s * 16 + lane % 4 * 2 + k % 2 + k / 2 * 8;
-            const bf16* from = nullptr;
-            if (key < n_keys) from = cached<HD>(cache, table, shape, kv_head, 1, key) + column + lane / 4 * OWN;
-            if (OWN == 8) {
-                uint4 w = from ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
-                v[k][0] = w.x, v[k][1 % (OWN / 2)] = w.y, v[k][2 % (OWN / 2)] = w.z, v[k][3 % (OWN / 2)] = w.w;
-            } else if (OWN == 4) {
-                uint2 w = from ? *reinterpret_cast<const uint2*>(from) : make_uint2(0, 0);
-                v[k][0] = w.x, v[k][1 % (OWN / 2)] = w.y;
-            } else {
-                v[k][0] = from ? *reinterpret_cast<const u32*>(from) : 0;
-            }
+            const u8* from = nullptr;
+            if (key < n_keys) from = cached<Kv, HD>(cache, table, shape, kv_head, 1, key).vector(shape.block_size, HD) + (column + lane / 4 * OWN) * Kv::WIDTH;
+            v[k].load(from);
         }
 #pragma unroll
-        for (u32 j = 0; j < OWN; j++) {
-            const u32 halves = j % 2 ? 0x7632 : 0x5410;
-            mma_bf16(sums[j], p[s], __byte_perm(v[0][j / 2], v[1][j / 2], halves), __byte_perm(v[2][j / 2], v[3][j / 2], halves));
-        }
+        for (u32 j = 0; j < OWN; j++) Kv::mma(sums[j], p[s], v[0].with(v[1], j), v[2].with(v[3], j));
     }
 #pragma unroll
     for (u32 j = 0; j < OWN; j++) emit(column / 8 + j, sums[j]);
@@ -136,20 +137,33 @@ DEV u32 component_of(u32 t, u32 c) {
 
 /// One chunk of keys against 16 queries. `before(moments)` runs when the moments are known, `emit(tile, sums)` for every 8
 /// components of the weighted values, in the frame of the chunk's maximum.
-template <u32 HD, typename Before, typename Emit>
-DEV void attend_chunk(const u32 (&queries)[HD / 16][4], const bf16* cache, const u32* table, const AttendShape& shape, u32 kv_head, u32 first_key, u32 n_keys,
+template <typename Kv, u32 HD, typename Before, typename Emit>
+DEV void attend_chunk(const u32 (&queries)[HD / 16][4], const u8* cache, const u32* table, const AttendShape& shape, u32 kv_head, u32 first_key, u32 n_keys,
                       const u32 (&row_keys)[2], u32 lane, Before before, Emit emit) {
     float s[CHUNK / 8][4] = {};
+    // Of value n * 8 + g.
+    float value_scales[CHUNK / 8] = {};
 #pragma unroll
     for (u32 n = 0; n < CHUNK / 8; n++) {
         const u32 key = first_key + n * 8 + lane / 4;
-        const bf16* row = nullptr;
-        if (key < n_keys) row = cached<HD>(cache, table, shape, kv_head, 0, key) + lane % 4 * 4;
+        const u8* vector = nullptr;
+        float key_scale = 0;
+        if (key < n_keys) {
+            const Place<Kv> place = cached<Kv, HD>(cache, table, shape, kv_head, 0, key);
+            vector = place.vector(shape.block_size, HD);
+            if constexpr (Kv::SCALE_BYTES > 0) {
+                key_scale = *place.scale(shape.block_size, HD);
+                value_scales[n] = *place.value_scale(shape.block_size, HD);
+            }
+        }
+        typename Kv::template Key<HD> words;
+        words.load(vector, lane % 4);
 #pragma unroll
         for (u32 k = 0; k < HD / 16; k++) {
-            uint2 b = row ? *reinterpret_cast<const uint2*>(row + k * 16) : make_uint2(0, 0);
-            mma_bf16(s[n], queries[k], b.x, b.y);
+            const uint2 b = words.fragment(k);
+            Kv::mma(s[n], queries[k], b.x, b.y);
         }
+        if constexpr (Kv::SCALE_BYTES > 0) scale_columns(s[n], key_scale, lane);
     }
     ChunkResult<HD> result;
 #pragma unroll
@@ -186,18 +200,22 @@ DEV void attend_chunk(const u32 (&queries)[HD / 16][4], const bf16* cache, const
         result.abs_sum[h] = size;
     }
     before(result);
+    if constexpr (Kv::SCALE_BYTES > 0) {
+#pragma unroll
+        for (u32 n = 0; n < CHUNK / 8; n++) scale_columns(s[n], value_scales[n], lane);
+    }
     // The D fragment of scores is the A fragment of weights: columns 16 k + 2 q and 16 k + 8 + 2 q.
     u32 p[CHUNK / 16][4];
 #pragma unroll
     for (u32 k = 0; k < CHUNK / 16; k++) {
-        p[k][0] = pack_bf16(s[2 * k][0], s[2 * k][1]), p[k][1] = pack_bf16(s[2 * k][2], s[2 * k][3]);
-        p[k][2] = pack_bf16(s[2 * k + 1][0], s[2 * k + 1][1]), p[k][3] = pack_bf16(s[2 * k + 1][2], s[2 * k + 1][3]);
+        p[k][0] = Kv::pack(s[2 * k][0], s[2 * k][1]), p[k][1] = Kv::pack(s[2 * k][2], s[2 * k][3]);
+        p[k][2] = Kv::pack(s[2 * k + 1][0], s[2 * k + 1][1]), p[k][3] = Kv::pack(s[2 * k + 1][2], s[2 * k + 1][3]);
     }
     constexpr u32 WHOLE = HD / 64, REST32 = HD % 64 / 32, REST16 = HD % 32 / 16;
 #pragma unroll
-    for (int w = 0; w < int(WHOLE); w++) weigh_values<HD, 64>(p, cache, table, shape, kv_head, first_key, n_keys, w * 64, lane, emit);
-    if (REST32) weigh_values<HD, 32>(p, cache, table, shape, kv_head, first_key, n_keys, WHOLE * 64, lane, emit);
-    if (REST16) weigh_values<HD, 16>(p, cache, table, shape, kv_head, first_key, n_keys, WHOLE * 64 + REST32 * 32, lane, emit);
+    for (int w = 0; w < int(WHOLE); w++) weigh_values<Kv, HD, 64>(p, cache, table, shape, kv_head, first_key, n_keys, w * 64, lane, emit);
+    if (REST32) weigh_values<Kv, HD, 32>(p, cache, table, shape, kv_head, first_key, n_keys, WHOLE * 64, lane, emit);
+    if (REST16) weigh_values<Kv, HD, 16>(p, cache, table, shape, kv_head, first_key, n_keys, WHOLE * 64 + REST32 * 32, lane, emit);
 }
 
 /// What a part's sums are multiplied with when it joins the frame of `to`.
@@ -211,8 +229,8 @@ DEV void finish_stats(float* stats, const Moments& m, float abs_sum, u32 n_keys)
     *reinterpret_cast<float4*>(stats) = make_float4(add(log_sum, -m.mean), m.var, abs_sum / float(n_keys), add(m.max, log_sum));
 }
 
-template <u32 HD>
-DEV void attend_decode(const bf16* q, const bf16* cache, const u32* tables, const Tile* tiles, float* parts, u32 n_tiles, const AttendShape& shape) {
+template <typename Kv, u32 HD>
+DEV void attend_decode(const u16* q, const u8* cache, const u32* tables, const Tile* tiles, float* parts, u32 n_tiles, const AttendShape& shape) {
     SHARED(float, sums, [CHUNKS][TILE_QUERIES][HD + 4]);
     SHARED(Moments, moments, [CHUNKS][TILE_QUERIES]);
     SHARED(float, abs_sums, [CHUNKS][TILE_QUERIES]);
@@ -223,9 +241,9 @@ DEV void attend_decode(const bf16* q, const bf16* cache, const u32* tables, cons
     if (split * SPLIT >= n_keys) return;
 
     u32 queries[HD / 16][4];
-    load_queries<HD>(queries, q, tile, shape, kv_head, lane);
+    load_queries<Kv, HD>(queries, q, tile, shape, kv_head, lane);
     const u32 row_keys[2] = {query_of(tile, shape, kv_head, lane / 4).n_keys, query_of(tile, shape, kv_head, lane / 4 + 8).n_keys};
-    attend_chunk<HD>(
+    attend_chunk<Kv, HD>(
         queries, cache, tables + tile.table, shape, kv_head, first_key, n_keys, row_keys, lane,
         [&](const ChunkResult<HD>& result) {
 #pragma unroll
@@ -293,8 +311,8 @@ DEV void attend_merge(const float* parts, const Tile* tiles, bf16* out, float* s
     }
 }
 
-template <u32 HD>
-DEV void attend_prefill(const bf16* q, const bf16* cache, const u32* tables, const Tile* tiles, bf16* out, float* stats, u32 n_tiles, const AttendShape& shape) {
+template <typename Kv, u32 HD>
+DEV void attend_prefill(const u16* q, const u8* cache, const u32* tables, const Tile* tiles, bf16* out, float* stats, u32 n_tiles, const AttendShape& shape) {
     // The sums of finished splits wait here, so that registers hold one split only; slot k of every lane side by side.
     SHARED(float, finished, [HD / 2][ATTEND_THREADS]);
     const u32 lane = threadIdx.x % WARP, kv_head = blockIdx.y, index = blockIdx.x * (ATTEND_THREADS / WARP) + threadIdx.x / WARP;
@@ -312,8 +330,8 @@ DEV void attend_prefill(const bf16* q, const bf16* cache, const u32* tables, con
         for (u32 first_key = split * SPLIT; first_key < min(n_keys, split * SPLIT + SPLIT); first_key += CHUNK) {
             // Again for every chunk, from L1: the values need these registers.
             u32 queries[HD / 16][4];
-            load_queries<HD>(queries, q, tile, shape, kv_head, lane);
-            attend_chunk<HD>(
+            load_queries<Kv, HD>(queries, q, tile, shape, kv_head, lane);
+            attend_chunk<Kv, HD>(
                 queries, cache, tables + tile.table, shape, kv_head, first_key, n_keys, row_keys, lane,
                 [&](const ChunkResult<HD>& result) {
 #pragma unroll
@@ -356,22 +374,25 @@ DEV void attend_prefill(const bf16* q, const bf16* cache, const u32* tables, con
     }
 }
 
-#define ATTEND_KERNELS(hd)                                                                                                            \
-    KERNEL void __launch_bounds__(ATTEND_THREADS) attend_decode_##hd(const bf16* q, const bf16* cache, const u32* tables, const Tile* tiles, float* parts, \
-                                                                     const u32* n_tiles, u32 n_heads, u32 n_kv_heads, u32 block_size, float scale) { \
+// One block an SM is enough for prefilling; ptxas aims at more when it is not told so, and spills for it.
+#define ATTEND_KERNELS(Kv, kv, hd)                                                                                                    \
+    KERNEL void __launch_bounds__(ATTEND_THREADS) attend_decode_##kv##_##hd(const u16* q, const u8* cache, const u32* tables, const Tile* tiles, float* parts, \
+                                                                            const u32* n_tiles, u32 n_heads, u32 n_kv_heads, u32 block_size, float scale) { \
         const AttendShape shape = {n_heads, n_kv_heads, block_size, scale};                                                           \
-        attend_decode<hd>(q, cache, tables, tiles, parts, *n_tiles, shape);                                                           \
+        attend_decode<Kv, hd>(q, cache, tables, tiles, parts, *n_tiles, shape);                                                       \
     }                                                                                                                                 \
-    REGISTER_KERNEL(attend_decode_##hd);                                                                                              \
+    REGISTER_KERNEL(attend_decode_##kv##_##hd);                                                                                       \
+    KERNEL void __launch_bounds__(ATTEND_THREADS, 1) attend_prefill_##kv##_##hd(const u16* q, const u8* cache, const u32* tables, const Tile* tiles, bf16* out, \
+                                                                             float* stats, const u32* n_tiles, u32 n_heads, u32 n_kv_heads, u32 block_size, float scale) { \
+        const AttendShape shape = {n_heads, n_kv_heads, block_size, scale};                                                           \
+        attend_prefill<Kv, hd>(q, cache, tables, tiles, out, stats, *n_tiles, shape);                                                 \
+    }                                                                                                                                 \
+    REGISTER_KERNEL(attend_prefill_##kv##_##hd)
+
+#define ATTEND_MERGE_KERNEL(hd)                                                                                                       \
     KERNEL void __launch_bounds__(ATTEND_THREADS) attend_merge_##hd(const float* parts, const Tile* tiles, bf16* out, float* stats,      \
                                                                     const u32* n_tiles, u32 n_heads, u32 n_kv_heads) {                \
         const AttendShape shape = {n_heads, n_kv_heads, 0, 0};                                                                        \
         attend_merge<hd>(parts, tiles, out, stats, *n_tiles, shape);                                                                  \
     }                                                                                                                                 \
-    REGISTER_KERNEL(attend_merge_##hd);                                                                                               \
-    KERNEL void __launch_bounds__(ATTEND_THREADS) attend_prefill_##hd(const bf16* q, const bf16* cache, const u32* tables, const Tile* tiles, bf16* out, \
-                                                                      float* stats, const u32* n_tiles, u32 n_heads, u32 n_kv_heads, u32 block_size, float scale) { \
-        const AttendShape shape = {n_heads, n_kv_heads, block_size, scale};                                                           \
-        attend_prefill<hd>(q, cache, tables, tiles, out, stats, *n_tiles, shape);                                                     \
-    }                                                                                                                                 \
-    REGISTER_KERNEL(attend_prefill_##hd)
+    REGISTER_KERNEL(attend_merge_##hd)

@@ -1,6 +1,6 @@
 // What the attention rows of a position say about the model's doubt, gathered layer by layer.
 //
-// attention_disagreement  the last layer only; reads q, cache, tables as attend.cuh, stats of the layer, asks (n_asks) AttentionAsk
+// attention_disagreement_* by the type of the cache; the last layer only; reads q, cache, tables as attend.cuh, stats of the layer, asks (n_asks) AttentionAsk
 //     writes  parts (n_asks, most_parts) f32: sum over 64 keys and all heads of |a_h - mean_h a|
 //     grid (A, most_parts), block 64, a thread a key; dynamic shared memory n_heads * 64 floats
 // attention_signals       after every layer; reads stats of the layer, asks, parts (last layer)
@@ -9,14 +9,14 @@
 //     grid (A), block 32
 // n_asks (1); blocks beyond it leave. Positions, not batch sizes, decide every order.
 // twin    entropix_cpu::reference::attention_signals
-#include "dev.cuh"
+#include "kv.cuh"
 
 constexpr u32 KEYS_A_PART = 64;
 struct AttentionAsk { u32 token, n_keys, table; };
 
-KERNEL void __launch_bounds__(KEYS_A_PART)
-    attention_disagreement(const bf16* q, const bf16* cache, const u32* tables, const float* stats, const AttentionAsk* asks, float* parts, const u32* n_asks, u32 n_heads,
-                           u32 n_kv_heads, u32 head_dim, u32 block_size, u32 most_parts, float scale) {
+template <typename Kv>
+DEV void disagreement(const u16* q, const u8* cache, const u32* tables, const float* stats, const AttentionAsk* asks, float* parts, const u32* n_asks, u32 n_heads, u32 n_kv_heads,
+                      u32 head_dim, u32 block_size, u32 most_parts, float scale) {
     SHARED(float, of_warp, [KEYS_A_PART / WARP]);
     SMEM_DYN(float, weights);
     if (blockIdx.x >= *n_asks) return;
@@ -28,13 +28,15 @@ KERNEL void __launch_bounds__(KEYS_A_PART)
         const u64 block = tables[ask.table + key / block_size];
         float sum = 0;
         for (u32 head = 0; head < n_heads; head++) {
-            const bf16* k = cache + (((block * n_kv_heads + head / group) * 2) * block_size + key % block_size) * head_dim;
-            const bf16* query = q + (u64(ask.token) * n_heads + head) * head_dim;
+            const Place<Kv> place = Place<Kv>::of(cache, block, key % block_size, n_kv_heads, head / group, 0);
+            const u8* vector = place.vector(block_size, head_dim);
+            const u16* query = q + (u64(ask.token) * n_heads + head) * head_dim;
             float dot = 0;
             for (u32 i = 0; i < head_dim; i += 2) {
-                const u32 x = *reinterpret_cast<const u32*>(query + i), y = *reinterpret_cast<const u32*>(k + i);
-                dot = fmaf(low_bf16(x), low_bf16(y), dot), dot = fmaf(high_bf16(x), high_bf16(y), dot);
+                const float2 x = Kv::of_query(query, i), y = Kv::of_vector(vector, i);
+                dot = fmaf(x.x, y.x, dot), dot = fmaf(x.y, y.y, dot);
             }
+            if constexpr (Kv::SCALE_BYTES > 0) dot *= *place.scale(block_size, head_dim);
             const float log_sum = stats[(u64(ask.token) * n_heads + head) * 4 + 3];
             const float a = exp2_fast((dot * scale - log_sum) * LOG2E);
             weights[head * KEYS_A_PART + threadIdx.x] = a;
@@ -48,7 +50,18 @@ KERNEL void __launch_bounds__(KEYS_A_PART)
     __syncthreads();
     if (threadIdx.x == 0) parts[u64(blockIdx.x) * most_parts + blockIdx.y] = of_warp[0] + of_warp[1];
 }
-REGISTER_KERNEL(attention_disagreement);
+
+#define DISAGREEMENT_KERNEL(Kv, kv)                                                                                                   \
+    KERNEL void __launch_bounds__(KEYS_A_PART)                                                                                        \
+        attention_disagreement_##kv(const u16* q, const u8* cache, const u32* tables, const float* stats, const AttentionAsk* asks, float* parts, const u32* n_asks, \
+                                    u32 n_heads, u32 n_kv_heads, u32 head_dim, u32 block_size, u32 most_parts, float scale) {         \
+        disagreement<Kv>(q, cache, tables, stats, asks, parts, n_asks, n_heads, n_kv_heads, head_dim, block_size, most_parts, scale); \
+    }                                                                                                                                 \
+    REGISTER_KERNEL(attention_disagreement_##kv)
+
+DISAGREEMENT_KERNEL(KvBf16, bf16);
+DISAGREEMENT_KERNEL(KvF16, f16);
+DISAGREEMENT_KERNEL(KvInt8, int8);
 
 KERNEL void __launch_bounds__(WARP) attention_signals(const float* stats, const AttentionAsk* asks, const float* parts, float* relative, float* records, const u32* n_asks,
                                                     u32 n_heads, u32 most_parts, u32 layer, u32 n_layers) {

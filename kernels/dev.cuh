@@ -107,6 +107,29 @@ DEV float half_to_float(u32 half) {
 #endif
 }
 
+/// Two floats to IEEE halves, round to nearest even, too large ones to infinity; `low` in the low half.
+DEV u32 pack_f16(float low, float high) {
+#if defined(__CUDACC__)
+    u32 pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    u32 halves[2];
+    const float values[2] = {low, high};
+    for (int i = 0; i < 2; i++) {
+        const u32 bits = __float_as_uint(values[i]), sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu;
+        // Adding 2^-1 leaves a subnormal half in the low bits of the sum, rounded by the addition.
+        if (size > 0x7f800000u) halves[i] = 0x7fffu;
+        else if (size >= 0x477ff000u) halves[i] = sign | 0x7c00u;
+        else if (size < 0x38800000u) halves[i] = sign | (__float_as_uint(__uint_as_float(size) + 0.5f) - 0x3f000000u);
+        else halves[i] = sign | (size - 0x38000000u + 0xfffu + (size >> 13 & 1)) >> 13;
+    }
+    return halves[0] | halves[1] << 16;
+#endif
+}
+DEV float low_f16(u32 pair) { return half_to_float(pair & 0xffffu); }
+DEV float high_f16(u32 pair) { return half_to_float(pair >> 16); }
+
 /// 16, 8 and 4 bytes that no kernel writes while this one runs and that are read once: past L1, kept for others in L2.
 DEV uint4 stream16(const void* p) {
 #if defined(__CUDACC__)
@@ -212,6 +235,20 @@ DEV void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     u32 in[10] = {a[0], a[1], a[2], a[3], b0, b1}, out[4];
     memcpy(in + 6, d, 16);
     emulator::collective(EMULATOR_SITE, emulator::combine_mma_bf16, FULL, in, 10, out, 4);
+    memcpy(d, out, 16);
+#endif
+}
+
+/// As mma_bf16, of IEEE halves.
+DEV void mma_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+#if defined(__CUDACC__)
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+    u32 in[10] = {a[0], a[1], a[2], a[3], b0, b1}, out[4];
+    memcpy(in + 6, d, 16);
+    emulator::collective(EMULATOR_SITE, emulator::combine_mma_f16, FULL, in, 10, out, 4);
     memcpy(d, out, 16);
 #endif
 }

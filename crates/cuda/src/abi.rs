@@ -1,7 +1,7 @@
 //! Every kernel, its parameters and what it may take of an SM, declared once; tests hold this table against the
 //! compiled kernels.
 
-use crate::ops::Heads;
+use crate::ops::{Heads, KvType};
 use crate::pack::Format;
 
 /// The type of a parameter.
@@ -74,25 +74,25 @@ pub fn kernels() -> Vec<Kernel> {
         add(format!("embed_{name}"), "embed.cu", "ppppuu", 128, 64, 0);
     }
     for head_dim in Heads::SIZES {
-        let file = format!("attend_{head_dim}.cu");
-        add(
-            format!("attend_decode_{head_dim}"),
-            &file,
-            "ppppppuuuf",
-            128,
-            168,
-            64 * (head_dim + 4) * 4 + 64 * 20,
-        );
-        add(format!("attend_merge_{head_dim}"), &file, "pppppuu", 128, 64, 0);
-        add(format!("attend_prefill_{head_dim}"), &file, "pppppppuuuf", 128, 255, head_dim * 256);
+        for kv in KvType::ALL {
+            let kind = format!("{}_{head_dim}", kv.name());
+            let file = format!("attend_{kind}.cu");
+            let shared = 64 * (head_dim + 4) * 4 + 64 * 20;
+            add(format!("attend_decode_{kind}"), &file, "ppppppuuuf", 128, 168, shared);
+            add(format!("attend_prefill_{kind}"), &file, "pppppppuuuf", 128, 255, head_dim * 256);
+        }
+        add(format!("attend_merge_{head_dim}"), "attend_merge.cu", "pppppuu", 128, 64, 0);
+    }
+    for kv in KvType::ALL.map(KvType::name) {
+        let signals = "attention_signals.cu";
+        add(format!("rope_store_{kv}"), "rope_store.cu", "ppppppppppuuuuuf", 256, 64, 0);
+        add(format!("attention_disagreement_{kv}"), signals, "pppppppuuuuuf", 64, 64, 16);
     }
     add("rms_norm".into(), "rms_norm.cu", "pppppuf", 256, 64, 32);
-    add("rope_store".into(), "rope_store.cu", "ppppppppppuuuuuf", 256, 64, 0);
-    add("attention_disagreement".into(), "attention_signals.cu", "pppppppuuuuuf", 64, 64, 16);
     add("attention_signals".into(), "attention_signals.cu", "ppppppuuuu", 32, 64, 0);
     add("signals_merge".into(), "signals.cu", "ppppppuu", 256, 64, 416);
     add("candidates".into(), "candidates.cu", "pppppppuu", 256, 64, 3104);
     add("draw".into(), "draw.cu", "ppppppppuu", 1024, 64, 4608);
-    add("copy_blocks".into(), "copy_blocks.cu", "pppuuuu", 128, 64, 0);
+    add("copy_blocks".into(), "copy_blocks.cu", "pppuuuuu", 128, 64, 0);
     all
 }

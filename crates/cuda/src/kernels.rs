@@ -51,20 +51,26 @@ fn wanted(sizes: &Sizes, weights: &Weights) -> Wanted {
     let (formats, head) = (weights::layer_formats(weights), weights::head_format(weights));
     let vocabulary = u32::try_from(sizes.vocab).expect("a checked vocabulary");
     let wide = ops::Width::Wide.shared();
+    let (kv, head_dim) = (sizes.heads.kv.name(), sizes.heads.head_dim.to_string());
     let shared = |name: &str| match name {
         "draw" => ops::draw_shared(vocabulary),
-        "attention_disagreement" => sizes.heads.n_heads * 64 * 4,
+        name if name.starts_with("attention_disagreement") => sizes.heads.n_heads * 64 * 4,
         name if name.ends_with("_wide") => wide,
         name if name.starts_with("head_") && name.ends_with("_n64") => ops::HeadWidth::N64.shared(),
         _ => 0,
     };
     let mut files = Wanted::new();
     for kernel in abi::kernels() {
-        let is_wanted = match kernel.file.trim_end_matches(".cu").split_once('_') {
-            Some(("matmul", format)) => formats.iter().any(|f| f.name() == format),
-            Some(("head", format)) => head.name() == format,
-            Some(("attend", size)) => size == sizes.heads.head_dim.to_string(),
-            _ => true,
+        let parts: Vec<&str> = kernel.name.split('_').collect();
+        let is_wanted = match parts[..] {
+            ["attend", "merge", size] => size == head_dim,
+            ["attend", _, kind, size] => kind == kv && size == head_dim,
+            ["rope", "store", kind] | ["attention", "disagreement", kind] => kind == kv,
+            _ => match kernel.file.trim_end_matches(".cu").split_once('_') {
+                Some(("matmul", format)) => formats.iter().any(|f| f.name() == format),
+                Some(("head", format)) => head.name() == format,
+                _ => true,
+            },
         };
         if is_wanted {
             let shared = shared(&kernel.name);

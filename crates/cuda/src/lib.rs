@@ -1,4 +1,4 @@
-//! The CUDA backend of entropix: hand-written kernels, a paged cache in bf16, decode steps recorded once and replayed.
+//! The CUDA backend of entropix: hand-written kernels, a paged cache in bf16, f16 or 8 bits, decode steps recorded once and replayed.
 //!
 //! [`CudaBackend`] is the way in; [`probe`] says whether it can be had. The kernels are `kernels/*.cu` at the top of the
 //! repository (`kernels/README.md` has one row a kernel), [`ops`] the launch plan of each, [`pack`] how weights lie on the
@@ -25,5 +25,6 @@ pub use backend::CudaBackend;
 pub use backend::timing::{OperationTime, StepTime, TimedStep, whole_splits};
 pub use ceiling::copy_bandwidth;
 pub use driver::{Found, Nvrtc, probe};
+pub use ops::KvType;
 pub use options::{CudaOptions, plan};
 pub use weights::{Opening, Progress};

@@ -1,6 +1,6 @@
 //! What a backend is opened with, and the memory that costs, before anything is allocated.
 
-use crate::ops::{CHUNK, Heads, SPLIT, TILE_QUERIES};
+use crate::ops::{CHUNK, Heads, KvType, SPLIT, TILE_QUERIES};
 use crate::rooms::scratch_bytes;
 use crate::weights::packed_bytes;
 use entropix_model::{Capacity, Class, Error, MemoryPlan, ModelConfig, Result, Weights};
@@ -25,6 +25,8 @@ pub struct CudaOptions {
     pub n_blocks: usize,
     /// Positions a block, a multiple of 16.
     pub block_size: usize,
+    /// Type of keys and values in the cache.
+    pub kv_type: KvType,
     /// Most rows a step.
     pub max_rows: usize,
     /// Most tokens a step.
@@ -40,12 +42,14 @@ pub struct CudaOptions {
 }
 
 impl Default for CudaOptions {
-    /// Device 0, 16,384 positions in blocks of 16, 64 rows and 2,048 tokens a step, two minutes of patience, no cache.
+    /// Device 0, 16,384 positions of bf16 in blocks of 16, 64 rows and 2,048 tokens a step, two minutes of patience, no cache
+    /// of kernels.
     fn default() -> Self {
         Self {
             ordinal: 0,
             n_blocks: 1024,
             block_size: 16,
+            kv_type: KvType::default(),
             max_rows: 64,
             max_tokens: 2048,
             max_kept: 64,
@@ -149,6 +153,7 @@ impl Sizes {
             n_kv_heads: narrow(config.n_kv_heads),
             head_dim: narrow(config.head_dim),
             block_size: narrow(options.block_size),
+            kv: options.kv_type,
         };
         let context = options.capacity(config).max_context;
         let tiles = config.group_size().div_ceil(TILE_QUERIES);
@@ -213,11 +218,10 @@ fn part_bytes(heads: &Heads) -> usize {
 /// What [`crate::CudaBackend::open`] will take of the device's memory.
 pub fn plan(config: &ModelConfig, weights: &Weights, options: &CudaOptions) -> MemoryPlan {
     let sizes = Sizes::of(config, options);
-    let position = (config.n_layers * config.n_kv_heads * 2 * config.head_dim * 2) as u64;
     MemoryPlan {
         weights: packed_bytes(weights) as u64,
         cache: sizes.cache_bytes() as u64,
-        cache_per_position: position,
+        cache_per_position: (sizes.n_layers * sizes.heads.position_bytes()) as u64,
         activations: sizes.activation_bytes() as u64,
         logits: (4 * sizes.logit_rows() * sizes.stride) as u64,
         scratch: scratch_bytes(&sizes) as u64,

@@ -17,7 +17,7 @@ pub(crate) struct Rooms {
     pub(crate) inputs: Memory,
     /// Block tables of all rows.
     pub(crate) tables: Memory,
-    /// (n_layers, n_blocks, n_kv_heads, k|v, block_size, head_dim) bf16.
+    /// (n_layers, n_blocks, n_kv_heads, k|v) planes of block_size vectors, then their scales: kernels/kv.cuh.
     pub(crate) cache: Memory,
     /// (T, hidden) f32, the residual stream.
     pub(crate) x: Memory,
@@ -25,7 +25,7 @@ pub(crate) struct Rooms {
     pub(crate) normed: Memory,
     /// (T, q + k + v) f32.
     pub(crate) qkv: Memory,
-    /// (T, q) bf16.
+    /// (T, q) bf16 or f16.
     pub(crate) q: Memory,
     /// (T, q) bf16.
     pub(crate) attended: Memory,

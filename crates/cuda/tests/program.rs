@@ -32,11 +32,11 @@ fn batch(folder: &Path, model: &str, more: &[&str], environment: &[(&str, &str)]
     let mut command = Command::new(program());
     command.args(["batch", "-i", "in", "-o", "out", "--overwrite", "-m"]).arg(tiny(model)).args(more);
     command.args(["--threads", "1"]).current_dir(folder).env("XDG_CACHE_HOME", folder);
-    said(command, environment)
+    said(&mut command, environment)
 }
 
 /// What a command says in this environment, without what the caller's says of the program and of devices.
-fn said(mut command: Command, environment: &[(&str, &str)]) -> Output {
+fn said(command: &mut Command, environment: &[(&str, &str)]) -> Output {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         if name.starts_with("ENTROPIX_") || name == "CUDA_VISIBLE_DEVICES" {
@@ -104,6 +104,54 @@ fn the_gpu_answers_as_the_cpu_does() {
         let (preempted, said) = greedy(folder.path(), model, "cuda", &["--kv-blocks", "6", "-c", "64"]);
         assert_eq!(preempted, cuda, "{model}");
         assert!(said.contains("preemptions"), "{said}");
+    }
+}
+
+/// Every type of the KV cache, recorded beside the answers: going on with another is refused, going over them takes the same.
+#[test]
+fn the_cache_has_the_type_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    let model = "llama-sure";
+    let (expected, plain) = greedy(folder.path(), model, "cuda", &[]);
+    assert!(!plain.contains("KV cache in"), "{plain}");
+    for kv in ["f16", "int8"] {
+        let flags = ["--kv-cache-dtype", kv, "--signals", "token"];
+        let (answers, told) = greedy(folder.path(), model, "cuda", &flags);
+        assert_eq!(answers, expected, "{kv}");
+        assert!(told.contains(&format!("KV cache in {kv}")), "{told}");
+    }
+    let path = folder.path().join("out.manifest.json");
+    let manifest = std::fs::read_to_string(&path).unwrap();
+    assert!(manifest.contains("\"kv_cache\": \"int8\""), "{manifest}");
+    let verify = || {
+        let mut command = Command::new(program());
+        command.args(["verify", "out", "--sample", "100%", "-m"]).arg(tiny(model)).current_dir(folder.path());
+        command.env("XDG_CACHE_HOME", folder.path());
+        let output = said(&mut command, &[fake()]);
+        (output.status.code(), words(&output) + &String::from_utf8_lossy(&output.stdout))
+    };
+    let (code, told) = verify();
+    assert!(code == Some(0) && told.contains("4 lines, all the same bytes"), "{told}");
+    // Computed in another type the signals are others.
+    std::fs::write(&path, manifest.replace("\"int8\"", "\"f16\"")).unwrap();
+    let (code, told) = verify();
+    assert!(code == Some(65) && told.contains("4 of 4 lines differ"), "{code:?} {told}");
+    std::fs::write(&path, manifest.replace("\"int8\"", "\"int9\"")).unwrap();
+    let (code, told) = verify();
+    assert!(code == Some(78) && told.contains("the type of the KV cache is \"int9\""), "{code:?} {told}");
+    std::fs::write(&path, manifest).unwrap();
+    let mut command = Command::new(program());
+    command.args(["batch", "-i", "in", "-o", "out", "-m"]).arg(tiny(model)).current_dir(folder.path());
+    command.args(["--device", "cuda", "--policy", "greedy", "--signals", "token", "--threads", "1"]);
+    let output = said(command.env("XDG_CACHE_HOME", folder.path()), &[fake()]);
+    assert!(!output.status.success(), "{}", words(&output));
+    assert!(words(&output).contains("the type of the KV cache was int8, is bf16"), "{}", words(&output));
+    for (device, precision) in [("cpu", "int8"), ("auto", "exact")] {
+        let flags = ["--device", device, "--precision", precision, "--kv-cache-dtype", "f16"];
+        let output = batch(folder.path(), model, &flags, &[fake()]);
+        assert_eq!(output.status.code(), Some(69), "{}", words(&output));
+        assert!(words(&output).contains("--kv-cache-dtype f16 is for CUDA devices"), "{}", words(&output));
     }
 }
 
@@ -240,8 +288,8 @@ fn kernels_that_do_not_run_are_compiled_once() {
     let first = kept(folder.path());
     let stems: Vec<&str> = first.keys().map(|name| name.split('.').next().unwrap()).collect();
     let needed =
-        ["attend_16", "attention_signals", "candidates", "copy_blocks", "draw", "embed", "head_bf16"];
-    let further = ["matmul_bf16", "rms_norm", "rope_store", "signals"];
+        ["attend_bf16_16", "attend_merge", "attention_signals", "candidates", "copy_blocks", "draw", "embed"];
+    let further = ["head_bf16", "matmul_bf16", "rms_norm", "rope_store", "signals"];
     assert_eq!(stems, [&needed[..], &further].concat(), "and no others");
 
     let (_, answers, said) = run(&refusing);
@@ -299,7 +347,7 @@ fn without_kernels_it_says_what_to_install() {
     refused(
         &[("FAKE_CUDA_FATBINS", "0"), ("ENTROPIX_NVRTC", "off")],
         &[
-            "cuda:0 (Emulated device): the kernels of attend_16.cu do not run there (CUDA_ERROR_NO_BINARY_FOR_GPU (209))",
+            "cuda:0 (Emulated device): the kernels of attend_bf16_16.cu do not run there (CUDA_ERROR_NO_BINARY_FOR_GPU (209))",
             "$ENTROPIX_NVRTC is off",
             "unset $ENTROPIX_NVRTC",
             "its own nvcc",
@@ -318,13 +366,13 @@ fn without_kernels_it_says_what_to_install() {
     refused(&[named, ("FAKE_CUDA_VERSION", "12040")], &["is newer than the driver, which is of CUDA 12.4"]);
     refused(
         &[named, ("FAKE_CUDA_CAPABILITY", "99")],
-        &["NVRTC 13.0", "attend_16.cu for sm_99", "invalid value for --gpu-architecture"],
+        &["NVRTC 13.0", "attend_bf16_16.cu for sm_99", "invalid value for --gpu-architecture"],
     );
     assert_eq!(kept(folder.path()), BTreeMap::new());
     // A driver that does not take NVRTC's either.
     refused(
         &[named, ("FAKE_CUDA_FAIL", "cuModuleLoadData:1:200")],
-        &["attend_16.cu do not run there", "NVRTC 13.0", "made them: update the driver"],
+        &["attend_bf16_16.cu do not run there", "NVRTC 13.0", "made them: update the driver"],
     );
 }
 
@@ -377,7 +425,7 @@ fn steps_of_random_models_are_measured() {
     let bench = |arguments: &[&str], environment: &[(&str, &str)]| {
         let mut command = Command::new(program());
         command.args(["bench"]).args(arguments);
-        said(command, environment)
+        said(&mut command, environment)
     };
     let run = |arguments: &[&str]| bench(arguments, &[fake()]);
     let hidden = bench(&["kernels", "-m", "random:tiny"], &[fake(), ("CUDA_VISIBLE_DEVICES", "")]);

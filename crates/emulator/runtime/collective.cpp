@@ -2,6 +2,7 @@
 #include "runtime.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace emulator {
 namespace {
@@ -23,6 +24,13 @@ float from_bf16(uint32_t half) {
     float x;
     std::memcpy(&x, &bits, 4);
     return x;
+}
+
+float from_f16(uint32_t half) {
+    const uint32_t exponent = half >> 10 & 31, fraction = half & 0x3ff;
+    const float sign = half & 0x8000 ? -1.0f : 1.0f;
+    if (exponent == 31) return fraction ? std::nanf("") : sign * INFINITY;
+    return sign * (exponent ? std::ldexp(float(1024 + fraction), int(exponent) - 25) : std::ldexp(float(fraction), -24));
 }
 
 void finish_if_complete(uint32_t warp, Pending& p) {
@@ -140,21 +148,21 @@ void combine_ldmatrix_transposed(Lanes& lanes) {
         for (int i = 0; i < 4; i++) lanes.out[l][i] = m[i][2 * (l % 4)][l / 4] | uint32_t(m[i][2 * (l % 4) + 1][l / 4]) << 16;
 }
 
-/// D = A B + C, m16n8k16, bf16 in, f32 out; fragments as in the PTX manual, with g = lane / 4, q = 2 (lane % 4):
+/// D = A B + C, m16n8k16, 16 bits in, f32 out; fragments as in the PTX manual, with g = lane / 4, q = 2 (lane % 4):
 /// a0 (g, q), a1 (g + 8, q), a2 (g, q + 8), a3 (g + 8, q + 8); b0 (q, g), b1 (q + 8, g); c0 (g, q), c2 (g + 8, q).
-void combine_mma_bf16(Lanes& lanes) {
+static void combine_mma(Lanes& lanes, float (*value)(uint32_t)) {
     demand_full_warp(lanes, "mma");
     float a[16][16], b[16][8], sums[16][8] = {};
     for (uint32_t l = 0; l < 32; l++) {
         uint32_t g = l / 4, q = 2 * (l % 4);
         for (uint32_t i = 0; i < 4; i++) {
             uint32_t row = g + 8 * (i % 2), col = q + 8 * (i / 2);
-            a[row][col] = from_bf16(lanes.in[l][i] & 0xffff);
-            a[row][col + 1] = from_bf16(lanes.in[l][i] >> 16);
+            a[row][col] = value(lanes.in[l][i] & 0xffff);
+            a[row][col + 1] = value(lanes.in[l][i] >> 16);
         }
         for (uint32_t i = 0; i < 2; i++) {
-            b[q + 8 * i][g] = from_bf16(lanes.in[l][4 + i] & 0xffff);
-            b[q + 8 * i + 1][g] = from_bf16(lanes.in[l][4 + i] >> 16);
+            b[q + 8 * i][g] = value(lanes.in[l][4 + i] & 0xffff);
+            b[q + 8 * i + 1][g] = value(lanes.in[l][4 + i] >> 16);
         }
     }
     for (int row = 0; row < 16; row++)
@@ -170,5 +178,8 @@ void combine_mma_bf16(Lanes& lanes) {
         }
     }
 }
+
+void combine_mma_bf16(Lanes& lanes) { combine_mma(lanes, from_bf16); }
+void combine_mma_f16(Lanes& lanes) { combine_mma(lanes, from_f16); }
 
 }  // namespace emulator

@@ -75,6 +75,7 @@ void combine_ballot(Lanes&);
 void combine_ldmatrix(Lanes&);
 void combine_ldmatrix_transposed(Lanes&);
 void combine_mma_bf16(Lanes&);
+void combine_mma_f16(Lanes&);
 
 /// Puts a kernel's name, the sizes of its parameters and a way to call it into the table of this image.
 using Thunk = void (*)(void** arguments);

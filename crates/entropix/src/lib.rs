@@ -9,6 +9,7 @@ mod session;
 pub mod text;
 
 pub use entropix_cpu::{KernelPath, Precision, StepTimes};
+pub use entropix_cuda::KvType;
 pub use entropix_engine::{
     Engine, Event, FinishReason, Generate, Parameters, Policy, PolicyFile, Request, RequestId, RequestKey,
     Work,

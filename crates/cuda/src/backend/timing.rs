@@ -135,7 +135,7 @@ impl CudaBackend {
         Ok(batch)
     }
 
-    /// Fills the cache with random numbers from -2 to 2.
+    /// Fills the cache with random bf16 from -2 to 2: their bytes are such numbers in f16 too, and scales in f32.
     fn fill_cache(&mut self) -> Result<()> {
         self.driver.enter()?;
         let mut state = 0;

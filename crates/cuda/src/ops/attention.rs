@@ -58,7 +58,7 @@ impl Tile {
 /// Where attention reads and writes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AttendBuffers {
-    /// (n_tokens, n_heads, head_dim) bf16.
+    /// (n_tokens, n_heads, head_dim) bf16, f16 with a cache in f16.
     pub q: Pointer,
     /// One layer.
     pub cache: Pointer,
@@ -78,14 +78,14 @@ pub struct AttendBuffers {
 
 /// Bytes of the keys and values of tiles that each see so many positions.
 fn keys([tiles, positions]: [u32; 2], heads: Heads) -> u64 {
-    bytes([tiles, positions, heads.n_kv_heads * heads.head_dim, 2 * 2])
+    bytes([tiles, positions, heads.n_kv_heads * heads.vector_bytes(), 2])
 }
 
 /// Attention of few queries over long contexts: a block a split, then the merge. The same bits as [`attend_prefill`].
 pub fn attend_decode(b: AttendBuffers, most_tiles: u32, most_splits: u32, heads: Heads) -> [Launch; 2] {
     heads.check();
     let decode = Launch {
-        kernel: format!("attend_decode_{}", heads.head_dim),
+        kernel: format!("attend_decode_{}_{}", heads.kv.name(), heads.head_dim),
         grid: [most_tiles, heads.n_kv_heads, most_splits],
         block: 128,
         shared: 0,
@@ -125,7 +125,7 @@ pub fn attend_decode(b: AttendBuffers, most_tiles: u32, most_splits: u32, heads:
 pub fn attend_prefill(b: AttendBuffers, most_tiles: u32, heads: Heads) -> Launch {
     heads.check();
     Launch {
-        kernel: format!("attend_prefill_{}", heads.head_dim),
+        kernel: format!("attend_prefill_{}_{}", heads.kv.name(), heads.head_dim),
         grid: [most_tiles.div_ceil(4), heads.n_kv_heads, 1],
         block: 128,
         shared: 0,
@@ -173,7 +173,7 @@ pub fn attention_disagreement(
     heads: Heads,
 ) -> Launch {
     Launch {
-        kernel: "attention_disagreement".into(),
+        kernel: format!("attention_disagreement_{}", heads.kv.name()),
         grid: [most_asks, s.most_parts, 1],
         block: 64,
         shared: heads.n_heads * 64 * 4,

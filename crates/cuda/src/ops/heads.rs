@@ -2,6 +2,65 @@
 
 use super::bytes;
 use crate::launch::{Arguments, Launch, Pointer};
+use std::fmt;
+use std::str::FromStr;
+
+/// How keys and values lie in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum KvType {
+    /// 16 bits, the range of f32.
+    #[default]
+    Bf16,
+    /// 16 bits, three more of precision; a component beyond 65,504 is infinite and its row fails. Queries are f16 too.
+    F16,
+    /// 8 bits a component, and an f32 scale for each vector: the largest |component| is 127.
+    Int8,
+}
+
+impl KvType {
+    /// All of them.
+    pub const ALL: [KvType; 3] = [KvType::Bf16, KvType::F16, KvType::Int8];
+
+    /// What kernels and options call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvType::Bf16 => "bf16",
+            KvType::F16 => "f16",
+            KvType::Int8 => "int8",
+        }
+    }
+
+    /// Bytes of a vector of so many components, without its scale.
+    pub fn vector_bytes(self, head_dim: u32) -> u32 {
+        match self {
+            KvType::Bf16 | KvType::F16 => 2 * head_dim,
+            KvType::Int8 => head_dim,
+        }
+    }
+
+    /// Bytes of the scale of a vector.
+    pub fn scale_bytes(self) -> u32 {
+        match self {
+            KvType::Bf16 | KvType::F16 => 0,
+            KvType::Int8 => 4,
+        }
+    }
+}
+
+impl FromStr for KvType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|kv| kv.name() == text);
+        found.ok_or_else(|| format!("is {text:?}; it must be bf16, f16 or int8"))
+    }
+}
+
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// Heads and cache of a model, as attention needs them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,8 +71,10 @@ pub struct Heads {
     pub n_kv_heads: u32,
     /// Components a head; one of [`Heads::SIZES`].
     pub head_dim: u32,
-    /// Positions a cache block.
+    /// Positions a cache block, a multiple of 16.
     pub block_size: u32,
+    /// Type of the cache.
+    pub kv: KvType,
 }
 
 impl Heads {
@@ -35,9 +96,19 @@ impl Heads {
         );
     }
 
-    /// Bytes of one layer of the cache, (n_blocks, n_kv_heads, k|v, block_size, head_dim) bf16.
+    /// Bytes of a key or value of one head, its scale included.
+    pub fn vector_bytes(&self) -> u32 {
+        self.kv.vector_bytes(self.head_dim) + self.kv.scale_bytes()
+    }
+
+    /// Bytes of a position in one layer of the cache.
+    pub fn position_bytes(&self) -> usize {
+        (self.n_kv_heads * 2 * self.vector_bytes()) as usize
+    }
+
+    /// Bytes of one layer of the cache: (n_blocks, n_kv_heads, k|v) planes of block_size vectors, then their scales.
     pub fn cache_bytes(&self, n_blocks: usize) -> usize {
-        n_blocks * (self.n_kv_heads * 2 * self.block_size * self.head_dim) as usize * 2
+        n_blocks * self.block_size as usize * self.position_bytes()
     }
 
     pub(super) fn scale(&self) -> f32 {
@@ -68,7 +139,7 @@ pub struct RopeInputs {
     pub eps: f32,
 }
 
-/// Bias, head norms, rotation; q (n_tokens, n_heads, head_dim) bf16 and one layer's cache slots.
+/// Bias, head norms, rotation; q (n_tokens, n_heads, head_dim) bf16, f16 with a cache in f16, and one layer's cache slots.
 pub fn rope_store(
     from: RopeInputs,
     q: Pointer,
@@ -79,11 +150,12 @@ pub fn rope_store(
 ) -> Launch {
     heads.check();
     Launch {
-        kernel: "rope_store".into(),
+        kernel: format!("rope_store_{}", heads.kv.name()),
         grid: [most_tokens, (heads.n_heads + 2 * heads.n_kv_heads).div_ceil(8), 1],
         block: 256,
         shared: 0,
-        bytes: bytes([most_tokens, heads.head_dim, heads.n_heads * (4 + 2) + 2 * heads.n_kv_heads * (4 + 2)]),
+        bytes: bytes([most_tokens, heads.head_dim, heads.n_heads * (4 + 2)])
+            + bytes([most_tokens, 2 * heads.n_kv_heads, heads.head_dim * 4 + heads.vector_bytes()]),
         arguments: Arguments::default()
             .with(from.qkv)
             .with(from.bias)
@@ -120,7 +192,7 @@ pub fn copy_blocks(
         grid: [most_copies, n_layers * planes, 1],
         block: 128,
         shared: 0,
-        bytes: bytes([most_copies, n_layers * planes, heads.block_size * heads.head_dim, 2 + 2]),
+        bytes: bytes([most_copies, n_layers * planes, heads.block_size * heads.vector_bytes(), 2]),
         arguments: Arguments::default()
             .with(cache)
             .with(copies)
@@ -128,6 +200,7 @@ pub fn copy_blocks(
             .with(n_blocks)
             .with(planes)
             .with(heads.block_size)
-            .with(heads.head_dim),
+            .with(heads.kv.vector_bytes(heads.head_dim))
+            .with(heads.kv.scale_bytes()),
     }
 }

@@ -11,7 +11,7 @@ pub use attention::{
     AttendBuffers, AttentionSignalBuffers, SPLIT, TILE_QUERIES, Tile, attend_decode, attend_prefill,
     attention_disagreement, attention_signals,
 };
-pub use heads::{Heads, RopeInputs, copy_blocks, rope_store};
+pub use heads::{Heads, KvType, RopeInputs, copy_blocks, rope_store};
 pub use logits::{
     CHUNK, DrawBuffers, HeadWidth, LogitBuffers, PART_BYTES, candidates, draw, draw_shared, head, signals,
 };

@@ -1,7 +1,9 @@
 //! Prefill and 64 decode steps of every tiny model, fed the same tokens on both devices.
 
+use crate::checkpoints::checkpoint;
 use crate::drive::{MODELS, device, kept, open, open_cpu, options, row, signals};
 use entropix_cpu::Precision;
+use entropix_cuda::{CudaOptions, KvType};
 use entropix_model::{Backend, Signals};
 
 /// What one position gave.
@@ -70,6 +72,35 @@ fn every_model_goes_on_as_on_the_cpu() {
         }
     }
     assert!(n_clear > 100, "only {n_clear} positions have a clear best token");
+}
+
+/// Every type of the cache is as near, each with bits of its own, and takes the memory that its definition says.
+#[test]
+fn every_type_of_the_cache_goes_on_as_on_the_cpu() {
+    for name in ["llama-tied", "qwen3", "mistral.Q8_0.gguf"] {
+        let exact = go(&mut open_cpu(name, Precision::Exact), None);
+        let _device = device();
+        let mut rows: Vec<Vec<f32>> = Vec::new();
+        for kv_type in KvType::ALL {
+            let mut backend = open(name, &CudaOptions { kv_type, ..options() });
+            let config = checkpoint(name).unwrap().config;
+            let of_vector = match kv_type {
+                KvType::Bf16 | KvType::F16 => 2 * config.head_dim,
+                KvType::Int8 => config.head_dim + 4,
+            };
+            let of_position = 2 * config.n_kv_heads * config.n_layers * of_vector;
+            assert_eq!(backend.memory().cache_per_position, of_position as u64, "{name}, {kv_type}");
+            let got = go(&mut backend, Some(&exact));
+            let distance = apart(&got, &exact);
+            assert!(
+                distance.iter().zip(FAR).all(|(d, far)| *d < far),
+                "{name}, {kv_type}: {distance:?} from exact arithmetic"
+            );
+            let last = got[got.len() - 1].logits.clone();
+            assert!(!rows.contains(&last), "{name}: {kv_type} is no type of its own");
+            rows.push(last);
+        }
+    }
 }
 
 /// The comparison above can fail: another prompt is far away.

@@ -2,7 +2,7 @@
 //! not.
 
 use crate::drive::{device, open, options};
-use entropix_cuda::{CudaBackend, CudaOptions};
+use entropix_cuda::{CudaBackend, CudaOptions, KvType};
 use entropix_model::{Ask, AttentionSignals, Backend, Batch, BlockId, Signals, Slot, TokenId};
 
 /// A small generator of choices.
@@ -87,8 +87,16 @@ fn a_request_has_the_same_bits_in_any_company() {
     // One context crosses a split of 256 keys.
     let sequences: Vec<Vec<TokenId>> =
         [37, 3, 270, 18].iter().map(|&n| (0..n).map(|_| choices.below(384) as u32).collect()).collect();
-    for name in ["llama-tied", "qwen3"] {
-        let open = |graphs: bool, max_kept: usize| open(name, &CudaOptions { graphs, max_kept, ..options() });
+    let cases = [
+        ("llama-tied", KvType::Bf16),
+        ("qwen3", KvType::Bf16),
+        ("llama-tied", KvType::F16),
+        ("qwen3", KvType::Int8),
+    ];
+    for (name, kv_type) in cases {
+        let open = |graphs: bool, max_kept: usize| {
+            open(name, &CudaOptions { graphs, max_kept, kv_type, ..options() })
+        };
         let want: Vec<Bits> = sequences
             .iter()
             .map(|s| run(&mut open(false, 40), std::slice::from_ref(s), 1, 40).remove(0))
@@ -96,7 +104,7 @@ fn a_request_has_the_same_bits_in_any_company() {
         for (graphs, rows, chunk) in [(false, 4, 0), (true, 3, 1), (true, 6, 0)] {
             assert!(
                 run(&mut open(graphs, 30), &sequences, rows, chunk) == want,
-                "{name}: other bits in steps of {rows} rows, chunks of {chunk}, recorded: {graphs}"
+                "{name}, {kv_type}: other bits in steps of {rows} rows, chunks of {chunk}, recorded: {graphs}"
             );
         }
         assert!(device.graph_launches().is_none_or(|n| n > 20));

@@ -1,6 +1,7 @@
 //! What the seam promises besides numbers: draws, candidates, copies, poisoned rows, and how little crosses to the host.
 
 use crate::drive::{device, fake, kept, open, options, row, same, signals};
+use entropix_cuda::{CudaBackend, CudaOptions, KvType};
 use entropix_emulator::FakeDriver;
 use entropix_model::sampling::{self, DrawScratch};
 use entropix_model::{
@@ -109,10 +110,14 @@ fn waits(driver: &FakeDriver) -> u64 {
 #[test]
 fn copies_of_blocks_are_in_order() {
     let _device = device();
-    let mut backend = open("mistral.Q8_0.gguf", &options());
+    for kv_type in KvType::ALL {
+        copies_are_in_order(&mut open("mistral.Q8_0.gguf", &CudaOptions { kv_type, ..options() }));
+    }
+}
+
+fn copies_are_in_order(backend: &mut CudaBackend) {
     let tokens: Vec<u32> = (0..20).map(|i| i * 7 % 384).collect();
-    let step = row(&mut backend, &tokens, 0, 0, &[]);
-    let _ = step;
+    row(backend, &tokens, 0, 0, &[]);
     let go_on = |backend: &mut dyn Backend, blocks: &[u32]| {
         let mut batch = Batch::default();
         batch.push(&[5], 20, blocks, &[kept(0)]);
@@ -131,21 +136,26 @@ fn copies_of_blocks_are_in_order() {
             copy(7, 0, 4),
         ])
         .unwrap();
-    let want = go_on(&mut backend, &[8, 9]);
-    assert!(same(&[want], &[go_on(&mut backend, &[6, 7])]));
-    assert!(!same(&[want], &[go_on(&mut backend, &[0, 9])]), "what was overwritten reads otherwise");
+    let want = go_on(backend, &[8, 9]);
+    assert!(same(&[want], &[go_on(backend, &[6, 7])]));
+    assert!(!same(&[want], &[go_on(backend, &[0, 9])]), "what was overwritten reads otherwise");
 }
 
 /// A row whose cache holds NaN says so, and no other row does.
 #[test]
 fn a_poisoned_row_is_alone() {
     let Some(driver) = fake() else { return };
-    let mut backend = open("llama3", &options());
+    for kv_type in KvType::ALL {
+        check_poison(&driver, &mut open("llama3", &CudaOptions { kv_type, ..options() }));
+    }
+}
+
+fn check_poison(driver: &FakeDriver, backend: &mut CudaBackend) {
     let fine: Vec<u32> = (0..17).collect();
     let mut batch = Batch::default();
     batch.push(&fine, 0, &[0, 1], &[kept(16)]);
     let step = backend.submit(&batch).unwrap();
-    let alone = signals(&mut backend, step, 1)[0];
+    let alone = signals(backend, step, 1)[0];
     // Blocks 30 and 31 were never written: every byte of them is 0xff, a NaN.
     driver.fill_unwritten();
     batch.clear();
@@ -153,7 +163,7 @@ fn a_poisoned_row_is_alone() {
     batch.push(&[3], 20, &[30, 31], &[kept(0)]);
     batch.push(&fine, 0, &[4, 5], &[kept(16)]);
     let step = backend.submit(&batch).unwrap();
-    let got = signals(&mut backend, step, 3);
+    let got = signals(backend, step, 3);
     assert_eq!(got[1].status(), Status::NotFinite);
     assert!(same(&[alone, alone], &[got[0], got[2]]));
 }

@@ -13,8 +13,11 @@ fn tiny(name: &str, rows: usize) -> CudaBackend {
 fn every_launch_of_a_step_belongs_to_one_operation() {
     let _device = device();
     for (step, attention) in [
-        (TimedStep { rows: 2, tokens: 1, context: 256 }, ["attend_decode_16", "attend_merge_16"].as_slice()),
-        (TimedStep { rows: 1, tokens: 33, context: 64 }, &["attend_prefill_16"]),
+        (
+            TimedStep { rows: 2, tokens: 1, context: 256 },
+            ["attend_decode_bf16_16", "attend_merge_16"].as_slice(),
+        ),
+        (TimedStep { rows: 1, tokens: 33, context: 64 }, &["attend_prefill_bf16_16"]),
     ] {
         let mut backend = tiny("tiny:Q4_0", 2);
         let time = backend.time_step(step).unwrap();

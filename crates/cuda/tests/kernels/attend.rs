@@ -1,10 +1,12 @@
-//! Attention against the reference: ragged contexts, every head size, decode and prefill with the same bits.
+//! Attention against the reference: ragged contexts, every head size and type of cache, decode and prefill with the same bits.
 
 use crate::device::{Device, Outcome, at, bytes_of, everywhere, near};
+use crate::kv::{Slot, halves, of_half};
 use crate::random::Random;
 use entropix_cpu::reference::{HeadAttention, attend, attention_signals};
 use entropix_cuda::launch::Pointer;
-use entropix_cuda::ops::{self, AttendBuffers, AttentionSignalBuffers, Heads, SPLIT, Tile};
+use entropix_cuda::ops::{self, AttendBuffers, AttentionSignalBuffers, Heads, KvType, SPLIT, Tile};
+use entropix_emulator::{Emulator, Order};
 use half::bf16;
 
 /// One sequence: new tokens after `start` cached ones.
@@ -15,22 +17,26 @@ pub(crate) struct Sequence {
 }
 
 /// What every other component of the values is, with a sign that alternates from chunk to chunk.
-const LARGE: f32 = 64.0;
+pub(crate) const LARGE: f32 = 64.0;
 
 /// A batch of sequences with filled caches.
+#[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) heads: Heads,
     pub(crate) sequences: Vec<Sequence>,
-    /// (n_tokens, n_heads, head_dim)
-    q: Vec<bf16>,
-    /// (n_blocks, n_kv_heads, k|v, block_size, head_dim); what no sequence owns is NaN.
-    cache: Vec<bf16>,
+    /// (n_tokens, n_heads, head_dim) in the 16 bits of queries.
+    q: Vec<u16>,
+    /// One layer; what no sequence owns is NaN.
+    cache: Vec<u8>,
+    /// What was rounded into the cache: vectors of a sequence in the order of positions, KV heads, k and v.
+    unrounded: Vec<Vec<f32>>,
     tables: Vec<u32>,
     table_of: Vec<u32>,
 }
 
 impl Case {
-    pub(crate) fn new(heads: Heads, sequences: &[Sequence]) -> Self {
+    /// Every other component of the values is about as large as `large`, which is 0 or [`LARGE`].
+    pub(crate) fn new(heads: Heads, sequences: &[Sequence], large: f32) -> Self {
         let mut random = Random(u64::from(heads.head_dim * 100 + heads.n_heads));
         let block_size = heads.block_size as usize;
         let (mut tables, mut table_of) = (Vec::new(), Vec::new());
@@ -45,56 +51,87 @@ impl Case {
                 tables.push((tables.len() * stride % n_blocks) as u32);
             }
         }
-        let width = heads.cache_bytes(n_blocks) / 2;
-        let mut cache = vec![bf16::NAN; width];
+        let mut cache = vec![0xff; heads.cache_bytes(n_blocks)];
+        let mut unrounded = Vec::new();
         for (s, &table) in sequences.iter().zip(&table_of) {
+            let mut vectors = Vec::new();
             for position in 0..s.start + s.n_tokens {
+                // Scales of neighbours are far apart, so that none can stand for another.
+                let size = if heads.kv == KvType::Int8 { [1.0, 0.5, 2.0, 0.25][position % 4] } else { 1.0 };
                 for kv_head in 0..heads.n_kv_heads as usize {
-                    for plane in 0..2 {
-                        let at = place(&heads, &tables[table as usize..], position, kv_head, plane);
-                        let vector = &mut cache[at..at + heads.head_dim as usize];
-                        vector.copy_from_slice(&random.bf16s(heads.head_dim as usize));
-                        if plane == 1 {
+                    for is_value in [false, true] {
+                        let mut vector = random.normals(heads.head_dim as usize);
+                        vector.iter_mut().for_each(|x| *x *= size);
+                        if is_value && large > 0.0 {
                             // Large chunks that nearly cancel carry the last bits of f32 sums into a bf16 result.
                             let sign = [1.0, -1.0][position / 64 % 2];
-                            vector
-                                .iter_mut()
-                                .step_by(2)
-                                .for_each(|v| *v = bf16::from_f32(LARGE * sign + 0.5 * v.to_f32()));
+                            vector.iter_mut().step_by(2).for_each(|v| *v = large * size * sign + 0.5 * *v);
                         }
+                        slot(&heads, &tables[table as usize..], position, kv_head, is_value)
+                            .write(&heads, &mut cache, &vector);
+                        vectors.extend(vector);
                     }
                 }
             }
+            unrounded.push(vectors);
         }
         let n_tokens: usize = sequences.iter().map(|s| s.n_tokens).sum();
-        let mut q = random.bf16s(n_tokens * (heads.n_heads * heads.head_dim) as usize);
+        let mut q = random.normals(n_tokens * (heads.n_heads * heads.head_dim) as usize);
         // Some heads look sharply, others at all keys nearly alike, so that the large values cancel.
         for (i, x) in q.iter_mut().enumerate() {
             let head = i / heads.head_dim as usize % heads.n_heads as usize;
-            *x = bf16::from_f32(x.to_f32() * [1.0, 3.0, 0.02][head % 3]);
+            *x *= [1.0, 3.0, 0.02][head % 3];
         }
-        Self { heads, sequences: sequences.to_vec(), q, cache, tables, table_of }
+        let q = halves(heads.kv, &q);
+        Self { heads, sequences: sequences.to_vec(), q, cache, unrounded, tables, table_of }
     }
 
     fn n_tokens(&self) -> usize {
         self.sequences.iter().map(|s| s.n_tokens).sum()
     }
 
-    /// Output and attention row of a head of a token of a sequence.
-    fn want(&self, sequence: usize, token: usize, head: usize) -> (Vec<f32>, HeadAttention) {
+    fn query(&self, sequence: usize, token: usize, head: usize) -> Vec<f32> {
         let hd = self.heads.head_dim as usize;
         let first: usize = self.sequences[..sequence].iter().map(|s| s.n_tokens).sum();
-        let row =
-            |at: usize, from: &[bf16]| -> Vec<f32> { from[at..at + hd].iter().map(|x| x.to_f32()).collect() };
-        let q = row(((first + token) * self.heads.n_heads as usize + head) * hd, &self.q);
-        let kv_head = head / (self.heads.n_heads / self.heads.n_kv_heads) as usize;
+        let at = ((first + token) * self.heads.n_heads as usize + head) * hd;
+        self.q[at..at + hd].iter().map(|&bits| of_half(self.heads.kv, bits)).collect()
+    }
+
+    /// Keys or values that a token of a sequence sees, as they lie in the cache.
+    fn seen(&self, sequence: usize, token: usize, kv_head: usize, is_value: bool) -> Vec<Vec<f32>> {
         let table = &self.tables[self.table_of[sequence] as usize..];
-        let plane = |plane: usize| -> Vec<Vec<f32>> {
-            let n = self.sequences[sequence].start + token + 1;
-            (0..n).map(|p| row(place(&self.heads, table, p, kv_head, plane), &self.cache)).collect()
+        (0..=self.sequences[sequence].start + token)
+            .map(|p| slot(&self.heads, table, p, kv_head, is_value).read(&self.heads, &self.cache))
+            .collect()
+    }
+
+    /// The same before they were rounded.
+    fn unrounded(&self, sequence: usize, token: usize, kv_head: usize, is_value: bool) -> Vec<Vec<f32>> {
+        let (hd, n_kv_heads) = (self.heads.head_dim as usize, self.heads.n_kv_heads as usize);
+        let at = |position: usize| ((position * n_kv_heads + kv_head) * 2 + usize::from(is_value)) * hd;
+        (0..=self.sequences[sequence].start + token)
+            .map(|p| self.unrounded[sequence][at(p)..at(p) + hd].to_vec())
+            .collect()
+    }
+
+    /// Output and attention row of a head of a token of a sequence over what lies in the cache, and how far each component
+    /// may be from that: each weight is rounded to 16 bits, the result to bf16. Roundings add up at worst, and as random
+    /// ones do where they are many.
+    fn want(&self, sequence: usize, token: usize, head: usize) -> (Vec<f32>, Vec<f64>, HeadAttention) {
+        let q = self.query(sequence, token, head);
+        let kv_head = head / (self.heads.n_heads / self.heads.n_kv_heads) as usize;
+        let keys = self.seen(sequence, token, kv_head, false);
+        let values = self.seen(sequence, token, kv_head, true);
+        let (out, row) = attend(&q, keys.iter().map(Vec::as_slice), values.iter().map(Vec::as_slice));
+        let rounding = if self.heads.kv == KvType::F16 { 2f64.powi(-11) } else { 2f64.powi(-8) };
+        let tolerance = |i: usize| {
+            let terms = row.weights.iter().zip(&values).map(|(a, v)| a * f64::from(v[i].abs()));
+            let (sum, squares) = terms.fold((0.0, 0.0), |(sum, squares), t| (sum + t, squares + t * t));
+            let weights = rounding * f64::min(sum, 4.0 * squares.sqrt());
+            weights + 2f64.powi(-8) * f64::from(out[i].abs()) + 1e-4 * sum + 2e-4
         };
-        let (keys, values) = (plane(0), plane(1));
-        attend(&q, keys.iter().map(Vec::as_slice), values.iter().map(Vec::as_slice))
+        let tolerances = (0..out.len()).map(tolerance).collect();
+        (out, tolerances, row)
     }
 }
 
@@ -102,10 +139,9 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-fn place(heads: &Heads, table: &[u32], position: usize, kv_head: usize, plane: usize) -> usize {
-    let (size, hd) = (heads.block_size as usize, heads.head_dim as usize);
-    let block = table[position / size] as usize;
-    (((block * heads.n_kv_heads as usize + kv_head) * 2 + plane) * size + position % size) * hd
+fn slot(heads: &Heads, table: &[u32], position: usize, kv_head: usize, is_value: bool) -> Slot {
+    let size = heads.block_size as usize;
+    Slot { block: table[position / size] as usize, offset: position % size, kv_head, is_value }
 }
 
 /// (n_tokens, n_heads, head_dim) bf16 bits, (n_tokens, n_heads, 4), and six attention signals a sequence.
@@ -207,11 +243,9 @@ pub(crate) fn check(device: &Device<'_>, case: &Case) -> Outcome {
                     row += 1;
                     continue;
                 }
-                let (want, weights) = case.want(s, token, head);
-                for (i, &want) in want.iter().enumerate() {
-                    // Weights are rounded to bf16: 2^-9 of |v| a key, mostly cancelling.
+                let (want, tolerances, weights) = case.want(s, token, head);
+                for (i, (&want, tolerance)) in want.iter().zip(tolerances).enumerate() {
                     let got = bf16::from_bits(out[row * hd + i]).to_f32();
-                    let tolerance = if i % 2 == 0 { 0.006 * f64::from(LARGE) } else { 0.008 };
                     near(
                         format_args!("sequence {s} token {token} head {head} component {i}"),
                         got,
@@ -262,10 +296,11 @@ fn check_stats(stats: &[f32], want: &HeadAttention) -> Result<(), String> {
 }
 
 /// Many components of heads that look at all keys nearly alike: one f32 rounding more or less in one of the paths shows.
-pub(crate) fn check_bits(device: &Device<'_>) -> Outcome {
-    let heads = Heads { n_heads: 12, n_kv_heads: 4, head_dim: 64, block_size: 64 };
-    let mut case = Case::new(heads, &[Sequence { start: 448, n_tokens: 64 }]);
-    case.q.iter_mut().for_each(|q| *q = bf16::from_f32(q.to_f32() * 0.02));
+pub(crate) fn check_bits(device: &Device<'_>, kv: KvType) -> Outcome {
+    let heads = Heads { n_heads: 12, n_kv_heads: 4, head_dim: 64, block_size: 64, kv };
+    let mut case = Case::new(heads, &[Sequence { start: 448, n_tokens: 64 }], LARGE);
+    let flat: Vec<f32> = case.q.iter().map(|&q| 0.02 * of_half(kv, q)).collect();
+    case.q = halves(kv, &flat);
     let (out, stats, _) = run(device, &case, false)?;
     let (prefilled, prefilled_stats, _) = run(device, &case, true)?;
     let apart = out.iter().zip(&prefilled).filter(|(a, b)| a != b).count();
@@ -282,7 +317,7 @@ pub(crate) fn check_alone(device: &Device<'_>, case: &Case) -> Outcome {
     // Its last token as a decode step of its own, everything before in the cache.
     let mut alone = Case {
         sequences: vec![Sequence { start: case.sequences[0].start + n - 1, n_tokens: 1 }],
-        ..case.copy()
+        ..case.clone()
     };
     let row = (case.heads.n_heads * case.heads.head_dim) as usize;
     alone.q = case.q[(n - 1) * row..n * row].to_vec();
@@ -296,21 +331,60 @@ pub(crate) fn check_alone(device: &Device<'_>, case: &Case) -> Outcome {
     Ok(bytes_of(&one))
 }
 
-impl Case {
-    fn copy(&self) -> Self {
-        Self {
-            heads: self.heads,
-            sequences: self.sequences.clone(),
-            q: self.q.clone(),
-            cache: self.cache.clone(),
-            tables: self.tables.clone(),
-            table_of: self.table_of.clone(),
+/// How far, as a share of its own size, the output is from attention over keys and values that nobody rounded.
+fn loss(device: &Device<'_>, case: &Case) -> Result<f64, String> {
+    let (out, _, _) = run(device, case, false)?;
+    let Heads { n_heads, n_kv_heads, head_dim, .. } = case.heads;
+    let (mut apart, mut size, mut row) = (0.0, 0.0, 0);
+    for (s, sequence) in case.sequences.iter().enumerate() {
+        for token in 0..sequence.n_tokens {
+            for head in 0..n_heads as usize {
+                let kv_head = head / (n_heads / n_kv_heads) as usize;
+                let [keys, values] =
+                    [false, true].map(|is_value| case.unrounded(s, token, kv_head, is_value));
+                let q = case.query(s, token, head);
+                let (want, _) = attend(&q, keys.iter().map(Vec::as_slice), values.iter().map(Vec::as_slice));
+                for (got, want) in out[row * head_dim as usize..].iter().zip(want) {
+                    apart += f64::from(bf16::from_bits(*got).to_f32() - want).powi(2);
+                    size += f64::from(want).powi(2);
+                }
+                row += 1;
+            }
         }
     }
+    Ok((apart / size).sqrt())
 }
 
-fn heads(group: u32, n_kv_heads: u32, head_dim: u32, block_size: u32) -> Heads {
-    Heads { n_heads: group * n_kv_heads, n_kv_heads, head_dim, block_size }
+/// A vector that is not finite, in one sequence, makes its every row NaN and changes no bit of the other's.
+fn check_poison(device: &Device<'_>, heads: Heads, poison: f32) -> Outcome {
+    let case = Case::new(heads, &ragged(&[(30, 3), (300, 1)]), 0.0);
+    let mut spoilt = case.clone();
+    let mut vector = vec![0.5; heads.head_dim as usize];
+    vector[3] = poison;
+    for is_value in [false, true] {
+        let table = &case.tables[case.table_of[0] as usize..];
+        slot(&heads, table, 7, 0, is_value).write(&heads, &mut spoilt.cache, &vector);
+    }
+    for prefill in [false, true] {
+        let (fine, _, _) = run(device, &case, prefill)?;
+        let (out, _, _) = run(device, &spoilt, prefill)?;
+        let first = 3 * (heads.n_heads * heads.head_dim) as usize;
+        if out[first..] != fine[first..] {
+            return Err("a row of another sequence changed".into());
+        }
+        let poisoned = |i: usize| bf16::from_bits(out[i]).to_f32().is_nan();
+        // In 16 bits a component stands for itself alone.
+        let step = if heads.kv == KvType::Int8 { 1 } else { heads.head_dim as usize };
+        let from = if heads.kv == KvType::Int8 { 0 } else { 3 };
+        if let Some(i) = (from..first).step_by(step).find(|&i| !poisoned(i)) {
+            return Err(format!("component {i} of a poisoned row is {}", bf16::from_bits(out[i])));
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn heads(kv: KvType, group: u32, n_kv_heads: u32, head_dim: u32, block_size: u32) -> Heads {
+    Heads { n_heads: group * n_kv_heads, n_kv_heads, head_dim, block_size, kv }
 }
 
 fn ragged(pairs: &[(usize, usize)]) -> Vec<Sequence> {
@@ -329,18 +403,55 @@ fn attention_agrees_with_the_reference_in_both_paths() {
         (16, 3, 2, 16, ragged(&[(0, 40)])),
         (32, 2, 1, 64, ragged(&[(31, 1), (500, 20)])),
     ] {
-        let case = Case::new(heads(group, n_kv_heads, head_dim, block_size), &sequences);
-        everywhere(&format!("heads of {head_dim}, group {group}, {sequences:?}"), |device| {
-            check(device, &case)
-        });
+        for kv in KvType::ALL {
+            let heads = heads(kv, group, n_kv_heads, head_dim, block_size);
+            let case = Case::new(heads, &sequences, LARGE);
+            everywhere(&format!("{kv:?} heads of {head_dim}, group {group}, {sequences:?}"), |device| {
+                check(device, &case)
+            });
+        }
     }
 }
 
 #[test]
 fn a_token_has_the_same_bits_alone_and_in_a_chunk() {
-    for (head_dim, group) in [(64, 4), (80, 3), (128, 1)] {
-        let case = Case::new(heads(group, 1, head_dim, 16), &ragged(&[(500, 20), (3, 2)]));
-        everywhere(&format!("heads of {head_dim} alone"), |device| check_alone(device, &case));
+    for (head_dim, group, kv) in [
+        (64, 4, KvType::Bf16),
+        (80, 3, KvType::Bf16),
+        (128, 1, KvType::Bf16),
+        (96, 7, KvType::F16),
+        (80, 4, KvType::Int8),
+        (128, 8, KvType::Int8),
+    ] {
+        let case = Case::new(heads(kv, group, 1, head_dim, 16), &ragged(&[(500, 20), (3, 2)]), LARGE);
+        everywhere(&format!("{kv:?} heads of {head_dim} alone"), |device| check_alone(device, &case));
+    }
+}
+
+/// Against keys and values in f32: 8 bits cost a hundredth, and that they cost more than 16 shows that it is measured.
+#[test]
+fn a_cache_in_few_bits_loses_little() {
+    let device = Device { image: Emulator::plain(), order: Order::Rising };
+    for head_dim in [64, 128] {
+        let [bf16, f16, int8] = KvType::ALL.map(|kv| {
+            let case = Case::new(heads(kv, 3, 1, head_dim, 16), &ragged(&[(40, 1), (600, 1), (0, 5)]), 0.0);
+            loss(&device, &case).unwrap()
+        });
+        assert!(f16 < 0.003 && bf16 < 0.006 && int8 < 0.02, "{head_dim}: {bf16} {f16} {int8}");
+        assert!(f16 < bf16 && 1.5 * bf16 < int8, "{head_dim}: {bf16} {f16} {int8}");
+    }
+}
+
+#[test]
+fn what_is_not_finite_stays_in_its_row() {
+    for (kv, head_dim, poison) in [
+        (KvType::Bf16, 64, f32::NAN),
+        (KvType::F16, 96, f32::NAN),
+        (KvType::Int8, 64, f32::NAN),
+        (KvType::Int8, 80, f32::INFINITY),
+    ] {
+        let heads = heads(kv, 4, 1, head_dim, 16);
+        everywhere(&format!("{kv:?} with {poison}"), |device| check_poison(device, heads, poison));
     }
 }
 
@@ -401,7 +512,9 @@ pub(crate) fn check_signals_alone(device: &Device<'_>) -> Outcome {
 
 #[test]
 fn decoding_and_prefilling_round_alike() {
-    everywhere("heads that look everywhere", check_bits);
+    for kv in KvType::ALL {
+        everywhere(&format!("{kv:?} heads that look everywhere"), |device| check_bits(device, kv));
+    }
 }
 
 #[test]

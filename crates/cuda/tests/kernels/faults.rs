@@ -5,7 +5,7 @@ use crate::device::{Device, Outcome};
 use crate::matmul::Case;
 use crate::small::RopeCase;
 use crate::{attend, candidates, draw, head, matmul, signals, small};
-use entropix_cuda::ops::Heads;
+use entropix_cuda::ops::{Heads, KvType};
 use entropix_cuda::pack::Format;
 use entropix_emulator::{Emulator, Order};
 use entropix_model::RopeLayout;
@@ -87,19 +87,53 @@ fn gated(device: &Device<'_>) -> Outcome {
     matmul::check_gated(device, Format::BF16, 20, 72, 3)
 }
 
-fn rope(device: &Device<'_>) -> Outcome {
-    let heads = Heads { n_heads: 4, n_kv_heads: 2, head_dim: 80, block_size: 16 };
+fn rope_into(device: &Device<'_>, kv: KvType) -> Outcome {
+    let heads = Heads { n_heads: 4, n_kv_heads: 2, head_dim: 80, block_size: 16, kv };
     small::check_rope(device, RopeCase { heads, layout: RopeLayout::Adjacent, bias: true, norms: true })
 }
 
+fn rope(device: &Device<'_>) -> Outcome {
+    rope_into(device, KvType::Bf16)
+}
+
+fn rope_f16(device: &Device<'_>) -> Outcome {
+    rope_into(device, KvType::F16)
+}
+
+fn rope_int8(device: &Device<'_>) -> Outcome {
+    rope_into(device, KvType::Int8)
+}
+
 fn copy(device: &Device<'_>) -> Outcome {
-    small::check_copy(device)
+    small::check_copy(device, KvType::Bf16)
+}
+
+fn copy_int8(device: &Device<'_>) -> Outcome {
+    small::check_copy(device, KvType::Int8)
+}
+
+fn attention_over(device: &Device<'_>, kv: KvType, head_dim: u32, sequences: &[(usize, usize)]) -> Outcome {
+    let heads = Heads { n_heads: 6, n_kv_heads: 2, head_dim, block_size: 16, kv };
+    let sequences: Vec<_> =
+        sequences.iter().map(|&(start, n_tokens)| attend::Sequence { start, n_tokens }).collect();
+    attend::check(device, &attend::Case::new(heads, &sequences, attend::LARGE))
 }
 
 fn attention(device: &Device<'_>) -> Outcome {
-    let heads = Heads { n_heads: 6, n_kv_heads: 2, head_dim: 32, block_size: 16 };
-    let sequence = |start, n_tokens| attend::Sequence { start, n_tokens };
-    attend::check(device, &attend::Case::new(heads, &[sequence(472, 40), sequence(0, 2)]))
+    attention_over(device, KvType::Bf16, 32, &[(472, 40), (0, 2)])
+}
+
+fn attention_f16(device: &Device<'_>) -> Outcome {
+    attention_over(device, KvType::F16, 32, &[(300, 3), (0, 2)])
+}
+
+fn attention_int8(device: &Device<'_>) -> Outcome {
+    attention_over(device, KvType::Int8, 32, &[(300, 3), (0, 2)])
+}
+
+/// A single split, which both paths get from the faulty file alone.
+fn one_split(device: &Device<'_>) -> Outcome {
+    attention_over(device, KvType::Bf16, 32, &[(200, 20)])
 }
 
 fn rows(device: &Device<'_>) -> Outcome {
@@ -121,6 +155,10 @@ const MATMUL: (&str, &str) = ("matmul.cuh", "matmul_bf16.cu");
 const MATMUL_Q4_1: (&str, &str) = ("matmul.cuh", "matmul_q4_1.cu");
 const ROPE: (&str, &str) = ("rope_store.cu", "rope_store.cu");
 const COPY: (&str, &str) = ("copy_blocks.cu", "copy_blocks.cu");
+const ATTEND: (&str, &str) = ("attend.cuh", "attend_bf16_32.cu");
+const ATTEND_INT8: (&str, &str) = ("attend.cuh", "attend_int8_32.cu");
+const KV_F16: (&str, &str) = ("kv.cuh", "attend_f16_32.cu");
+const KV_INT8: (&str, &str) = ("kv.cuh", "attend_int8_32.cu");
 const HEAD: (&str, &str) = ("head.cuh", "head_bf16.cu");
 const SIGNALS: (&str, &str) = ("signals.cu", "signals.cu");
 const CANDIDATES: (&str, &str) = ("candidates.cu", "candidates.cu");
@@ -353,53 +391,110 @@ const FAULTS: &[Fault] = &[
     fault(
         "the offset within a block is lost",
         ROPE,
-        ("+ slot % block_size) * head_dim", ") * head_dim"),
+        ("slot / block_size, slot % block_size,", "slot / block_size, 0,"),
         rope,
+        "",
+    ),
+    fault(
+        "queries are bf16 beside a cache in f16",
+        ROPE,
+        ("store_halves<Kv>(q +", "store_halves<KvBf16>(q +"),
+        rope_f16,
+        "not",
+    ),
+    fault(
+        "8 bits are cut off",
+        ROPE,
+        ("rintf(x / scale)", "truncf(x / scale)"),
+        small::check_rounding,
+        "not",
+    ),
+    fault(
+        "8 bits run over",
+        ROPE,
+        ("fminf(fmaxf(rintf(x / scale), -127.0f), 127.0f)", "rintf(x / scale)"),
+        small::check_rounding,
+        "not",
+    ),
+    fault(
+        "a NaN is lost among numbers",
+        ROPE,
+        (
+            "max(__float_as_uint(a[k]) & 0x7fffffffu, __float_as_uint(b[k]) & 0x7fffffffu)",
+            "__float_as_uint(fmaxf(fabsf(a[k]), fabsf(b[k])))",
+        ),
+        small::check_rounding,
+        "not",
+    ),
+    fault(
+        "an infinity is the scale of numbers",
+        ROPE,
+        ("is_finite(size) ? size / 127.0f : not_a_number()", "size / 127.0f"),
+        small::check_rounding,
+        "not",
+    ),
+    fault(
+        "the largest of half a head",
+        ROPE,
+        ("u32 lanes = WARP / 2; lanes;", "u32 lanes = WARP / 4; lanes;"),
+        rope_int8,
+        "not",
+    ),
+    fault(
+        "all positions of a block share a scale",
+        ("kv.cuh", "rope_store.cu"),
+        ("+ block_size * bytes) + offset;", "+ block_size * bytes);"),
+        rope_int8,
         "",
     ),
     // copy_blocks
     fault(
         "a whole block is copied",
         COPY,
-        ("copy.tokens * head_dim / 8", "block_size * head_dim / 8"),
+        ("copy.tokens * vector_bytes / 16", "block_size * vector_bytes / 16"),
         copy,
         "not",
     ),
     fault(
         "all layers from the first",
         COPY,
-        (
-            "from = reinterpret_cast<const uint4*>(cache + ((layer * n_blocks",
-            "from = reinterpret_cast<const uint4*>(cache + ((0 * n_blocks",
-        ),
+        ("from = cache + ((layer * n_blocks", "from = cache + ((0 * n_blocks"),
         copy,
         "not",
     ),
     fault(
         "a view that is not aligned",
         COPY,
-        ("+ copy.from) * planes + plane) * piece)", "+ copy.from) * planes + plane) * piece + 1)"),
+        ("+ copy.from) * planes + plane) * piece;", "+ copy.from) * planes + plane) * piece + 2;"),
         copy,
         "misaligned",
+    ),
+    fault(
+        "scales are not copied",
+        COPY,
+        ("i < copy.tokens * scale_bytes / 4", "i < 0 * scale_bytes / 4"),
+        copy_int8,
+        "not",
+    ),
+    fault(
+        "the scales of a whole block are copied",
+        COPY,
+        ("i < copy.tokens * scale_bytes / 4", "i < block_size * scale_bytes / 4"),
+        copy_int8,
+        "not",
     ),
     // attend, moments
     fault(
         "a query sees the next position",
-        ("attend.cuh", "attend_32.cu"),
+        ATTEND,
         ("lane % 4 * 2 + i < row_keys[h]", "lane % 4 * 2 + i <= row_keys[h]"),
         attention,
         "",
     ),
-    fault(
-        "values past the context are read",
-        ("attend.cuh", "attend_32.cu"),
-        ("if (key < n_keys) from =", "from ="),
-        attention,
-        "",
-    ),
+    fault("values past the context are read", ATTEND, ("if (key < n_keys) from =", "from ="), attention, ""),
     fault(
         "blocks as if they lay side by side",
-        ("attend.cuh", "attend_32.cu"),
+        ATTEND,
         (
             "const u64 block = table[position / shape.block_size];",
             "const u64 block = position / shape.block_size;",
@@ -409,34 +504,98 @@ const FAULTS: &[Fault] = &[
     ),
     fault(
         "chunks are merged before all are written",
-        ("attend.cuh", "attend_32.cu"),
+        ATTEND,
         ("    __syncthreads();\n\n    float* part", "    float* part"),
         attention,
         "race",
     ),
     fault(
         "prefilling rounds otherwise",
-        ("attend.cuh", "attend_64.cu"),
+        ("attend.cuh", "attend_bf16_64.cu"),
         (
             "sums[t][i] = add(mul(sums[t][i], old_scale[i / 2]), mul(c[i], new_scale[i / 2]));",
             "sums[t][i] = fmaf(sums[t][i], old_scale[i / 2], mul(c[i], new_scale[i / 2]));",
         ),
-        attend::check_bits,
+        |d| attend::check_bits(d, KvType::Bf16),
         "differ in bits",
     ),
     fault(
         "heads share the first one's keys",
-        ("attend.cuh", "attend_32.cu"),
-        ("((block * shape.n_kv_heads + kv_head) * 2", "((block * shape.n_kv_heads) * 2"),
+        ("kv.cuh", "attend_bf16_32.cu"),
+        ("(block * n_kv_heads + kv_head) * 2", "(block * n_kv_heads) * 2"),
         attention,
         "not",
     ),
     fault(
         "means do not change frames",
-        ("moments.cuh", "attend_32.cu"),
+        ("moments.cuh", "attend_bf16_32.cu"),
         ("mean_a = add(a.mean, shift_a)", "mean_a = a.mean"),
-        attention,
+        one_split,
         "entropy",
+    ),
+    // the types of the cache
+    fault(
+        "halves are multiplied as bf16",
+        KV_F16,
+        ("mma_f16(d, a, b0, b1)", "mma_bf16(d, a, b0, b1)"),
+        attention_f16,
+        "not",
+    ),
+    fault(
+        "weights of keys are bf16 beside values in f16",
+        KV_F16,
+        ("return pack_f16(low, high);", "return pack_bf16(low, high);"),
+        attention_f16,
+        "not",
+    ),
+    fault(
+        "8 bits lose their sign",
+        KV_INT8,
+        ("(bytes & 0x00800080u) | 0xc300c300u", "0xc300c300u"),
+        attention_int8,
+        "not",
+    ),
+    fault(
+        "the two steps of a load change places",
+        KV_INT8,
+        ("words[s] = w.x, words[s + 1] = w.y;", "words[s] = w.y, words[s + 1] = w.x;"),
+        attention_int8,
+        "not",
+    ),
+    fault(
+        "a single step is loaded from another",
+        ("kv.cuh", "attend_int8_80.cu"),
+        ("component<HD>(LAST, quarter)", "component<HD>(LAST - 1, quarter)"),
+        |d| attention_over(d, KvType::Int8, 80, &[(70, 1)]),
+        "not",
+    ),
+    fault(
+        "a key has the scale of its neighbour",
+        ATTEND_INT8,
+        ("(lane % 4 * 2 + i) * 4", "(lane % 4 * 2) * 4"),
+        attention_int8,
+        "not",
+    ),
+    fault(
+        "values without their scales",
+        ATTEND_INT8,
+        ("scale_columns(s[n], value_scales[n], lane);", ";"),
+        attention_int8,
+        "not",
+    ),
+    fault(
+        "values have the scales of their keys",
+        ATTEND_INT8,
+        ("*place.value_scale(", "*place.scale("),
+        attention_int8,
+        "not",
+    ),
+    fault(
+        "scales past the context are read",
+        ATTEND_INT8,
+        ("if (key < n_keys) {\n            const Place", "{\n            const Place"),
+        attention_int8,
+        "",
     ),
     // head
     fault(
@@ -770,6 +929,13 @@ const FAULTS: &[Fault] = &[
     ),
     // attention_signals
     fault(
+        "heads are compared without the scales of keys",
+        ("attention_signals.cu", "attention_signals.cu"),
+        ("dot *= *place.scale(block_size, head_dim);", ";"),
+        attention_int8,
+        "attention signal 4",
+    ),
+    fault(
         "layers are not summed",
         ("attention_signals.cu", "attention_signals.cu"),
         ("if (layer > 0) rest += relative[blockIdx.x];", ""),
@@ -808,7 +974,8 @@ fn symptom(fault: &Fault) -> Result<String, String> {
     plant(fault, folder.path());
     // What the check runs besides the faulty file.
     let with: &[&str] = match fault.files.1 {
-        "attend_32.cu" | "attend_64.cu" => &["attention_signals"],
+        "attention_signals.cu" => &["attend_int8_32", "attend_merge"],
+        file if file.starts_with("attend_") => &["attend_merge", "attention_signals"],
         "head_bf16.cu" => &["matmul_bf16", "signals"],
         "signals.cu" => &["head_bf16"],
         "candidates.cu" | "draw.cu" => &["head_bf16", "signals"],

@@ -11,6 +11,7 @@ mod device;
 mod draw;
 mod faults;
 mod head;
+mod kv;
 mod matmul;
 mod nvrtc;
 mod random;

@@ -166,8 +166,15 @@ fn check_code(nvcc: &Path, file: &str, cubin: &Path) {
         at_least(&code, &format!("matmul_{format}_wide"), "HMMA.16816.F32.BF16", 64);
         at_least(&code, &format!("matmul_{format}_wide"), "LDGSTS.E", 2);
     }
-    if let Some(head_dim) = file.strip_prefix("attend_").and_then(|f| f.strip_suffix(".cu")) {
-        at_least(&code, &format!("attend_decode_{head_dim}"), "HMMA.16816.F32.BF16", 8);
+    if let Some(kind) =
+        file.strip_prefix("attend_").and_then(|f| f.strip_suffix(".cu")).filter(|f| *f != "merge")
+    {
+        let (decode, prefill) = (format!("attend_decode_{kind}"), format!("attend_prefill_{kind}"));
+        // Halves are what is multiplied when nothing else is said.
+        let product = if kind.starts_with("f16") { "HMMA.16816.F32 " } else { "HMMA.16816.F32.BF16" };
+        at_least(&code, &decode, product, 8);
+        at_least(&code, &prefill, product, 8);
+        at_least(&code, &decode, "LDG.E.64", if kind == "int8_16" { 0 } else { 8 });
     }
     if let Some(format) = file.strip_prefix("head_").and_then(|f| f.strip_suffix(".cu")) {
         for width in ["n8", "n32", "n64"] {
@@ -195,7 +202,8 @@ fn parameters_are_those_of_the_ptx() {
     for file in [
         "matmul_bf16.cu",
         "head_bf16.cu",
-        "attend_64.cu",
+        "attend_int8_64.cu",
+        "attend_merge.cu",
         "embed.cu",
         "rms_norm.cu",
         "rope_store.cu",

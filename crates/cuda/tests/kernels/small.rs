@@ -1,9 +1,10 @@
 //! Embedding, norm, rotation with cache store, block copies.
 
 use crate::device::{Device, NULL, Outcome, at, bytes_of, everywhere, near};
+use crate::kv::{Slot, of_half, quantised};
 use crate::random::Random;
 use entropix_cpu::reference::ops::{rms_norm, rope};
-use entropix_cuda::ops::{self, Heads, RopeInputs, Weights};
+use entropix_cuda::ops::{self, Heads, KvType, RopeInputs, Weights};
 use entropix_cuda::pack::{Format, pack};
 use entropix_model::quant::dequantise;
 use entropix_model::{Rope, RopeLayout};
@@ -71,7 +72,7 @@ pub(crate) struct RopeCase {
 }
 
 pub(crate) fn check_rope(device: &Device<'_>, case: RopeCase) -> Outcome {
-    let Heads { n_heads, n_kv_heads, head_dim, block_size } = case.heads;
+    let Heads { n_heads, n_kv_heads, head_dim, block_size, kv } = case.heads;
     let (hd, eps) = (head_dim as usize, 1e-6);
     let mut random = Random(u64::from(head_dim + n_heads));
     let width = (n_heads + 2 * n_kv_heads) as usize * hd;
@@ -104,7 +105,7 @@ pub(crate) fn check_rope(device: &Device<'_>, case: RopeCase) -> Outcome {
     };
     device.run(&ops::rope_store(from, at(&q), at(&cache), at(&count), 6, case.heads))?;
     let q: Vec<u16> = device.read(&q, 0, positions.len() * n_heads as usize * hd)?;
-    let cache: Vec<u16> = device.read(&cache, 0, case.heads.cache_bytes(n_blocks) / 2)?;
+    let cache: Vec<u8> = device.read(&cache, 0, case.heads.cache_bytes(n_blocks))?;
 
     let mut left = cache.clone();
     for (token, &position) in positions.iter().enumerate() {
@@ -121,41 +122,109 @@ pub(crate) fn check_rope(device: &Device<'_>, case: RopeCase) -> Outcome {
                 }
                 rope(&mut want, position as usize, &rope_of);
             }
-            let got = if is_q {
-                &q[(token * n_heads as usize + head) * hd..][..hd]
-            } else {
-                let (block, offset) = (slots[token] / block_size, slots[token] % block_size);
-                let kv_head = (head as u32 - n_heads) % n_kv_heads;
-                let first = (((block * n_kv_heads + kv_head) * 2 + u32::from(is_v)) * block_size + offset)
-                    as usize
-                    * hd;
-                left[first..first + hd].fill(0xffff);
-                &cache[first..first + hd]
-            };
-            // bf16, and the f32 angle of a rotation within 1e-6.
             let size = want.iter().fold(0f32, |m, w| m.max(w.abs()));
+            // The rounding of the type, and the f32 angle of a rotation within 1e-6.
+            let mut tolerance: Box<dyn Fn(f32) -> f64> = match kv {
+                KvType::F16 => Box::new(|want| f64::from(want.abs()) / 2000.0 + f64::from(size) * 3e-6),
+                KvType::Bf16 | KvType::Int8 => {
+                    Box::new(|want| f64::from(want.abs()) / 250.0 + f64::from(size) * 3e-6)
+                }
+            };
+            let got: Vec<f32> = if is_q {
+                let bits = &q[(token * n_heads as usize + head) * hd..][..hd];
+                bits.iter().map(|&bits| of_half(kv, bits)).collect()
+            } else {
+                let (block, offset) =
+                    ((slots[token] / block_size) as usize, (slots[token] % block_size) as usize);
+                let kv_head = (head - n_heads as usize) % n_kv_heads as usize;
+                let slot = Slot { block, offset, kv_head, is_value: is_v };
+                let (first, scale_at) = slot.bytes(&case.heads);
+                left[first..first + kv.vector_bytes(head_dim) as usize].fill(0xff);
+                if let Some(scale_at) = scale_at {
+                    left[scale_at..scale_at + 4].fill(0xff);
+                    let scale = f32::from_le_bytes(cache[scale_at..scale_at + 4].try_into().expect("four"));
+                    near(
+                        format_args!("the scale of token {token} head {head}"),
+                        scale,
+                        f64::from(size) / 127.0,
+                        f64::from(size) * 1e-7,
+                    )?;
+                    tolerance = Box::new(move |_| f64::from(scale) * 0.5001 + f64::from(size) * 3e-6);
+                }
+                slot.read(&case.heads, &cache)
+            };
             for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
-                let tolerance = f64::from(want.abs()) / 250.0 + f64::from(size) * 3e-6;
                 near(
                     format_args!("token {token} head {head} component {i}"),
-                    bf16::from_bits(got).to_f32(),
+                    got,
                     want.into(),
-                    tolerance,
+                    tolerance(want),
                 )?;
             }
         }
     }
-    if left.iter().any(|&bits| bits != 0xffff) {
+    if left.iter().any(|&byte| byte != 0xff) {
         return Err("a cache slot of nobody was written".into());
     }
     Ok([bytes_of(&q), bytes_of(&cache)].concat())
 }
 
-pub(crate) fn check_copy(device: &Device<'_>) -> Outcome {
-    let heads = Heads { n_heads: 6, n_kv_heads: 3, head_dim: 40, block_size: 16 };
+/// Vectors in 8 bits whose roundings are known: ties, zeros, numbers below the normal ones, and what is not finite.
+pub(crate) fn check_rounding(device: &Device<'_>) -> Outcome {
+    let heads = Heads { n_heads: 1, n_kv_heads: 1, head_dim: 16, block_size: 16, kv: KvType::Int8 };
+    let hd = heads.head_dim as usize;
+    let least = f32::from_bits(1);
+    let firsts: [&[f32]; 7] = [
+        &[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, -126.5],
+        &[-254.0, 1.0, 3.0, -1.0, 253.0, -0.0],
+        &[],
+        &[150.0 * least, -149.0 * least, least],
+        &[1.0, f32::NAN, -2.0],
+        &[3.0, f32::NEG_INFINITY],
+        &[f32::MAX, -f32::MAX, 1.0],
+    ];
+    let vectors: Vec<Vec<f32>> = firsts
+        .iter()
+        .map(|first| first.iter().copied().chain(std::iter::repeat(0.0)).take(hd).collect())
+        .collect();
+    // Position 0 does not rotate; the vector is key and value.
+    let qkv: Vec<f32> = vectors.iter().flat_map(|v| [vec![1.0; hd], v.clone(), v.clone()].concat()).collect();
+    let n = vectors.len();
+    let slots: Vec<u32> = (0..n as u32).collect();
+    let (qkv, turns) = (device.upload(&qkv), device.upload(&vec![0.25f64; hd / 2]));
+    let (positions, slots, count) = (device.upload(&vec![0u32; n]), device.upload(&slots), device.count(n));
+    let (q, cache) = (device.empty::<u16>(n * hd), device.poisoned::<u8>(heads.cache_bytes(1)));
+    let from = RopeInputs {
+        qkv: at(&qkv),
+        half_turns: at(&turns),
+        positions: at(&positions),
+        slots: at(&slots),
+        ..RopeInputs::default()
+    };
+    device.run(&ops::rope_store(from, at(&q), at(&cache), at(&count), n as u32, heads))?;
+    let cache: Vec<u8> = device.read(&cache, 0, heads.cache_bytes(1))?;
+    for (offset, vector) in vectors.iter().enumerate() {
+        let (want, want_scale) = quantised(vector);
+        // A rotation by nothing loses numbers that are not finite to their pair, as NaN.
+        for is_value in [false, true] {
+            let (first, scale_at) = Slot { block: 0, offset, kv_head: 0, is_value }.bytes(&heads);
+            let got: &[i8] = bytemuck::cast_slice(&cache[first..first + hd]);
+            let scale_at = scale_at.expect("8 bits have scales");
+            let scale = f32::from_le_bytes(cache[scale_at..scale_at + 4].try_into().expect("four bytes"));
+            let same_scale = scale == want_scale || scale.is_nan() && want_scale.is_nan();
+            if got != want || !same_scale {
+                return Err(format!("{vector:?}: {got:?} times {scale}, not {want:?} times {want_scale}"));
+            }
+        }
+    }
+    Ok(cache)
+}
+
+pub(crate) fn check_copy(device: &Device<'_>, kv: KvType) -> Outcome {
+    let heads = Heads { n_heads: 6, n_kv_heads: 3, head_dim: 48, block_size: 16, kv };
     let (n_layers, n_blocks) = (2, 5);
-    let layer = heads.cache_bytes(n_blocks) / 2;
-    let before: Vec<u16> = (0..n_layers * layer).map(|i| (i % 65_521) as u16).collect();
+    let layer = heads.cache_bytes(n_blocks);
+    let before: Vec<u8> = (0..n_layers * layer).map(|i| (i % 251) as u8).collect();
     // Block 1 goes to 4 whole, block 0 to 2 in part; a third copy is beyond the count.
     let copies = [[1u32, 4, 16], [0, 2, 7], [0, 3, 16]];
     let (cache, list, count) = (device.upload(&before), device.upload(&copies.concat()), device.count(2));
@@ -168,21 +237,30 @@ pub(crate) fn check_copy(device: &Device<'_>) -> Outcome {
         n_blocks as u32,
         heads,
     ))?;
-    let after: Vec<u16> = device.read(&cache, 0, before.len())?;
+    let after: Vec<u8> = device.read(&cache, 0, before.len())?;
     let mut want = before.clone();
-    let piece = 16 * 40;
     for [from, to, tokens] in &copies[..2] {
         for l in 0..n_layers {
-            for plane in 0..6 {
-                let first = |block: u32| l * layer + (block as usize * 6 + plane) * piece;
-                want[first(*to)..][..*tokens as usize * 40]
-                    .copy_from_slice(&before[first(*from)..][..*tokens as usize * 40]);
+            for (kv_head, is_value) in (0..3).flat_map(|head| [(head, false), (head, true)]) {
+                for offset in 0..*tokens as usize {
+                    let slot = |block: u32| Slot { block: block as usize, offset, kv_head, is_value };
+                    let (read, read_scale) = slot(*from).bytes(&heads);
+                    let (write, write_scale) = slot(*to).bytes(&heads);
+                    let mut copy = |from: usize, to: usize, bytes: u32| {
+                        let bytes = bytes as usize;
+                        want[l * layer + to..][..bytes].copy_from_slice(&before[l * layer + from..][..bytes]);
+                    };
+                    copy(read, write, kv.vector_bytes(48));
+                    if let (Some(read), Some(write)) = (read_scale, write_scale) {
+                        copy(read, write, 4);
+                    }
+                }
             }
         }
     }
     match after.iter().zip(&want).position(|(a, w)| a != w) {
-        None => Ok(bytes_of(&after)),
-        Some(i) => Err(format!("value {i}: {}, not {}", after[i], want[i])),
+        None => Ok(after),
+        Some(i) => Err(format!("byte {i}: {}, not {}", after[i], want[i])),
     }
 }
 
@@ -207,20 +285,41 @@ fn norms_agree_with_the_reference() {
 
 #[test]
 fn rotated_heads_agree_with_the_reference() {
-    let heads =
-        |n_heads, n_kv_heads, head_dim, block_size| Heads { n_heads, n_kv_heads, head_dim, block_size };
-    for case in [
-        RopeCase { heads: heads(9, 3, 64, 16), layout: RopeLayout::Halves, bias: false, norms: false },
-        RopeCase { heads: heads(4, 4, 80, 32), layout: RopeLayout::Adjacent, bias: true, norms: false },
-        RopeCase { heads: heads(7, 1, 96, 64), layout: RopeLayout::Halves, bias: false, norms: true },
-        RopeCase { heads: heads(8, 1, 128, 16), layout: RopeLayout::Adjacent, bias: true, norms: true },
-        RopeCase { heads: heads(2, 1, 16, 16), layout: RopeLayout::Halves, bias: true, norms: true },
+    use KvType::{Bf16, F16, Int8};
+    let heads = |n_heads, n_kv_heads, head_dim, block_size, kv| Heads {
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        block_size,
+        kv,
+    };
+    let (halves, adjacent) = (RopeLayout::Halves, RopeLayout::Adjacent);
+    for (heads, layout, bias, norms) in [
+        (heads(9, 3, 64, 16, Bf16), halves, false, false),
+        (heads(4, 4, 80, 32, Bf16), adjacent, true, false),
+        (heads(7, 1, 96, 64, Bf16), halves, false, true),
+        (heads(8, 1, 128, 16, Bf16), adjacent, true, true),
+        (heads(2, 1, 16, 16, Bf16), halves, true, true),
+        (heads(4, 1, 64, 32, F16), adjacent, false, true),
+        (heads(3, 3, 96, 16, F16), halves, true, false),
+        (heads(9, 3, 64, 16, Int8), halves, true, false),
+        (heads(7, 1, 80, 32, Int8), adjacent, false, true),
+        (heads(8, 2, 128, 64, Int8), halves, false, false),
+        (heads(2, 1, 16, 16, Int8), adjacent, true, true),
     ] {
+        let case = RopeCase { heads, layout, bias, norms };
         everywhere(&format!("{case:?}"), |device| check_rope(device, case));
     }
 }
 
 #[test]
+fn components_in_8_bits_are_rounded_as_defined() {
+    everywhere("rope_store_int8", check_rounding);
+}
+
+#[test]
 fn only_written_positions_of_named_blocks_are_copied() {
-    everywhere("copy_blocks", check_copy);
+    for kv in KvType::ALL {
+        everywhere(&format!("copy_blocks of {kv:?}"), |device| check_copy(device, kv));
+    }
 }

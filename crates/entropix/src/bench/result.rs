@@ -22,6 +22,8 @@ pub(crate) struct Setup {
     pub(crate) model_n_params: u64,
     pub(crate) n_threads: usize,
     pub(crate) precision: String,
+    /// Type of keys and values in the cache.
+    pub(crate) kv_cache: String,
     pub(crate) policy: String,
     /// What the time that `share_of_limit` compares with is made of.
     #[serde(flatten)]
@@ -211,6 +213,7 @@ mod tests {
             model_n_params: 1_000_000,
             n_threads: 2,
             precision: "int8".into(),
+            kv_cache: "f16".into(),
             policy: "greedy".into(),
             limits: Limits::default(),
         };

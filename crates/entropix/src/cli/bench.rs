@@ -94,6 +94,7 @@ fn setup(session: &Session) -> Setup {
         model_n_params: model.n_params as u64,
         n_threads: model.processor.n_threads(),
         precision: model.precision_name().into(),
+        kv_cache: model.kv_cache_name().into(),
         policy: "greedy".into(),
         limits: Limits::default(),
     }

@@ -133,6 +133,7 @@ impl Job {
             sha256: load::fingerprint(session, output)?,
             precision: summary.precision_name().into(),
             kernel_path: summary.processor.kernels(),
+            kv_cache: summary.processor.kv_type().map(|kv| kv.name().into()),
             context: session.context_limit(),
         };
         let plain = match self.input.plain() {

@@ -1,6 +1,6 @@
 //! `bench kernels`: steps of a CUDA device taken apart.
 
-use super::args::{BenchFormat, KernelsArgs, ModelArgs, OutputArgs};
+use super::args::{BenchFormat, KernelsArgs, KvTypeArg, ModelArgs, OutputArgs};
 use super::load;
 use crate::bench::kernels::{self, KernelSetup, Step};
 use crate::report::say::sayln;
@@ -37,6 +37,7 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
     let block_size = default.block_size;
     let options = CudaOptions {
         ordinal,
+        kv_type: args.kv_cache_dtype.and_then(KvTypeArg::kv_type).unwrap_or_default(),
         n_blocks: steps.iter().map(|s| s.rows * s.context.div_ceil(block_size)).max().unwrap_or(1),
         max_rows: most(|s| s.rows),
         max_tokens: most(|s| s.rows * s.tokens),

@@ -1,6 +1,8 @@
 //! From flags to a session: the model found or fetched, opened, and its policy bound.
 
-use super::args::{ChatArgs, Dtype, ModelArgs, OutputArgs, PrecisionArg, SamplingArgs, SpecialArg};
+use super::args::{
+    ChatArgs, Dtype, KvTypeArg, ModelArgs, OutputArgs, PrecisionArg, SamplingArgs, SpecialArg,
+};
 use super::sources::Sources;
 use crate::report::progress::{Progress, Unit, amount};
 use crate::report::say::sayln;
@@ -126,6 +128,7 @@ pub(crate) fn options(model: &ModelArgs, rows: usize) -> Result<SessionOptions> 
         threads: threads(model)?,
         precision: precision(model)?,
         kernel_path: model.kernel_path,
+        kv_type: model.kv_cache_dtype.and_then(KvTypeArg::kv_type),
         max_context: model.max_model_len,
         max_rows: rows,
         kv_blocks: model.kv_blocks,

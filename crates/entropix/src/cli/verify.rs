@@ -101,11 +101,14 @@ fn open_session(args: &VerifyArgs, manifest: &Manifest, output: &OutputArgs) -> 
     } else {
         (Device::Cpu, Some(record.kernel_path.parse().map_err(|_| unknown())?))
     };
+    let kv_type = record.kv_cache.as_deref().map(str::parse).transpose();
+    let kv_type = kv_type.map_err(|e: String| config(format!("the type of the KV cache {e}")))?;
     let options = SessionOptions {
         device,
         threads: args.threads,
         precision: Some(precision),
         kernel_path,
+        kv_type,
         max_context: Some(record.context),
         max_rows: args.batch_size,
         kv_blocks: None,

@@ -1,7 +1,7 @@
 //! Where a model is computed: what was asked for, and what it came to.
 
 use entropix_cpu::{KernelPath, Precision};
-use entropix_cuda::{Found, probe};
+use entropix_cuda::{Found, KvType, probe};
 use entropix_model::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -60,6 +60,8 @@ pub enum Processor {
         found: Found,
         /// Version of NVRTC, where that compiled the kernels and not nvcc when this program was built.
         nvrtc: Option<(u32, u32)>,
+        /// Type of keys and values in its cache.
+        kv_type: KvType,
     },
 }
 
@@ -76,11 +78,20 @@ impl Processor {
     pub fn kernels(&self) -> String {
         match self {
             Processor::Cpu { kernel_path, .. } => kernel_path.name().into(),
-            Processor::Cuda { found, nvrtc } => {
+            Processor::Cuda { found, nvrtc, .. } => {
                 let compiler =
                     nvrtc.map(|(major, minor)| format!("-nvrtc-{major}.{minor}")).unwrap_or_default();
                 format!("sm_{}{}{compiler}", found.capability.0, found.capability.1)
             }
+        }
+    }
+
+    /// What keys and values are in the cache, where that is a choice: `bf16`, `f16` or `int8` on CUDA. The processor's
+    /// follows from the precision.
+    pub fn kv_type(&self) -> Option<KvType> {
+        match self {
+            Processor::Cpu { .. } => None,
+            Processor::Cuda { kv_type, .. } => Some(*kv_type),
         }
     }
 
@@ -97,7 +108,10 @@ impl fmt::Display for Processor {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Processor::Cpu { kernel_path, n_threads } => write!(f, "{kernel_path}, {n_threads} threads"),
-            Processor::Cuda { found, .. } => write!(f, "cuda:{}, {}", found.ordinal, found.name),
+            Processor::Cuda { found, kv_type, .. } => {
+                write!(f, "cuda:{}, {}", found.ordinal, found.name)?;
+                if *kv_type == KvType::default() { Ok(()) } else { write!(f, ", KV cache in {kv_type}") }
+            }
         }
     }
 }
@@ -106,11 +120,28 @@ impl fmt::Display for Processor {
 /// why.
 ///
 /// # Errors
-/// As [`probe`] for a CUDA device that was named; `Unsupported` for arithmetic that it has not.
+/// As [`probe`] for a CUDA device that was named; `Unsupported` for arithmetic or a type of the KV cache that the device
+/// has not.
 pub(super) fn choose(
     device: Device,
     precision: Option<Precision>,
+    kv_type: Option<KvType>,
 ) -> Result<(Option<Found>, Option<String>)> {
+    let (found, why) = by_arithmetic(device, precision)?;
+    match kv_type {
+        Some(kv_type) if found.is_none() => {
+            let why = why.map(|why| format!("{why}, and ")).unwrap_or_default();
+            let message = format!(
+                "{why}--kv-cache-dtype {kv_type} is for CUDA devices; on the cpu the cache is in f16, with --precision exact in \
+                 f32: leave it out"
+            );
+            Err(Error::unsupported("KvType", message))
+        }
+        _ => Ok((found, why)),
+    }
+}
+
+fn by_arithmetic(device: Device, precision: Option<Precision>) -> Result<(Option<Found>, Option<String>)> {
     let other = precision.filter(|&precision| precision != Precision::Bf16);
     match device {
         Device::Cpu => Ok((None, None)),
@@ -149,10 +180,19 @@ mod tests {
 
     #[test]
     fn arithmetic_decides_too() {
-        let error = choose(Device::Cuda(0), Some(Precision::Exact)).unwrap_err();
+        let error = choose(Device::Cuda(0), Some(Precision::Exact), None).unwrap_err();
         assert_eq!(error.code, "Precision", "{error}");
-        let (found, why) = choose(Device::Auto, Some(Precision::Int8)).unwrap();
+        let (found, why) = choose(Device::Auto, Some(Precision::Int8), None).unwrap();
         assert!(found.is_none() && why.unwrap().contains("bf16 only"));
-        assert_eq!(choose(Device::Cpu, None).unwrap(), (None, None));
+        assert_eq!(choose(Device::Cpu, None, None).unwrap(), (None, None));
+    }
+
+    #[test]
+    fn the_type_of_the_cache_is_for_devices_that_have_a_choice() {
+        for (device, precision) in [(Device::Cpu, None), (Device::Auto, Some(Precision::Exact))] {
+            let error = choose(device, precision, Some(KvType::Bf16)).unwrap_err();
+            assert_eq!(error.code, "KvType", "{error}");
+            assert!(error.message.contains("--kv-cache-dtype bf16 is for CUDA devices"), "{error}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::text::{
     ChatOptions, ChatTemplate, Date, Message, Sandbox, Special, Tokenizer, answer_reader, token_classes,
 };
 use entropix_cpu::{KernelPath, Precision, Progress, StepTimes};
+use entropix_cuda::KvType;
 use entropix_engine::{Engine, EngineOptions, Policy, PolicyFile};
 use entropix_model::{Checkpoint, DType, Error, LayerWeights, MemoryPlan, Result, Tensor, TokenId, Weights};
 use open::Opened;
@@ -34,6 +35,8 @@ pub struct SessionOptions {
     pub precision: Option<Precision>,
     /// The kernels; none is the best this machine has.
     pub kernel_path: Option<KernelPath>,
+    /// Type of keys and values in the cache, on CUDA alone; none is bf16 there.
+    pub kv_type: Option<KvType>,
     /// Most tokens of a sequence; none is what the model was made for.
     pub max_context: Option<usize>,
     /// Most sequences computed at once.
@@ -61,6 +64,7 @@ impl Default for SessionOptions {
             threads: None,
             precision: None,
             kernel_path: None,
+            kv_type: None,
             max_context: None,
             max_rows: 8,
             kv_blocks: None,
@@ -77,9 +81,9 @@ impl SessionOptions {
     /// Whether the device that is asked for can be had, before anything is fetched or read.
     ///
     /// # Errors
-    /// As [`entropix_cuda::probe`]; `Unsupported` for arithmetic that the device has not.
+    /// As [`entropix_cuda::probe`]; `Unsupported` for arithmetic or a type of the KV cache that the device has not.
     pub fn check_device(&self) -> Result<()> {
-        device::choose(self.device, self.precision).map(drop)
+        device::choose(self.device, self.precision, self.kv_type).map(drop)
     }
 }
 
@@ -146,6 +150,15 @@ impl ModelSummary {
             Precision::Int8 => "int8",
         }
     }
+
+    /// Type of keys and values in the cache: `f32`, `f16`, `bf16` or `int8`.
+    pub fn kv_cache_name(&self) -> &'static str {
+        match (self.processor.kv_type(), self.precision) {
+            (Some(kv_type), _) => kv_type.name(),
+            (None, Precision::Exact) => "f32",
+            (None, Precision::Bf16 | Precision::Int8) => "f16",
+        }
+    }
 }
 
 /// A model ready to answer.
@@ -210,7 +223,7 @@ impl Session {
             warnings.push("the model names no token that ends an answer; give --max-tokens or --stop".into());
         }
         let classes = token_classes(&tokenizer, config.vocab_size, &ends);
-        let (found, choice) = device::choose(options.device, options.precision)?;
+        let (found, choice) = device::choose(options.device, options.precision, options.kv_type)?;
         let times = Times::default();
         let opened = match found {
             Some(found) => Opened::cuda(checkpoint, options, &found, progress)?,

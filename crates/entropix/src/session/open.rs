@@ -51,7 +51,8 @@ impl Opened {
             Opening::Weights { done, total } => progress(done, total),
             Opening::Kernels { .. } => (options.tell)(&opening.to_string()),
         })?;
-        let processor = Processor::Cuda { found: found.clone(), nvrtc: backend.nvrtc() };
+        let processor =
+            Processor::Cuda { found: found.clone(), nvrtc: backend.nvrtc(), kv_type: cuda.kv_type };
         let memory = backend.memory();
         // Its cache is claimed whole.
         let kept_blocks = None;
@@ -81,6 +82,7 @@ fn cuda_options(checkpoint: &Checkpoint, options: &SessionOptions, found: &Found
     let default = CudaOptions::default();
     let mut cuda = CudaOptions {
         ordinal: found.ordinal,
+        kv_type: options.kv_type.unwrap_or_default(),
         max_rows: options.max_rows,
         max_tokens: default.max_tokens.max(options.max_rows),
         max_kept: options.max_rows,

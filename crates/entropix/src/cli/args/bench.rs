@@ -1,4 +1,4 @@
-use super::{ModelArgs, values, values::Sizes};
+use super::{KvTypeArg, ModelArgs, values, values::Sizes};
 use clap::{Args, Subcommand, ValueEnum};
 use entropix::Device;
 use std::ffi::OsString;
@@ -70,6 +70,9 @@ pub(crate) struct KernelsArgs {
     /// Which device: cuda or cuda:N.
     #[arg(long, value_name = "DEVICE", default_value = "cuda")]
     pub device: Device,
+    /// Keys and values in the cache: bf16, f16 or int8 [default: auto, which is bf16].
+    #[arg(long, value_name = "TYPE")]
+    pub kv_cache_dtype: Option<KvTypeArg>,
 }
 
 /// How to print results.

@@ -19,7 +19,7 @@ pub(crate) use batch::BatchArgs;
 pub(crate) use bench::{BenchArgs, BenchFormat, BenchPart, KernelsArgs};
 pub(crate) use calibrate::{AnswerArg, CalibrateArgs};
 pub(crate) use job::JobArgs;
-pub(crate) use model::{Dtype, ModelArgs, PrecisionArg};
+pub(crate) use model::{Dtype, KvTypeArg, ModelArgs, PrecisionArg};
 pub(crate) use output::{Color, OutputArgs, ProgressArg, SignalsArg, SpecialArg};
 pub(crate) use replay::ReplayArgs;
 pub(crate) use report::ReportArgs;

@@ -1,6 +1,6 @@
 use super::values;
 use clap::{Args, ValueEnum};
-use entropix::{Device, KernelPath};
+use entropix::{Device, KernelPath, KvType};
 use std::ffi::OsString;
 
 /// Which model, and how it is computed.
@@ -33,6 +33,10 @@ pub(crate) struct ModelArgs {
     /// Blocks of the KV cache [default: enough for the rows asked for].
     #[arg(long, value_name = "N", value_parser = values::at_least_one)]
     pub kv_blocks: Option<usize>,
+    /// Keys and values in the cache of a CUDA device: bf16, f16 (finer, up to 65,504) or int8 (half the memory) [default:
+    /// auto, which is bf16].
+    #[arg(long, value_name = "TYPE")]
+    pub kv_cache_dtype: Option<KvTypeArg>,
 }
 
 /// Arithmetic.
@@ -44,6 +48,33 @@ pub(crate) enum PrecisionArg {
     Bf16,
     /// Activations in 8 bits for the dot products, KV cache in f16.
     Int8,
+}
+
+/// Type of keys and values in the cache of a CUDA device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvTypeArg {
+    /// That of the device: bf16 on CUDA; on the CPU f16, or f32 with --precision exact.
+    Auto,
+    /// 16 bits with the range of f32.
+    #[value(alias = "bfloat16")]
+    Bf16,
+    /// 16 bits with three more of precision, up to 65,504.
+    #[value(alias = "float16", alias = "half")]
+    F16,
+    /// 8 bits, and a scale for every vector.
+    Int8,
+}
+
+impl KvTypeArg {
+    /// None for auto.
+    pub(crate) fn kv_type(self) -> Option<KvType> {
+        match self {
+            KvTypeArg::Auto => None,
+            KvTypeArg::Bf16 => Some(KvType::Bf16),
+            KvTypeArg::F16 => Some(KvType::F16),
+            KvTypeArg::Int8 => Some(KvType::Int8),
+        }
+    }
 }
 
 /// Type of the activations.

@@ -1,0 +1,4 @@
+// Attention with heads of 64 components and a cache in bf16; see attend.cuh.
+#include "attend.cuh"
+
+ATTEND_KERNELS(KvBf16, bf16, 64);

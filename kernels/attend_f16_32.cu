@@ -1,0 +1,4 @@
+// Attention with heads of 32 components and a cache in f16; see attend.cuh.
+#include "attend.cuh"
+
+ATTEND_KERNELS(KvF16, f16, 32);

@@ -1,0 +1,4 @@
+// Attention with heads of 80 components and a cache in 8 bits; see attend.cuh.
+#include "attend.cuh"
+
+ATTEND_KERNELS(KvInt8, int8, 80);
