@@ -214,6 +214,17 @@ impl<'a, E: Element> LayerPages<'a, E> {
         unsafe { self.keys.read(panel * n..(panel + 1) * n) }
     }
 
+    /// Where keys and values of a block lie: first byte and bytes of each.
+    pub(crate) fn of_block(&self, block: BlockId) -> [(*const u8, usize); 2] {
+        let g = self.geometry;
+        let panels = g.block_panels * g.n_kv_heads;
+        let of = |vectors: &Shared<'a, [E; LANES]>, n: usize| {
+            let first = block as usize * n;
+            (vectors.pointer(first..first + n).cast_const().cast(), n * size_of::<[E; LANES]>())
+        };
+        [of(&self.keys, panels * g.key_panel()), of(&self.values, panels * g.value_panel())]
+    }
+
     /// The values of one panel, (16, value_vectors).
     ///
     /// # Safety

@@ -7,10 +7,10 @@
 use crate::attention::{self, HeadSignals, Queries, Span};
 use crate::cache::{Element, LayerPages, Pages};
 use crate::elementwise::{Heads, rms_norm, swiglu};
-use crate::linear::{Activations, Matrix, ROW_GROUP, Upcoming};
+use crate::linear::{Activations, Beside, Matrix, ROW_GROUP, Upcoming};
 use crate::options::{TASK_ROWS, TASK_TOKENS};
 use crate::plan::{Attending, AttentionTask, SpanPlan, StepPlan};
-use crate::pool::Pool;
+use crate::pool::{Pool, share};
 use crate::shared::Shared;
 use crate::simd::{Family, Kernel, Lanes, dispatch};
 use crate::tasks::{First, Product};
@@ -24,6 +24,9 @@ use std::ops::Range;
 const FEW_TOKENS: usize = 8;
 /// Tokens a task of such a pass: those whose rounded activations share cache lines.
 const TOKENS_A_TASK: usize = 4;
+
+/// From so many tokens on a product multiplies so long with each weight that the memory has time for what comes later.
+const MANY_TOKENS: usize = 24;
 
 /// What a step computes with.
 pub(crate) struct Step<'a> {
@@ -51,6 +54,11 @@ impl Step<'_> {
         times.embed += lap.next();
         for (i, layer) in self.model.layers.iter().enumerate() {
             let is_last = i + 1 == self.model.layers.len();
+            let gates = self.products(layer)[2];
+            work.besides.iter_mut().for_each(|beside| beside.set(std::iter::empty(), 1));
+            if !is_last && n_tokens >= MANY_TOKENS {
+                self.load_beside(&pages.layer(i + 1), gates, &mut work.besides);
+            }
             let pages = pages.layer(i);
             self.norm(&layer.attn_norm, n_tokens, work);
             times.elementwise += lap.next();
@@ -77,6 +85,29 @@ impl Step<'_> {
             times.linear += lap.next();
             self.add_product(n_tokens, down, after, &work.gated_in, &mut work.x, &mut work.threads);
             times.linear += lap.next();
+        }
+    }
+
+    /// What the threads will read of a layer's cache for rows that decode, to be loaded in the course of a product before it.
+    fn load_beside<E: Element>(
+        &self,
+        pages: &LayerPages<'_, E>,
+        product: Product<'_>,
+        besides: &mut [Beside],
+    ) {
+        let Attending { tasks, spans, .. } = &self.plan.all;
+        let (n_tokens, n_threads) = (self.batch.tokens.len(), besides.len());
+        // Gates and ups.
+        let n_groups = 2 * product.n_groups(n_tokens, n_threads);
+        for (thread, beside) in besides.iter_mut().enumerate() {
+            let decoding =
+                tasks[share(tasks.len(), thread, n_threads)].iter().filter_map(|task| match *task {
+                    AttentionTask::Span(i) => Some(&spans[i]).filter(|span| span.n_tokens == 1),
+                    // Few rows, whose products read as fast as they can.
+                    AttentionTask::Split { .. } => None,
+                });
+            let blocks = decoding.flat_map(|span| &self.batch.blocks[span.blocks.clone()]);
+            beside.set(blocks.flat_map(|&block| pages.of_block(block)), n_groups);
         }
     }
 
@@ -303,15 +334,15 @@ impl Step<'_> {
         let matrix = product.matrix;
         let n_gates = width.next_multiple_of(matrix.row_group());
         let up = matrix.rows_of(1).start;
-        let threads = Shared::new(&mut work.threads);
+        let (threads, besides) = (Shared::new(&mut work.threads), Shared::new(&mut work.besides));
         let (normed_in, gated_in) = (&work.normed_in, &work.gated_in);
         self.for_rectangles(n_tokens, product, next, &|tokens, columns, thread, upcoming| {
             // SAFETY: tasks of one thread do not overlap.
-            let products = &mut unsafe { threads.at(thread) }.products;
+            let (products, beside) = unsafe { (&mut threads.at(thread).products, &*besides.at(thread)) };
             let (gates, ups) = products.split_at_mut(TASK_TOKENS * TASK_ROWS);
             let rows = columns.start..n_gates.min(columns.end.next_multiple_of(matrix.row_group()));
             let up_rows = up + rows.start..up + rows.end;
-            let then = matrix.upcoming(up_rows.start);
+            let (then, upcoming) = (matrix.upcoming(up_rows.start).and(beside), upcoming.and(beside));
             matrix.multiply(normed_in, tokens.clone(), rows.clone(), gates, rows.len(), then);
             matrix.multiply(normed_in, tokens.clone(), up_rows, ups, rows.len(), upcoming);
             let pairs = gates.chunks_exact_mut(rows.len()).zip(ups.chunks_exact(rows.len()));
@@ -343,7 +374,7 @@ impl Step<'_> {
         n_tokens: usize,
         product: Product<'_>,
         next: First<'_>,
-        f: &(dyn Fn(Range<usize>, Range<usize>, usize, Upcoming) + Sync),
+        f: &(dyn Fn(Range<usize>, Range<usize>, usize, Upcoming<'static>) + Sync),
     ) {
         if n_tokens == 0 {
             return;

@@ -1,6 +1,6 @@
 //! How products are cut into tasks, and where each thread goes on after one.
 
-use crate::linear::{Matrix, Upcoming};
+use crate::linear::{Matrix, ROW_GROUP, Upcoming};
 use crate::options::{TASK_ROWS, TASK_TOKENS};
 use crate::pool::share;
 use std::ops::Range;
@@ -22,7 +22,7 @@ impl First<'_> {
     }
 
     /// What a thread reads first.
-    pub(crate) fn of(&self, thread: usize, n_threads: usize) -> Upcoming {
+    pub(crate) fn of(&self, thread: usize, n_threads: usize) -> Upcoming<'static> {
         self.row(thread, n_threads).map_or(Upcoming::NOTHING, |row| self.matrix.upcoming(row))
     }
 
@@ -34,7 +34,7 @@ impl First<'_> {
         from: &Matrix,
         thread: usize,
         n_threads: usize,
-    ) -> Upcoming {
+    ) -> Upcoming<'static> {
         match share(cut.n_tasks(), thread, n_threads) {
             share if share.contains(&(task + 1)) => from.upcoming(cut.at(task + 1).1.start),
             _ => self.of(thread, n_threads),
@@ -58,6 +58,12 @@ impl<'a> Product<'a> {
         }
         let cut = self.rectangles(n_tokens, n_threads);
         First { matrix: self.matrix, n_tasks: cut.n_tasks(), tasks_a_row: cut.columns(), rows: cut.rows }
+    }
+
+    /// Groups of rows that a thread meets, once for each of the rectangles' columns of tokens.
+    pub(crate) fn n_groups(&self, n_tokens: usize, n_threads: usize) -> usize {
+        let columns = self.rectangles(n_tokens, n_threads).columns();
+        (self.n_rows.div_ceil(ROW_GROUP) * columns).div_ceil(n_threads)
     }
 
     pub(crate) fn rectangles(&self, n_tokens: usize, n_threads: usize) -> Rectangles {

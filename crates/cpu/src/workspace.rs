@@ -1,7 +1,7 @@
 //! Every buffer of a step, allocated once.
 
 use crate::attention::{HeadSignals, Parts, Scratch, SignalSums};
-use crate::linear::Activations;
+use crate::linear::{Activations, Beside};
 use crate::memory::Zeroed;
 use crate::moments::{Floor, TILE, TileMoments};
 use crate::options::{CpuOptions, HEAD_ASKS, TASK_ROWS, TASK_TOKENS, max_context, n_slots};
@@ -63,6 +63,8 @@ pub(crate) struct Workspace {
     pub(crate) parts: Parts,
     /// (threads)
     pub(crate) threads: Vec<ThreadRoom>,
+    /// (threads) what each reads of the cache in the next layer.
+    pub(crate) besides: Vec<Beside>,
     /// (asks of a call) candidates before they are put in order.
     pub(crate) lists: Vec<Candidates>,
 }
@@ -107,6 +109,7 @@ impl Workspace {
             disagreements: Vec::new(),
             parts: Parts::new(n_slots(c, options), c.group_size(), c.head_dim)?,
             threads: (0..n_threads).map(|_| thread()).collect::<Result<_>>()?,
+            besides: std::iter::repeat_with(Beside::default).take(n_threads).collect(),
             lists: Vec::new(),
         })
     }

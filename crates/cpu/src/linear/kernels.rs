@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::activations::Form;
+use super::beside::Beside;
 use super::layout::{ALIGNMENT, GroupLayout};
 use super::memory::{prefetch_far, prefetch_near};
 use super::{Precision, ROW_GROUP};
@@ -11,7 +12,7 @@ use std::ops::Range;
 
 /// A rectangle of products: some tokens times whole groups of rows of one tensor.
 #[derive(Debug, Clone)]
-pub(crate) struct Job {
+pub(crate) struct Job<'a> {
     /// The first group.
     pub(crate) groups: *const u8,
     /// How many.
@@ -30,9 +31,11 @@ pub(crate) struct Job {
     pub(crate) stride: usize,
     /// What the same thread reads after the last group.
     pub(crate) upcoming: *const u8,
+    /// What it reads after the product, if that is worth loading meanwhile.
+    pub(crate) beside: Option<&'a Beside>,
 }
 
-impl Job {
+impl Job<'_> {
     /// Cuts the tokens into tiles that start on a panel or stay within one. `tile(n)` is the number of tokens the
     /// kernel takes of n at hand, a multiple of [`Form::panel`] when it is more than that. Calls
     /// `f(panel pointer moved to the first token, tokens, offset into out)`.
@@ -97,7 +100,7 @@ impl Run {
 /// foresees by itself ends at every page and at every plane. Lines of small groups are asked for twice: a good while before,
 /// so that memory has time to bring them to the second level, which can wait for more of them than the first, and into
 /// the first when their group is next. Large groups are next a good while before as it is.
-pub(crate) struct Ahead {
+pub(crate) struct Ahead<'a> {
     next: *const u8,
     end: *const u8,
     lines_a_block: usize,
@@ -105,6 +108,8 @@ pub(crate) struct Ahead {
     /// Where the job ends, and what is read after it; null when nothing is.
     job_end: *const u8,
     upcoming: *const u8,
+    /// What is loaded besides, and how many lines of it a block.
+    beside: Option<(&'a Beside, usize)>,
 }
 
 /// Lines to load: so many from each place.
@@ -117,20 +122,22 @@ struct Lines {
     n: usize,
 }
 
-impl Ahead {
+impl<'a> Ahead<'a> {
     /// For `together` groups from `i` on, whose tokens are cut into `n_tiles` tiles.
     #[inline(always)]
-    pub(crate) fn new(job: &Job, i: usize, together: usize, n_tiles: usize) -> Self {
+    pub(crate) fn new(job: &Job<'a>, i: usize, together: usize, n_tiles: usize) -> Self {
         let n_bytes = together * job.layout.n_bytes;
         let n_lines = n_bytes / ALIGNMENT;
+        let steps = (job.layout.n_blocks * n_tiles).max(1);
         let next = if i + together < job.n_groups { job.group(i + together).0 } else { job.upcoming };
         Self {
             next,
             end: if next.is_null() { next } else { next.wrapping_add(n_bytes) },
-            lines_a_block: n_lines.div_ceil((job.layout.n_blocks * n_tiles).max(1)),
+            lines_a_block: n_lines.div_ceil(steps),
             near: n_bytes <= NEAR_BYTES,
             job_end: job.group(job.n_groups).0,
             upcoming: job.upcoming,
+            beside: job.beside.map(|beside| (beside, beside.lines_a_step(steps))),
         }
     }
 
@@ -138,12 +145,23 @@ impl Ahead {
     #[inline(always)]
     pub(crate) fn nothing() -> Self {
         let none = std::ptr::null();
-        Self { next: none, end: none, lines_a_block: 0, near: false, job_end: none, upcoming: none }
+        Self {
+            next: none,
+            end: none,
+            lines_a_block: 0,
+            near: false,
+            job_end: none,
+            upcoming: none,
+            beside: None,
+        }
     }
 
     /// Called once a block.
     #[inline(always)]
     pub(crate) fn step(&mut self) {
+        if let Some((beside, lines)) = self.beside {
+            beside.step(lines);
+        }
         if self.next >= self.end {
             return;
         }
@@ -189,7 +207,7 @@ const FAR_BYTES: usize = 32 << 10;
 /// The machine must have the family's instructions. `groups` must hold `n_groups` groups of the type and
 /// `panels` the tokens in the form the kernel was chosen for; `out[t * stride + r]` must be writable for every
 /// token t and row r of the job, and nobody else may touch it.
-pub(crate) type Kernel = unsafe fn(&Job);
+pub(crate) type Kernel = unsafe fn(&Job<'_>);
 
 /// The form of activations that a stored type reads.
 pub(crate) fn form(precision: Precision, path: KernelPath, dtype: DType) -> Form {
@@ -273,6 +291,7 @@ mod tests {
             out: std::ptr::null_mut(),
             stride: 0,
             upcoming: upcoming.map_or(std::ptr::null(), pointer),
+            beside: None,
         };
         let mut lines = BTreeMap::new();
         for i in 0..n_groups {

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::activations::{Activations, Form, Forms};
+use super::beside::Beside;
 use super::kernels::{Job, Kernel, form, select};
 use super::layout::{self, GroupLayout};
 use super::packing::pack_group;
@@ -43,18 +44,23 @@ pub struct Matrix {
     n_cols: usize,
 }
 
-/// Weights that a thread reads next, so that the first of them can be in its cache by then.
+/// What a thread reads next, so that it can be in a cache by then: weights, the first of them at the end of a product, and
+/// other memory in the course of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Upcoming(*const u8);
+pub struct Upcoming<'a> {
+    /// Only ever prefetched, which no program can see.
+    weights: *const u8,
+    beside: Option<&'a Beside>,
+}
 
-// SAFETY: only ever prefetched, which no program can see.
-unsafe impl Send for Upcoming {}
-// SAFETY: as above.
-unsafe impl Sync for Upcoming {}
+impl<'a> Upcoming<'a> {
+    /// Nothing.
+    pub const NOTHING: Self = Self { weights: std::ptr::null(), beside: None };
 
-impl Upcoming {
-    /// No weights.
-    pub const NOTHING: Self = Self(std::ptr::null());
+    /// The same weights, and other memory.
+    pub fn and(self, beside: &'a Beside) -> Self {
+        Self { beside: Some(beside), ..self }
+    }
 }
 
 /// One packed tensor.
@@ -179,9 +185,12 @@ impl Matrix {
     }
 
     /// The weights of row `row`, a multiple of [`ROW_GROUP`], for a product that comes before theirs.
-    pub fn upcoming(&self, row: usize) -> Upcoming {
+    pub fn upcoming(&self, row: usize) -> Upcoming<'static> {
         let segment = self.segments.iter().find(|segment| segment.padded_rows().contains(&row));
-        segment.map_or(Upcoming::NOTHING, |segment| Upcoming(self.bytes[segment.group(row)..].as_ptr()))
+        segment.map_or(Upcoming::NOTHING, |segment| {
+            let weights = self.bytes[segment.group(row)..].as_ptr();
+            Upcoming { weights, beside: None }
+        })
     }
 
     /// Products of `tokens` of the activations with `rows` of the matrix: `out[t * stride + r]` for the t-th
@@ -198,7 +207,7 @@ impl Matrix {
         rows: Range<usize>,
         out: &mut [f32],
         stride: usize,
-        upcoming: Upcoming,
+        upcoming: Upcoming<'_>,
     ) {
         if tokens.is_empty() || rows.is_empty() {
             return;
@@ -226,7 +235,7 @@ impl Matrix {
         rows: Range<usize>,
         out: *mut f32,
         stride: usize,
-        upcoming: Upcoming,
+        upcoming: Upcoming<'_>,
     ) {
         assert_eq!(activations.n_cols(), self.n_cols, "columns of the activations");
         assert!(
@@ -266,10 +275,11 @@ impl Matrix {
                 out: out.wrapping_add(start - rows.start),
                 stride,
                 upcoming: if is_last {
-                    upcoming.0
+                    upcoming.weights
                 } else {
                     groups.wrapping_add(n_groups * segment.layout.n_bytes)
                 },
+                beside: upcoming.beside,
             };
             // SAFETY: `pack` checked that the machine has the instructions; the segment holds these groups and
             // the activations these tokens; the caller vouches for `out`.

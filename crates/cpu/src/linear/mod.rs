@@ -10,6 +10,7 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod beside;
 mod kernels;
 mod layout;
 mod matrix;
@@ -22,6 +23,7 @@ mod tests;
 pub use activations::{Activations, Forms};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::has_tiles;
+pub use beside::Beside;
 pub(crate) use kernels::{dot_products, pair_products};
 pub use matrix::{Matrix, Part, Upcoming};
 

@@ -47,7 +47,7 @@ fn vector(plane: &[u8], i: usize) -> Rows<u32> {
 
 /// A block's numbers, left-aligned in a byte.
 #[inline(always)]
-fn open(dtype: DType, group: &[u8], job: &Job, block: usize, out: &mut Columns) {
+fn open(dtype: DType, group: &[u8], job: &Job<'_>, block: usize, out: &mut Columns) {
     let planes = layout::planes(dtype);
     let low_bits = &group[job.layout.low_bits..job.layout.scales];
     for quad in 0..BLOCK / 4 {
@@ -88,7 +88,7 @@ fn open(dtype: DType, group: &[u8], job: &Job, block: usize, out: &mut Columns) 
 
 /// d of both halves of a block, and m.
 #[inline(always)]
-fn scales(dtype: DType, group: &[u8], job: &Job, block: usize) -> ([Rows<f32>; 2], Rows<f32>) {
+fn scales(dtype: DType, group: &[u8], job: &Job<'_>, block: usize) -> ([Rows<f32>; 2], Rows<f32>) {
     let (mut d, mut m) = ([[0.0; ROW_GROUP]; 2], [0.0; ROW_GROUP]);
     for lane in 0..ROW_GROUP {
         let scale = layout::block_scale(dtype, group, &job.layout, lane, block);
@@ -99,7 +99,7 @@ fn scales(dtype: DType, group: &[u8], job: &Job, block: usize) -> ([Rows<f32>; 2
 
 /// A block's weights.
 #[inline(always)]
-fn open_weights(dtype: DType, group: &[u8], job: &Job, block: usize, out: &mut Columns) {
+fn open_weights(dtype: DType, group: &[u8], job: &Job<'_>, block: usize, out: &mut Columns) {
     if dtype.is_quantised() {
         let (d, m) = scales(dtype, group, job, block);
         open(dtype, group, job, block, out);
@@ -130,7 +130,7 @@ fn add_products(columns: &[Rows<f32>], x: &[f32], sums: &mut Rows<f32>) {
 }
 
 /// Activations of F32 or Rounded form.
-unsafe fn float<const TYPE: usize>(job: &Job) {
+unsafe fn float<const TYPE: usize>(job: &Job<'_>) {
     let dtype = DType::ALL[TYPE];
     let mut weights: Columns = [[0.0; ROW_GROUP]; BLOCK];
     for i in 0..job.n_groups {
@@ -157,7 +157,7 @@ unsafe fn float<const TYPE: usize>(job: &Job) {
     }
 }
 
-unsafe fn int8<const TYPE: usize>(job: &Job) {
+unsafe fn int8<const TYPE: usize>(job: &Job<'_>) {
     let dtype = DType::ALL[TYPE];
     let signed = layout::is_signed(dtype);
     let mut numbers: Columns = [[0.0; ROW_GROUP]; BLOCK];

@@ -179,7 +179,7 @@ impl<W: Weights> Columns for Opened<W> {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn run<C: Columns>(job: &Job) {
+unsafe fn run<C: Columns>(job: &Job<'_>) {
     if job.tokens.len() <= FEW_TOKENS {
         // SAFETY: the job's promise.
         return unsafe { few_tokens::<C>(job) };
@@ -201,7 +201,7 @@ unsafe fn run<C: Columns>(job: &Job) {
 
 /// F32 weights need no opening.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn run_singles(job: &Job) {
+unsafe fn run_singles(job: &Job<'_>) {
     if job.tokens.len() <= FEW_TOKENS {
         // SAFETY: the job's promise.
         return unsafe { few_tokens::<Singles>(job) };
@@ -220,7 +220,7 @@ unsafe fn run_singles(job: &Job) {
 const FEW_TOKENS: usize = 2;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn few_tokens<C: Columns>(job: &Job) {
+unsafe fn few_tokens<C: Columns>(job: &Job<'_>) {
     let whole = Run::whole(&job.layout);
     for i in 0..job.n_groups {
         let (group, out) = job.group(i);
@@ -245,7 +245,7 @@ unsafe fn few_tokens<C: Columns>(job: &Job) {
 
 /// Writes a run of a group as one of F32.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn open<C: Columns>(job: &Job, run: Run, group: *const u8, to: *mut u8, ahead: &mut Ahead) {
+unsafe fn open<C: Columns>(job: &Job<'_>, run: Run, group: *const u8, to: *mut u8, ahead: &mut Ahead<'_>) {
     // SAFETY: the job's promise; `to` has room for the run.
     unsafe {
         for i in 0..run.n_blocks {
@@ -273,7 +273,7 @@ unsafe fn open<C: Columns>(job: &Job, run: Run, group: *const u8, to: *mut u8, a
 
 /// A run of a group of F32, which starts at `group`, times all tokens.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn many_tokens(job: &Job, run: Run, group: *const u8, out: *mut f32) {
+unsafe fn many_tokens(job: &Job<'_>, run: Run, group: *const u8, out: *mut f32) {
     let mut ahead = Ahead::nothing();
     job.for_each_tile(
         Form::F32,
@@ -295,12 +295,12 @@ const PANEL: usize = Form::F32.panel();
 /// A run of a group times T tokens, `group` and `panel` starting with its first block; both halves at once, since a sum waits for the one before it.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile<C: Columns, const T: usize>(
-    job: &Job,
+    job: &Job<'_>,
     run: Run,
     group: *const u8,
     panel: *const u8,
     out: *mut f32,
-    ahead: &mut Ahead,
+    ahead: &mut Ahead<'_>,
 ) {
     // SAFETY: the job's promise holds for the group, for T <= PANEL tokens from `panel` on and for T rows of
     // `out`.

@@ -25,7 +25,7 @@ pub(super) fn select(dtype: DType) -> Kernel {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn run<W: Weights>(job: &Job) {
+unsafe fn run<W: Weights>(job: &Job<'_>) {
     for i in 0..job.n_groups {
         let (group, out) = job.group(i);
         // Each tile runs twice, for each half.
@@ -53,11 +53,11 @@ const PANEL: usize = Form::Int8.panel();
 /// Half a group times T tokens.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile<W: Weights, const T: usize>(
-    job: &Job,
+    job: &Job<'_>,
     weights: W,
     panel: *const u8,
     out: *mut f32,
-    ahead: &mut Ahead,
+    ahead: &mut Ahead<'_>,
 ) {
     // SAFETY: the job's promise holds for the group, for T <= PANEL tokens from `panel` on and for T rows of
     // `out`.

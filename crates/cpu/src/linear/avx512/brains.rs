@@ -186,7 +186,7 @@ impl<W: Weights> Opened<W> {
     /// # Safety
     /// `group` is one of this type; `to` has room for the run on a vector boundary.
     #[inline(always)]
-    unsafe fn open(group: *const u8, layout: &GroupLayout, run: Run, to: *mut u8, ahead: &mut Ahead) {
+    unsafe fn open(group: *const u8, layout: &GroupLayout, run: Run, to: *mut u8, ahead: &mut Ahead<'_>) {
         // SAFETY: promised above.
         unsafe {
             let numbers = Numbers::<W>::new(group, layout);
@@ -253,7 +253,7 @@ const TOKEN: usize = Form::Pairs.token_bytes();
 const PANEL: usize = Form::Pairs.panel();
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
-unsafe fn run_opened<W: Weights>(job: &Job) {
+unsafe fn run_opened<W: Weights>(job: &Job<'_>) {
     if job.tokens.len() <= TILE {
         // SAFETY: the job's promise.
         return unsafe { run::<Numbers<W>>(job) };
@@ -274,7 +274,7 @@ unsafe fn run_opened<W: Weights>(job: &Job) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
-unsafe fn run<P: Pairs>(job: &Job) {
+unsafe fn run<P: Pairs>(job: &Job<'_>) {
     let whole = Run::whole(&job.layout);
     for i in 0..job.n_groups {
         let (group, out) = job.group(i);
@@ -286,7 +286,7 @@ unsafe fn run<P: Pairs>(job: &Job) {
 
 /// A run of a group, which starts at `group`, times all tokens.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
-unsafe fn tiles<P: Pairs>(job: &Job, run: Run, group: *const u8, out: *mut f32, ahead: &mut Ahead) {
+unsafe fn tiles<P: Pairs>(job: &Job<'_>, run: Run, group: *const u8, out: *mut f32, ahead: &mut Ahead<'_>) {
     job.for_each_tile(Form::Pairs, few_halves, |panel, n, to| {
         let (panel, out) = (run.panel(panel, Form::Pairs), out.wrapping_add(to));
         // SAFETY: the job's promise; tiles and groups stay within it.
@@ -308,12 +308,12 @@ unsafe fn dot(sum: __m512, pairs: __m512i, x: i32) -> __m512 {
 /// A run of a group times T tokens. `group` and `panel` start with the run's first block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
 unsafe fn tile<P: Pairs, const T: usize>(
-    job: &Job,
+    job: &Job<'_>,
     run: Run,
     group: *const u8,
     panel: *const u8,
     out: *mut f32,
-    ahead: &mut Ahead,
+    ahead: &mut Ahead<'_>,
 ) {
     // SAFETY: the job's promise holds for the group, for T tokens from `panel` on and for T rows of `out`.
     unsafe {

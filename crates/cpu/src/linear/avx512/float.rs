@@ -179,7 +179,7 @@ impl<W: Weights> Columns for Opened<W> {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn run<C: Columns>(job: &Job) {
+unsafe fn run<C: Columns>(job: &Job<'_>) {
     if job.tokens.len() <= FEW_TOKENS {
         // SAFETY: the job's promise.
         return unsafe { few_tokens::<C>(job) };
@@ -201,7 +201,7 @@ unsafe fn run<C: Columns>(job: &Job) {
 
 /// F32 weights need no opening.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn run_singles(job: &Job) {
+unsafe fn run_singles(job: &Job<'_>) {
     if job.tokens.len() <= FEW_TOKENS {
         // SAFETY: the job's promise.
         return unsafe { few_tokens::<Singles>(job) };
@@ -223,7 +223,7 @@ const FEW_TOKENS: usize = 3;
 const FEW: usize = 4;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn few_tokens<C: Columns>(job: &Job) {
+unsafe fn few_tokens<C: Columns>(job: &Job<'_>) {
     let (whole, n_tiles) = (Run::whole(&job.layout), job.tokens.len());
     let mut i = 0;
     while i < job.n_groups {
@@ -255,7 +255,7 @@ unsafe fn few_tokens<C: Columns>(job: &Job) {
 
 /// Writes a run of a group as one of F32.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn open<C: Columns>(job: &Job, run: Run, group: *const u8, to: *mut u8, ahead: &mut Ahead) {
+unsafe fn open<C: Columns>(job: &Job<'_>, run: Run, group: *const u8, to: *mut u8, ahead: &mut Ahead<'_>) {
     // SAFETY: the job's promise; `to` has room for the run.
     unsafe {
         let columns = C::new(group, &job.layout);
@@ -281,7 +281,7 @@ unsafe fn open<C: Columns>(job: &Job, run: Run, group: *const u8, to: *mut u8, a
 
 /// A run of a group of F32, which starts at `group`, times all tokens.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn many_tokens(job: &Job, run: Run, group: *const u8, out: *mut f32) {
+unsafe fn many_tokens(job: &Job<'_>, run: Run, group: *const u8, out: *mut f32) {
     let mut ahead = Ahead::nothing();
     job.for_each_tile(Form::F32, few_sizes, |panel, n, to| {
         let (panel, out) = (run.panel(panel, Form::F32), out.wrapping_add(to));
@@ -293,12 +293,12 @@ unsafe fn many_tokens(job: &Job, run: Run, group: *const u8, out: *mut f32) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn singles<C: Columns, const T: usize>(
-    job: &Job,
+    job: &Job<'_>,
     run: Run,
     group: *const u8,
     panel: *const u8,
     out: *mut f32,
-    ahead: &mut Ahead,
+    ahead: &mut Ahead<'_>,
 ) {
     // SAFETY: passed on.
     unsafe { tile::<C, 1, T>(job, run, group, panel, out, ahead) }
@@ -314,12 +314,12 @@ const PANEL: usize = Form::F32.panel();
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn tile<C: Columns, const G: usize, const T: usize>(
-    job: &Job,
+    job: &Job<'_>,
     run: Run,
     group: *const u8,
     panel: *const u8,
     out: *mut f32,
-    ahead: &mut Ahead,
+    ahead: &mut Ahead<'_>,
 ) {
     // SAFETY: the job's promise holds for G groups, for T tokens from `panel` on and for T rows of `out`.
     unsafe {

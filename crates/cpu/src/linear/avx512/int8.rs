@@ -28,7 +28,7 @@ pub(super) fn select(dtype: DType) -> Kernel {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn run<W: Weights>(job: &Job) {
+pub(super) unsafe fn run<W: Weights>(job: &Job<'_>) {
     let n_tiles = job.tokens.len().div_ceil(TILE);
     // SAFETY: the job's promise.
     unsafe {
@@ -57,7 +57,7 @@ pub(super) unsafe fn run<W: Weights>(job: &Job) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn run_opened<W: Weights, const SIGNED: bool, const HALVES: bool>(job: &Job) {
+unsafe fn run_opened<W: Weights, const SIGNED: bool, const HALVES: bool>(job: &Job<'_>) {
     with_scratch(RUN * Bytes::<SIGNED, HALVES>::BLOCK, |scratch| {
         for i in 0..job.n_groups {
             let (group, out) = job.group(i);
@@ -76,13 +76,13 @@ unsafe fn run_opened<W: Weights, const SIGNED: bool, const HALVES: bool>(job: &J
 /// A run of a group times a few tokens.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn few<W: Weights>(
-    job: &Job,
+    job: &Job<'_>,
     run: Run,
     group: *const u8,
     panel: *const u8,
     out: *mut f32,
     n: usize,
-    ahead: &mut Ahead,
+    ahead: &mut Ahead<'_>,
 ) {
     // SAFETY: passed on.
     unsafe { with_tokens!(n, tile::<W>(job, run, group, panel, out, ahead)) }
@@ -91,7 +91,13 @@ pub(super) unsafe fn few<W: Weights>(
 /// One opened run of a group times all tokens; the same code for all types that open alike.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn many_tiles<W: Weights>(job: &Job, run: Run, group: *const u8, out: *mut f32, ahead: &mut Ahead) {
+unsafe fn many_tiles<W: Weights>(
+    job: &Job<'_>,
+    run: Run,
+    group: *const u8,
+    out: *mut f32,
+    ahead: &mut Ahead<'_>,
+) {
     job.for_each_tile(Form::Int8, few_halves, |panel, n, to| {
         let (panel, out) = (run.panel(panel, Form::Int8), out.wrapping_add(to));
         // SAFETY: the job's promise; tiles and groups stay within it.
@@ -115,12 +121,12 @@ const PANEL: usize = Form::Int8.panel();
 /// A run of a group times T tokens. `group` and `panel` start with the run's first block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn tile<W: Weights, const T: usize>(
-    job: &Job,
+    job: &Job<'_>,
     run: Run,
     group: *const u8,
     panel: *const u8,
     out: *mut f32,
-    ahead: &mut Ahead,
+    ahead: &mut Ahead<'_>,
 ) {
     // SAFETY: the job's promise holds for the group, for T tokens from `panel` on and for T rows of `out`.
     unsafe {

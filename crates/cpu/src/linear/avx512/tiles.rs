@@ -68,7 +68,7 @@ const TOKEN: usize = Form::Int8.token_bytes();
 const TOKENS: usize = Form::Int8.panel();
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn run<W: Weights>(job: &Job) {
+unsafe fn run<W: Weights>(job: &Job<'_>) {
     // SAFETY: the job's promise.
     unsafe {
         if job.tokens.len() < FEWEST_TOKENS {
@@ -83,7 +83,7 @@ unsafe fn run<W: Weights>(job: &Job) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn run_opened<W: Weights, const SIGNED: bool, const HALVES: bool>(job: &Job) {
+unsafe fn run_opened<W: Weights, const SIGNED: bool, const HALVES: bool>(job: &Job<'_>) {
     let n_tiles = job.tokens.len().div_ceil(TOKENS);
     with_scratch(RUN * Bytes::<SIGNED, HALVES>::BLOCK, |scratch| {
         configure();
@@ -105,11 +105,11 @@ unsafe fn run_opened<W: Weights, const SIGNED: bool, const HALVES: bool>(job: &J
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn many_tiles<const SIGNED: bool, const HALVES: bool>(
-    job: &Job,
+    job: &Job<'_>,
     run: Run,
     group: *const u8,
     out: *mut f32,
-    ahead: &mut Ahead,
+    ahead: &mut Ahead<'_>,
 ) {
     job.for_each_tile(
         Form::Int8,
@@ -138,13 +138,13 @@ struct Dots([[[i32; 16]; TOKENS]; 2]);
 /// A run of a group times n <= T tokens. `group` and `panel` start with the run's first block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn tile<const SIGNED: bool, const HALVES: bool, const T: usize>(
-    job: &Job,
+    job: &Job<'_>,
     run: Run,
     group: *const u8,
     panel: *const u8,
     out: *mut f32,
     n: usize,
-    ahead: &mut Ahead,
+    ahead: &mut Ahead<'_>,
 ) {
     // SAFETY: the job's promise holds for the group, for T tokens from `panel` on and for n rows of `out`.
     unsafe {
