@@ -27,11 +27,15 @@ fn program() -> PathBuf {
     program
 }
 
+/// For [`batch`], no flag of the program: it goes on where it is not told to overwrite.
+const GO_ON: &str = "(go on)";
+
 /// Runs `batch` in `folder`, from `in` to `out`.
 fn batch(folder: &Path, model: &str, more: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(program());
-    command.args(["batch", "-i", "in", "-o", "out", "-m"]).arg(tiny(model)).args(more);
-    if !more.contains(&"--resume") {
+    command.args(["batch", "-i", "in", "-o", "out", "-m"]).arg(tiny(model));
+    command.args(more.iter().filter(|flag| **flag != GO_ON));
+    if !more.contains(&GO_ON) {
         command.arg("--overwrite");
     }
     command.args(["--threads", "1"]).current_dir(folder).env("XDG_CACHE_HOME", folder);
@@ -144,7 +148,7 @@ fn the_cache_has_the_type_asked_for() {
     let (code, told) = verify();
     assert!(code == Some(78) && told.contains("the type of the KV cache is \"int9\""), "{code:?} {told}");
     std::fs::write(&path, manifest).unwrap();
-    let resumed = ["--device", "cuda", "--policy", "greedy", "--resume"];
+    let resumed = ["--device", "cuda", "--policy", "greedy", GO_ON];
     let output = batch(folder.path(), model, &resumed, &[fake()]);
     assert!(!output.status.success(), "{}", words(&output));
     assert!(words(&output).contains("the type of the KV cache was int8, is bf16"), "{}", words(&output));
@@ -173,24 +177,24 @@ fn fast_jobs_take_cublaslt_and_say_so() {
     };
     let (fast, failing) = (["--device", "cuda", "--fast"], ("FAKE_CUDA_FAIL", "cublasLtMatmul:1:13"));
     for model in ["llama-sure.Q4_0.gguf", "qwen3-sure.Q8_0.gguf", "llama-sure"] {
-        let (code, said) = run(model, &["--device", "cpu", "--precision", "exact"], &[]);
-        assert_eq!(code, Some(0), "{said}");
+        let (code, told) = run(model, &["--device", "cpu", "--precision", "exact"], &[]);
+        assert_eq!(code, Some(0), "{told}");
         let cpu = answers(folder.path());
         // Neither looked for nor mentioned where nobody asked for it.
-        let (code, said) = run(model, &fast[..2], &[("ENTROPIX_CUBLASLT", "/nowhere"), failing]);
-        assert!(code == Some(0) && !said.contains("cublas") && !manifest().contains("fast"), "{said}");
+        let (code, told) = run(model, &fast[..2], &[("ENTROPIX_CUBLASLT", "/nowhere"), failing]);
+        assert!(code == Some(0) && !told.contains("cublas") && !manifest().contains("\"fast\":"), "{told}");
         assert!(cpu.len() == 12 && answers(folder.path()) == cpu, "{model}");
-        let (code, said) = run(model, &fast, &[failing]);
-        assert!(code == Some(75) && said.contains("CUBLAS_STATUS_EXECUTION_FAILED (13)"), "{code:?} {said}");
-        let (code, said) = run(model, &fast, &[]);
-        assert!(code == Some(0) && said.contains("fast by cublaslt-13.0.2"), "{code:?} {said}");
+        let (code, told) = run(model, &fast, &[failing]);
+        assert!(code == Some(75) && told.contains("CUBLAS_STATUS_EXECUTION_FAILED (13)"), "{code:?} {told}");
+        let (code, told) = run(model, &fast, &[]);
+        assert!(code == Some(0) && told.contains("fast by cublaslt-13.0.2"), "{code:?} {told}");
         assert!(manifest().contains("\"fast\": \"cublaslt-13.0.2\""), "{}", manifest());
         assert_eq!(answers(folder.path()), cpu, "{model}");
     }
-    let (code, said) = run("llama-sure", &["--device", "cuda", "--fast", "--resume"], &[]);
-    assert_eq!(code, Some(0), "{said}");
-    let (code, said) = run("llama-sure", &["--device", "cuda", "--resume"], &[]);
-    assert!(code == Some(78) && said.contains("--fast was cublaslt-13.0.2, is not set"), "{code:?} {said}");
+    let (code, told) = run("llama-sure", &["--device", "cuda", "--fast", GO_ON], &[]);
+    assert_eq!(code, Some(0), "{told}");
+    let (code, told) = run("llama-sure", &["--device", "cuda", GO_ON], &[]);
+    assert!(code == Some(78) && told.contains("--fast was cublaslt-13.0.2, is not set"), "{code:?} {told}");
     let verify = || {
         let mut command = Command::new(program());
         command.args(["verify", "out", "-m"]).arg(tiny("llama-sure")).current_dir(folder.path());
@@ -210,12 +214,12 @@ fn fast_jobs_take_cublaslt_and_say_so() {
         ),
         (libcuda.to_str().unwrap(), &["is no cuBLASLt: it has no cublasLtGetVersion"]),
     ] {
-        let (code, said) = run("llama-sure", &fast, &[("ENTROPIX_CUBLASLT", named)]);
-        assert!(code == Some(69) && all.iter().all(|part| said.contains(part)), "{code:?} {said}");
+        let (code, told) = run("llama-sure", &fast, &[("ENTROPIX_CUBLASLT", named)]);
+        assert!(code == Some(69) && all.iter().all(|part| told.contains(part)), "{code:?} {told}");
     }
     for flags in [["--device", "cpu"], ["--precision", "exact"]] {
-        let (code, said) = run("llama-sure", &[&flags[..], &["--fast"]].concat(), &[]);
-        assert!(code == Some(69) && said.contains("--fast is for CUDA devices"), "{code:?} {said}");
+        let (code, told) = run("llama-sure", &[&flags[..], &["--fast"]].concat(), &[]);
+        assert!(code == Some(69) && told.contains("--fast is for CUDA devices"), "{code:?} {told}");
     }
     let mut command = Command::new(program());
     command.args(["bench", "-m", "random:tiny", "-p", "600", "-n", "0", "-r", "1", "-o", "json"]).args(fast);
