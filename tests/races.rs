@@ -131,6 +131,7 @@ fn manifest() -> Manifest {
             sha256: text("0"),
             precision: text("int8"),
             kernel_path: text("any"),
+            kv_cache: None,
             context: 32,
         },
         PromptRecord {

@@ -27,23 +27,16 @@ fn program() -> PathBuf {
     program
 }
 
-/// For [`batch`], no flag of the program: it goes on where it is not told to overwrite.
-const GO_ON: &str = "(go on)";
-
 /// Runs `batch` in `folder`, from `in` to `out`.
 fn batch(folder: &Path, model: &str, more: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(program());
-    command.args(["batch", "-i", "in", "-o", "out", "-m"]).arg(tiny(model));
-    command.args(more.iter().filter(|flag| **flag != GO_ON));
-    if !more.contains(&GO_ON) {
-        command.arg("--overwrite");
-    }
+    command.args(["batch", "-i", "in", "-o", "out", "--overwrite", "-m"]).arg(tiny(model)).args(more);
     command.args(["--threads", "1"]).current_dir(folder).env("XDG_CACHE_HOME", folder);
-    said(command, environment)
+    said(&mut command, environment)
 }
 
 /// What a command says in this environment, without what the caller's says of the program and of devices.
-fn said(mut command: Command, environment: &[(&str, &str)]) -> Output {
+fn said(command: &mut Command, environment: &[(&str, &str)]) -> Output {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         if name.starts_with("ENTROPIX_") || name == "CUDA_VISIBLE_DEVICES" {
@@ -135,7 +128,7 @@ fn the_cache_has_the_type_asked_for() {
         let mut command = Command::new(program());
         command.args(["verify", "out", "--sample", "100%", "-m"]).arg(tiny(model)).current_dir(folder.path());
         command.env("XDG_CACHE_HOME", folder.path());
-        let output = said(command, &[fake()]);
+        let output = said(&mut command, &[fake()]);
         (output.status.code(), words(&output) + &String::from_utf8_lossy(&output.stdout))
     };
     let (code, told) = verify();
@@ -143,13 +136,15 @@ fn the_cache_has_the_type_asked_for() {
     // Computed in another type the signals are others.
     std::fs::write(&path, manifest.replace("\"int8\"", "\"f16\"")).unwrap();
     let (code, told) = verify();
-    assert!(code != Some(0) && told.contains("entropy"), "{code:?} {told}");
+    assert!(code == Some(65) && told.contains("4 of 4 lines differ"), "{code:?} {told}");
     std::fs::write(&path, manifest.replace("\"int8\"", "\"int9\"")).unwrap();
     let (code, told) = verify();
     assert!(code == Some(78) && told.contains("the type of the KV cache is \"int9\""), "{code:?} {told}");
     std::fs::write(&path, manifest).unwrap();
-    let resumed = ["--device", "cuda", "--policy", "greedy", GO_ON];
-    let output = batch(folder.path(), model, &resumed, &[fake()]);
+    let mut command = Command::new(program());
+    command.args(["batch", "-i", "in", "-o", "out", "-m"]).arg(tiny(model)).current_dir(folder.path());
+    command.args(["--device", "cuda", "--policy", "greedy", "--signals", "token", "--threads", "1"]);
+    let output = said(command.env("XDG_CACHE_HOME", folder.path()), &[fake()]);
     assert!(!output.status.success(), "{}", words(&output));
     assert!(words(&output).contains("the type of the KV cache was int8, is bf16"), "{}", words(&output));
     for (device, precision) in [("cpu", "int8"), ("auto", "exact")] {
@@ -191,18 +186,19 @@ fn fast_jobs_take_cublaslt_and_say_so() {
         assert!(manifest().contains("\"fast\": \"cublaslt-13.0.2\""), "{}", manifest());
         assert_eq!(answers(folder.path()), cpu, "{model}");
     }
-    let (code, told) = run("llama-sure", &["--device", "cuda", "--fast", GO_ON], &[]);
-    assert_eq!(code, Some(0), "{told}");
-    let (code, told) = run("llama-sure", &["--device", "cuda", GO_ON], &[]);
-    assert!(code == Some(78) && told.contains("--fast was cublaslt-13.0.2, is not set"), "{code:?} {told}");
-    let verify = || {
+    let again = |arguments: &[&str]| {
         let mut command = Command::new(program());
-        command.args(["verify", "out", "-m"]).arg(tiny("llama-sure")).current_dir(folder.path());
-        command.env("XDG_CACHE_HOME", folder.path());
-        let output = said(command, &[fake()]);
+        command.args(arguments).args(["-m"]).arg(tiny("llama-sure")).current_dir(folder.path());
+        let output = said(command.env("XDG_CACHE_HOME", folder.path()), &[fake()]);
         (output.status.code(), words(&output))
     };
-    let (code, told) = verify();
+    let resumed =
+        ["batch", "-i", "in", "-o", "out", "--policy", "greedy", "--threads", "1", "--device", "cuda"];
+    let (code, told) = again(&[&resumed[..], &["--fast"]].concat());
+    assert!(code == Some(0) && told.contains("12 done"), "{code:?} {told}");
+    let (code, told) = again(&resumed);
+    assert!(code != Some(0) && told.contains("--fast was cublaslt-13.0.2, is not set"), "{code:?} {told}");
+    let (code, told) = again(&["verify", "out"]);
     assert!(code == Some(78) && told.contains("was made with --fast (cublaslt-13.0.2)"), "{code:?} {told}");
 
     let libcuda = FakeDriver::folder().join("libcuda.so");
@@ -223,7 +219,7 @@ fn fast_jobs_take_cublaslt_and_say_so() {
     }
     let mut command = Command::new(program());
     command.args(["bench", "-m", "random:tiny", "-p", "600", "-n", "0", "-r", "1", "-o", "json"]).args(fast);
-    let output = said(command, &[fake()]);
+    let output = said(&mut command, &[fake()]);
     assert!(output.status.success(), "{}", words(&output));
     let results: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(results[0]["fast"], "cublaslt-13.0.2");
@@ -499,7 +495,7 @@ fn steps_of_random_models_are_measured() {
     let bench = |arguments: &[&str], environment: &[(&str, &str)]| {
         let mut command = Command::new(program());
         command.args(["bench"]).args(arguments);
-        said(command, environment)
+        said(&mut command, environment)
     };
     let run = |arguments: &[&str]| bench(arguments, &[fake()]);
     let hidden = bench(&["kernels", "-m", "random:tiny"], &[fake(), ("CUDA_VISIBLE_DEVICES", "")]);

@@ -665,7 +665,7 @@ const FAULTS: &[Fault] = &[
     fault(
         "values have the scales of their keys",
         ATTEND_INT8,
-        ("*place.value().scale(", "*place.scale("),
+        ("*place.value_scale(", "*place.scale("),
         attention_int8,
         "not",
     ),
