@@ -45,8 +45,10 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "crates/cpu/src/simd/avx512.rs",
     "crates/cpu/src/simd/mod.rs",
     "crates/cpu/benches/linear.rs",
-    // Calling the CUDA driver, and NVRTC.
+    // Calling the CUDA driver, NVRTC and cuBLASLt.
+    "crates/cuda/src/driver/cublaslt.rs",
     "crates/cuda/src/driver/graph.rs",
+    "crates/cuda/src/driver/library.rs",
     "crates/cuda/src/driver/memory.rs",
     "crates/cuda/src/driver/mod.rs",
     "crates/cuda/src/driver/nvrtc.rs",

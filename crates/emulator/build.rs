@@ -1,6 +1,6 @@
 //! Compiles the runtime and every kernel with the C++ compiler, twice: plain, and checked (the compiler reports
 //! every access to the runtime). Each becomes one shared library; with the fake driver besides, another one that passes for
-//! libcuda.
+//! libcuda, and on that one that passes for libcublasLt.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -40,7 +40,8 @@ fn main() {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap());
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap());
     let (runtime, driver, kernels) = (here.join("runtime"), here.join("driver"), here.join("../../kernels"));
-    for folder in [&runtime, &driver, &kernels] {
+    let blas = here.join("cublaslt");
+    for folder in [&runtime, &driver, &blas, &kernels] {
         println!("cargo:rerun-if-changed={}", folder.display());
     }
     println!("cargo:rerun-if-env-changed=CXX");
@@ -97,9 +98,14 @@ fn main() {
         for source in driver_sources {
             compile(source, &driver_headers, flags(&["-std=c++20", "-O2", "-Wall", "-Wextra"]));
         }
+        compile(blas.join("cublaslt.cpp"), &[], flags(&["-std=c++20", "-O3", "-Wall", "-Wextra"]));
+        let blas_object = objects.split_off(objects.len() - 1);
         let kernel_objects = objects[..objects.len() - n_driver].to_vec();
         links.push((folder.join("libkernels.so"), kernel_objects, None));
-        links.push((folder.join("libcuda.so"), objects, Some("libcuda.so")));
+        let libcuda = folder.join("libcuda.so");
+        links.push((libcuda.clone(), objects, Some("libcuda.so")));
+        let blas_name = "libcublasLt.so.13";
+        links.push((folder.join(blas_name), [blas_object, vec![libcuda]].concat(), Some(blas_name)));
         let upper = name.to_uppercase();
         println!("cargo:rustc-env=EMULATOR_{upper}={}", folder.join("libkernels.so").display());
         println!("cargo:rustc-env=EMULATOR_{upper}_FLAGS={}", kernel_line.join("\u{1f}"));

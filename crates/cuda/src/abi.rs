@@ -72,6 +72,7 @@ pub fn kernels() -> Vec<Kernel> {
         add(format!("head_{name}_n32"), &file, "ppppppuuu", 256, 255, 0);
         add(format!("head_{name}_n64"), &file, "ppppppuuu", 256, 255, 0);
         add(format!("embed_{name}"), "embed.cu", "ppppuu", 128, 64, 0);
+        add(format!("unpack_{name}"), "unpack.cu", "ppuu", 256, 64, 0);
     }
     for head_dim in Heads::SIZES {
         for kv in KvType::ALL {
@@ -89,6 +90,7 @@ pub fn kernels() -> Vec<Kernel> {
         add(format!("attention_disagreement_{kv}"), signals, "pppppppuuuuuf", 64, 64, 16);
     }
     add("rms_norm".into(), "rms_norm.cu", "pppppuf", 256, 64, 32);
+    add("swiglu_rows".into(), "swiglu.cu", "pppu", 256, 64, 0);
     add("attention_signals".into(), "attention_signals.cu", "ppppppuuuu", 32, 64, 0);
     add("signals_merge".into(), "signals.cu", "ppppppuu", 256, 64, 416);
     add("candidates".into(), "candidates.cu", "pppppppuu", 256, 64, 3104);

@@ -1,6 +1,6 @@
 //! The CUDA device behind the seam.
 
-use crate::driver::{Driver, Found, Graph};
+use crate::driver::{CublasLt, Driver, Found, Graph};
 use crate::forward::{Forward, Shape};
 use crate::kernels;
 use crate::ops;
@@ -39,7 +39,7 @@ impl CudaBackend {
     /// Opens a device, uploads a checkpoint and claims all memory.
     ///
     /// # Errors
-    /// As [`crate::probe`]; `KernelImage` and `KernelCompile` of [`Class::Unsupported`] when no kernels are to be had that run there;
+    /// As [`crate::probe`] and, with [`CudaOptions::fast`], [`CublasLt::find`]; `KernelImage` and `KernelCompile` of [`Class::Unsupported`] when no kernels are to be had that run there;
     /// [`Class::Usage`] for options out of range, [`Class::Unsupported`] for shapes that no kernel
     /// computes, [`Class::Temp`] with the table of what was wanted when the device has no memory for it, and whatever reading
     /// the tensors gives.
@@ -73,6 +73,10 @@ impl CudaBackend {
         };
         if memory.total() > free as u64 {
             return Err(refuse(&driver, free));
+        }
+        if options.fast.is_some() {
+            let library = CublasLt::find(driver.found().driver)?;
+            driver.take_blas(library)?;
         }
         let weights = &checkpoint.weights;
         let nvrtc = kernels::load(&mut driver, &sizes, weights, options.cache.as_deref(), progress)?;
@@ -116,6 +120,11 @@ impl CudaBackend {
         self.nvrtc
     }
 
+    /// The version of cuBLASLt that long steps take their products by; none where all are our own.
+    pub fn cublaslt(&self) -> Option<(u32, u32, u32)> {
+        self.driver.blas()
+    }
+
     /// What was planned of its memory.
     pub fn memory(&self) -> MemoryPlan {
         self.memory
@@ -136,7 +145,7 @@ impl CudaBackend {
 
     fn forward(&self) -> Forward<'_> {
         let Self { model, sizes, rooms, plan, .. } = self;
-        Forward { model, sizes, rooms, sections: &plan.sections }
+        Forward { model, sizes, rooms, sections: &plan.sections, fast: None }
     }
 
     /// The step's own shape.
@@ -186,13 +195,14 @@ impl CudaBackend {
         }
         let (shape, is_replayed) = self.shape();
         if !is_replayed {
-            return self.forward().step(shape, &mut |launch| self.driver.launch(&launch));
+            let fast = self.sizes.fast.map(|_| &self.driver);
+            return Forward { fast, ..self.forward() }.step(shape, &mut |launch| self.driver.launch(&launch));
         }
         let graph = match self.graphs.get(&shape) {
             Some(&graph) => graph,
             None => {
                 let Self { driver, model, sizes, rooms, plan, .. } = self;
-                let forward = Forward { model, sizes, rooms, sections: &plan.sections };
+                let forward = Forward { model, sizes, rooms, sections: &plan.sections, fast: None };
                 let graph =
                     driver.capture(|driver| forward.step(shape, &mut |launch| driver.launch(&launch)))?;
                 self.graphs.insert(shape, graph);

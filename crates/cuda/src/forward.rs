@@ -1,7 +1,7 @@
 //! The launches of one step. Only shapes go by value; what changes from step to step lies in device memory, so the
 //! same launches serve every step of a shape and can be recorded.
 
-use crate::driver::Memory;
+use crate::driver::{Driver, Gemm, Memory};
 use crate::launch::{Launch, Pointer};
 use crate::ops::{
     self, AttendBuffers, AttentionSignalBuffers, HeadWidth, LogitBuffers, PART_BYTES, Product, RopeInputs,
@@ -35,6 +35,8 @@ pub(crate) struct Forward<'a> {
     pub(crate) sizes: &'a Sizes,
     pub(crate) rooms: &'a Rooms,
     pub(crate) sections: &'a Sections,
+    /// The device itself, where long steps take the products of the layers by cuBLASLt: not in what is recorded.
+    pub(crate) fast: Option<&'a Driver>,
 }
 
 /// Queues or records a launch.
@@ -63,11 +65,13 @@ impl Forward<'_> {
         for (i, layer) in self.model.layers.iter().enumerate() {
             self.norm(layer.attn_norm, tokens, run)?;
             self.attention(i, layer, shape, run)?;
-            self.product(layer.o, rooms.attended, rooms.x, self.sizes.hidden, tokens, Product::Add, run)?;
+            let (hidden, out) = (self.sizes.hidden, rooms.x.pointer());
+            self.product(layer.o, rooms.attended, out, hidden, tokens, Product::Add, run)?;
             self.norm(layer.ffn_norm, tokens, run)?;
             let width = self.sizes.intermediate;
-            self.product(layer.gate_up, rooms.normed, rooms.gated, width, tokens, Product::Gated, run)?;
-            self.product(layer.down, rooms.gated, rooms.x, self.sizes.hidden, tokens, Product::Add, run)?;
+            let gated = rooms.gated.pointer();
+            self.product(layer.gate_up, rooms.normed, gated, width, tokens, Product::Gated, run)?;
+            self.product(layer.down, rooms.gated, out, hidden, tokens, Product::Add, run)?;
         }
         if shape.kept == 0 { Ok(()) } else { self.head(0, 0, shape.kept, self.count(N_KEPT), run) }
     }
@@ -82,23 +86,42 @@ impl Forward<'_> {
         &self,
         weights: ops::Weights,
         x: Memory,
-        out: Memory,
+        out: Pointer,
         stride: usize,
         tokens: u32,
         product: Product,
         run: &mut Run<'_>,
     ) -> Result<()> {
         let (n, stride) = (self.count(N_TOKENS), narrow(stride));
-        run(matmul(weights, x.pointer(), out.pointer(), stride, n, tokens, product, Width::of(tokens)))
+        let fast = self.fast.zip(self.rooms.fast).zip(self.sizes.fast);
+        let Some(((driver, rooms), _)) = fast.filter(|&(_, least)| tokens as usize >= least) else {
+            return run(matmul(weights, x.pointer(), out, stride, n, tokens, product, Width::of(tokens)));
+        };
+        run(ops::unpack(weights, rooms.weights.pointer()))?;
+        let gemm = Gemm {
+            weights: rooms.weights.pointer(),
+            x: x.pointer(),
+            y: out,
+            n_rows: weights.n_rows,
+            n_cols: weights.n_cols,
+            n_tokens: tokens,
+            stride,
+            adds: product == Product::Add,
+        };
+        if product != Product::Gated {
+            return driver.multiply(&gemm, rooms.workspace);
+        }
+        let gate_up = rooms.gate_up.pointer();
+        driver.multiply(&Gemm { y: gate_up, stride: weights.n_rows, ..gemm }, rooms.workspace)?;
+        run(ops::swiglu(gate_up, out, n, tokens, stride))
     }
 
     fn attention(&self, index: usize, layer: &Layer, shape: Shape, run: &mut Run<'_>) -> Result<()> {
         let (rooms, sizes, heads) = (self.rooms, self.sizes, self.sizes.heads);
         let (tokens, n_tokens) = (shape.tokens, self.count(N_TOKENS));
         for &(weights, first) in &layer.qkv {
-            let (x, out) = (rooms.normed.pointer(), rooms.qkv.offset(4 * first));
-            let stride = narrow(sizes.qkv);
-            run(matmul(weights, x, out, stride, n_tokens, tokens, Product::Store, Width::of(tokens)))?;
+            let out = rooms.qkv.offset(4 * first);
+            self.product(weights, rooms.normed, out, sizes.qkv, tokens, Product::Store, run)?;
         }
         let cache = rooms.cache.offset(index * heads.cache_bytes(sizes.n_blocks));
         let from = RopeInputs {

@@ -16,6 +16,13 @@ const PARTS_BYTES: usize = 256 << 20;
 /// What the grids of the head have room for, blocks of 128 along y, and more than any tokenizer has.
 const MOST_VOCABULARY: usize = 1 << 20;
 
+/// Tokens of a step from which on products by cuBLASLt should pay ([`CudaOptions::fast`]). To unpack a weight for them moves 4
+/// bytes, 1 ps at 4 TB/s; they take 2 fs less a weight and token if they run at 700 TFLOP/s and ours at 400. Estimates: nobody
+/// has measured it.
+pub const FAST_TOKENS: usize = 512;
+/// What cuBLASLt may work in.
+const WORKSPACE_BYTES: usize = 32 << 20;
+
 /// How to run a model on a CUDA device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CudaOptions {
@@ -35,6 +42,10 @@ pub struct CudaOptions {
     pub max_kept: usize,
     /// Whether decode steps are recorded once and replayed. The bits are the same.
     pub graphs: bool,
+    /// From so many tokens on, steps with prompts take the products of the layers by cuBLASLt, from weights that are rounded to
+    /// bf16 once more. Then the bits of a request depend on what it is computed with. None: never, and the library is not
+    /// looked for.
+    pub fast: Option<usize>,
     /// How long a step may take before the device is given up.
     pub patience: Duration,
     /// The folder that keeps kernels which had to be compiled (in `kernels`); none keeps nothing.
@@ -42,8 +53,8 @@ pub struct CudaOptions {
 }
 
 impl Default for CudaOptions {
-    /// Device 0, 16,384 positions of bf16 in blocks of 16, 64 rows and 2,048 tokens a step, two minutes of patience, no cache
-    /// of kernels.
+    /// Device 0, 16,384 positions of bf16 in blocks of 16, 64 rows and 2,048 tokens a step, no cuBLASLt, two minutes of patience,
+    /// no cache of kernels.
     fn default() -> Self {
         Self {
             ordinal: 0,
@@ -54,6 +65,7 @@ impl Default for CudaOptions {
             max_tokens: 2048,
             max_kept: 64,
             graphs: true,
+            fast: None,
             patience: Duration::from_secs(120),
             cache: None,
         }
@@ -143,6 +155,8 @@ pub(crate) struct Sizes {
     pub(crate) edits: usize,
     pub(crate) coins: usize,
     pub(crate) draws: usize,
+    /// [`CudaOptions::fast`].
+    pub(crate) fast: Option<usize>,
 }
 
 impl Sizes {
@@ -178,7 +192,15 @@ impl Sizes {
             edits: config.vocab_size.max(1 << 14),
             coins: 1 << 12,
             draws: options.max_kept.max(1),
+            fast: options.fast,
         }
+    }
+
+    /// Bytes of the rooms of products by cuBLASLt: the largest matrix of a layer in bf16, its workspace, and gate and up of
+    /// all tokens in f32.
+    pub(crate) fn fast_bytes(&self) -> [usize; 3] {
+        let largest = self.hidden * self.qkv.max(2 * self.intermediate);
+        [2 * largest, WORKSPACE_BYTES, 4 * self.max_tokens * 2 * self.intermediate]
     }
 
     pub(crate) fn part_bytes(&self) -> usize {

@@ -62,6 +62,19 @@ pub(crate) struct Rooms {
     pub(crate) copies: Memory,
     /// Where all answers arrive.
     pub(crate) answers: Pinned,
+    /// Of products by cuBLASLt, where there are any.
+    pub(crate) fast: Option<FastRooms>,
+}
+
+/// What products by cuBLASLt need besides.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FastRooms {
+    /// (rows, columns) bf16 of the matrix at hand.
+    pub(crate) weights: Memory,
+    /// What cuBLASLt works in.
+    pub(crate) workspace: Memory,
+    /// (T, 2 intermediate) f32, gate and up interleaved.
+    pub(crate) gate_up: Memory,
 }
 
 /// Copies of blocks a launch takes.
@@ -79,7 +92,15 @@ impl Rooms {
             .max(kept * (MAX_CANDIDATES * 8 + 4))
             .max(s.draws * DRAWN_BYTES);
         let mut of = |bytes: usize| driver.allocate(bytes);
+        let fast = match s.fast {
+            Some(_) => {
+                let [weights, workspace, gate_up] = s.fast_bytes();
+                Some(FastRooms { weights: of(weights)?, workspace: of(workspace)?, gate_up: of(gate_up)? })
+            }
+            None => None,
+        };
         Ok(Self {
+            fast,
             inputs: of(4 * Sections::of(s).total)?,
             tables: of(4 * s.tables)?,
             cache: of(s.cache_bytes())?,
@@ -128,5 +149,6 @@ pub(crate) fn scratch_bytes(sizes: &Sizes) -> usize {
     let lists = 16 + kept * (8 + 8 * MAX_CANDIDATES + 4);
     let draws =
         ORDER_BYTES + s.draws * (ORDER_BYTES + 4 * s.mask_words() + DRAWN_BYTES) + 12 * s.edits + 8 * s.coins;
-    inputs + vocabulary + answers + lists + draws + s.part_bytes()
+    let fast = s.fast.map_or(0, |_| s.fast_bytes().iter().sum());
+    inputs + vocabulary + answers + lists + draws + s.part_bytes() + fast
 }

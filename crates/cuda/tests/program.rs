@@ -155,6 +155,76 @@ fn the_cache_has_the_type_asked_for() {
     }
 }
 
+/// Long prompts by cuBLASLt where that is asked for: the tokens of the CPU, and manifest, headline and results of bench say what
+/// computed them. What cannot be had is refused and never replaced.
+#[test]
+fn fast_jobs_take_cublaslt_and_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = "what is there to say of a prompt that is rather longer than the others are ".repeat(2);
+    let line = |i| format!("{{\"id\":\"{i}\",\"prompt\":\"{i} {prompt}\",\"max_tokens\":6}}\n");
+    // Together more tokens than the 512 from which on it is used.
+    std::fs::write(folder.path().join("in"), (10..22).map(line).collect::<String>()).unwrap();
+    let manifest = || std::fs::read_to_string(folder.path().join("out.manifest.json")).unwrap();
+    let run = |model: &str, more: &[&str], environment: &[(&str, &str)]| {
+        let flags = [&["--policy", "greedy", "-b", "12"], more].concat();
+        let output = batch(folder.path(), model, &flags, &[&[fake()], environment].concat());
+        (output.status.code(), words(&output))
+    };
+    let (fast, failing) = (["--device", "cuda", "--fast"], ("FAKE_CUDA_FAIL", "cublasLtMatmul:1:13"));
+    for model in ["llama-sure.Q4_0.gguf", "qwen3-sure.Q8_0.gguf", "llama-sure"] {
+        let (code, told) = run(model, &["--device", "cpu", "--precision", "exact"], &[]);
+        assert_eq!(code, Some(0), "{told}");
+        let cpu = answers(folder.path());
+        // Neither looked for nor mentioned where nobody asked for it.
+        let (code, told) = run(model, &fast[..2], &[("ENTROPIX_CUBLASLT", "/nowhere"), failing]);
+        assert!(code == Some(0) && !told.contains("cublas") && !manifest().contains("\"fast\":"), "{told}");
+        assert!(cpu.len() == 12 && answers(folder.path()) == cpu, "{model}");
+        let (code, told) = run(model, &fast, &[failing]);
+        assert!(code == Some(75) && told.contains("CUBLAS_STATUS_EXECUTION_FAILED (13)"), "{code:?} {told}");
+        let (code, told) = run(model, &fast, &[]);
+        assert!(code == Some(0) && told.contains("fast by cublaslt-13.0.2"), "{code:?} {told}");
+        assert!(manifest().contains("\"fast\": \"cublaslt-13.0.2\""), "{}", manifest());
+        assert_eq!(answers(folder.path()), cpu, "{model}");
+    }
+    let again = |arguments: &[&str]| {
+        let mut command = Command::new(program());
+        command.args(arguments).args(["-m"]).arg(tiny("llama-sure")).current_dir(folder.path());
+        let output = said(command.env("XDG_CACHE_HOME", folder.path()), &[fake()]);
+        (output.status.code(), words(&output))
+    };
+    let resumed =
+        ["batch", "-i", "in", "-o", "out", "--policy", "greedy", "--threads", "1", "--device", "cuda"];
+    let (code, told) = again(&[&resumed[..], &["--fast"]].concat());
+    assert!(code == Some(0) && told.contains("12 done"), "{code:?} {told}");
+    let (code, told) = again(&resumed);
+    assert!(code != Some(0) && told.contains("--fast was cublaslt-13.0.2, is not set"), "{code:?} {told}");
+    let (code, told) = again(&["verify", "out"]);
+    assert!(code == Some(78) && told.contains("was made with --fast (cublaslt-13.0.2)"), "{code:?} {told}");
+
+    let libcuda = FakeDriver::folder().join("libcuda.so");
+    for (named, all) in [
+        ("off", &["$ENTROPIX_CUBLASLT is off; unset $ENTROPIX_CUBLASLT, or leave --fast out"][..]),
+        (
+            "/nowhere/libcublasLt.so.13",
+            &["$ENTROPIX_CUBLASLT names /nowhere/", "cannot open", "nvidia-cublas"],
+        ),
+        (libcuda.to_str().unwrap(), &["is no cuBLASLt: it has no cublasLtGetVersion"]),
+    ] {
+        let (code, told) = run("llama-sure", &fast, &[("ENTROPIX_CUBLASLT", named)]);
+        assert!(code == Some(69) && all.iter().all(|part| told.contains(part)), "{code:?} {told}");
+    }
+    for flags in [["--device", "cpu"], ["--precision", "exact"]] {
+        let (code, told) = run("llama-sure", &[&flags[..], &["--fast"]].concat(), &[]);
+        assert!(code == Some(69) && told.contains("--fast is for CUDA devices"), "{code:?} {told}");
+    }
+    let mut command = Command::new(program());
+    command.args(["bench", "-m", "random:tiny", "-p", "600", "-n", "0", "-r", "1", "-o", "json"]).args(fast);
+    let output = said(&mut command, &[fake()]);
+    assert!(output.status.success(), "{}", words(&output));
+    let results: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(results[0]["fast"], "cublaslt-13.0.2");
+}
+
 /// What the devices' roundings, bf16 against f32, may move the difference of two log-probabilities by, in nats.
 const TIE: f64 = 0.25;
 

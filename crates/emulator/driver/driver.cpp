@@ -384,6 +384,25 @@ EXPORT Result cuGraphExecDestroy(Graph* executable) {
     return Result::Success;
 }
 
+// For libraries that compute on the device (cublaslt/): their calls are counted and fail as the driver's.
+EXPORT int fake_driver_enter(const char* name) {
+    std::lock_guard<std::recursive_mutex> lock(state().mutex);
+    return int(state().enter(name));
+}
+/// Whether `bytes` at `at` are device memory.
+EXPORT int fake_driver_holds(uint64_t at, size_t bytes) {
+    std::lock_guard<std::recursive_mutex> lock(state().mutex);
+    return is_device(at, bytes);
+}
+/// Queues `run`, which gives a CUresult, with a copy of its data; 0 when there is no such stream.
+EXPORT int fake_driver_enqueue(Stream* stream, int (*run)(const void*), const void* data, size_t bytes) {
+    std::lock_guard<std::recursive_mutex> lock(state().mutex);
+    if (!state().streams.count(stream)) return 0;
+    std::string copy(static_cast<const char*>(data), bytes);
+    enqueue(*stream, [=] { return Result(run(copy.data())); });
+    return 1;
+}
+
 EXPORT Result cuGetErrorName(Result code, const char** text) {
     switch (code) {
         case Result::OutOfMemory: *text = "CUDA_ERROR_OUT_OF_MEMORY"; break;

@@ -1,4 +1,5 @@
-//! A libcuda whose device is the emulator: an unmodified CUDA program runs on it, and it fails where it is told to.
+//! A libcuda whose device is the emulator: an unmodified CUDA program runs on it, and it fails where it is told to. Beside it
+//! lies a libcublasLt that computes there.
 #![allow(unsafe_code)]
 
 use libloading::Library;
@@ -29,7 +30,7 @@ pub struct Counts {
 }
 
 impl FakeDriver {
-    /// The folder of a `libcuda.so` for other processes: put it first in `LD_LIBRARY_PATH`. Not checked, so quicker.
+    /// The folder of a `libcuda.so` and a `libcublasLt.so.13` for other processes: put it first in `LD_LIBRARY_PATH`. Not checked, so quicker.
     pub fn folder() -> &'static Path {
         Path::new(env!("EMULATOR_PLAIN")).parent().expect("a file in a folder")
     }
@@ -43,10 +44,13 @@ impl FakeDriver {
         static DRIVER: OnceLock<Mutex<FakeDriver>> = OnceLock::new();
         let driver = DRIVER.get_or_init(|| {
             let path = Path::new(env!("EMULATOR_CHECKED")).with_file_name("libcuda.so");
-            // SAFETY: the library was made by this crate; its initialisers only fill a table of kernels. Whoever asks
-            // for a library of its name from now on is given this one.
-            let library =
-                unsafe { Library::new(&path) }.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let load = |path: &Path| {
+                // SAFETY: the library was made by this crate; its initialisers only fill a table of kernels. Whoever asks
+                // for a library of its name from now on is given this one.
+                unsafe { Library::new(path) }.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+            };
+            let library = load(&path);
+            std::mem::forget(load(&path.with_file_name("libcublasLt.so.13")));
             Mutex::new(FakeDriver { library })
         });
         let driver = driver.lock().unwrap_or_else(|e| e.into_inner());

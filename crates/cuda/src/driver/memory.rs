@@ -20,6 +20,11 @@ impl Memory {
         Pointer(self.at)
     }
 
+    /// How much it is.
+    pub(crate) fn bytes(self) -> usize {
+        self.bytes
+    }
+
     /// Where a kernel finds what begins `bytes` in.
     ///
     /// # Panics

@@ -1,15 +1,19 @@
-//! The only module that calls the CUDA driver and NVRTC: one device, one stream, memory that lives as long as both.
+//! The only module that calls the CUDA driver, NVRTC and cuBLASLt: one device, one stream, memory that lives as long as both.
 //!
 //! Every failure is an [`Error`]. After one that cannot be undone (a kernel that broke, a device that hangs) every
 //! further call gives the same error, and nothing waits for the device again.
 #![allow(unsafe_code)]
 
+mod cublaslt;
 mod graph;
+mod library;
 mod memory;
 mod nvrtc;
 mod probe;
 mod wait;
 
+pub use cublaslt::CublasLt;
+pub(crate) use cublaslt::Gemm;
 pub(crate) use graph::Graph;
 pub(crate) use memory::{Memory, Pinned};
 pub use nvrtc::Nvrtc;
@@ -36,6 +40,7 @@ pub(crate) struct Driver {
     memory: Vec<sys::CUdeviceptr>,
     pinned: Vec<*mut c_void>,
     graphs: Vec<sys::CUgraphExec>,
+    blas: Option<cublaslt::Blas>,
     /// How long a wait may take.
     patience: Duration,
     /// What every further call gives.
@@ -76,6 +81,7 @@ impl Driver {
             memory: Vec::new(),
             pinned: Vec::new(),
             graphs: Vec::new(),
+            blas: None,
             patience,
             lost: RefCell::new(None),
         };
@@ -208,6 +214,9 @@ impl Drop for Driver {
             let _ = result::ctx::set_current(self.context);
             if !self.stream.is_null() {
                 let _ = result::stream::synchronize(self.stream);
+            }
+            if let Some(blas) = self.blas.take() {
+                blas.close();
             }
             for graph in self.graphs.drain(..) {
                 let _ = result::graph::exec_destroy(graph);

@@ -4,17 +4,23 @@
 //! panics where a function is missing.
 #![allow(unsafe_code)]
 
+use super::library::{MAJORS, Sought};
 use crate::images::{HEADERS, SOURCES};
 use entropix_model::{Error, Result};
 use libloading::Library;
-use std::env;
-use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 
-/// The variable that names the library, which is then used even where this build holds kernels; `off` is none at all.
-const VARIABLE: &str = "ENTROPIX_NVRTC";
-/// The oldest and the newest major version that are looked for. The oldest is the first that knows sm_90a.
-const MAJORS: (u32, u32) = (12, 13);
+/// One that the user names is used even where this build holds kernels. The oldest of [`MAJORS`] is the first that knows
+/// sm_90a.
+const SOUGHT: Sought = Sought {
+    name: "NVRTC",
+    code: "NoNvrtc",
+    variable: "ENTROPIX_NVRTC",
+    file: "libnvrtc",
+    package: "nvidia-cuda-nvrtc",
+    folder: "cuda_nvrtc",
+};
 /// Most bytes of what it says of a file that an error tells.
 const MOST_LOG_BYTES: usize = 4000;
 type Handle = *mut c_void;
@@ -44,7 +50,6 @@ impl Nvrtc {
     /// # Errors
     /// `NoNvrtc` of class `Unsupported` when it is not there, cannot be loaded, or is no NVRTC of CUDA 12 or newer.
     pub fn open(path: &Path) -> Result<Self> {
-        let refuse = |what: &str| Error::unsupported("NoNvrtc", format!("{}: {what}", path.display()));
         // It asks for its second half by name alone, and a library of that name which is open already is found.
         for half in second_halves(path) {
             // SAFETY: a library of NVIDIA's that lies beside the one asked for; its initialisers need nothing of us.
@@ -52,14 +57,8 @@ impl Nvrtc {
                 std::mem::forget(half);
             }
         }
-        // SAFETY: whoever names the library vouches for what its initialisers do.
-        let library = unsafe { Library::new(path) }.map_err(|error| {
-            // What the system said begins with the path.
-            let said = std::error::Error::source(&error).map_or(error.to_string(), |why| why.to_string());
-            refuse(said.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&said))
-        })?;
-        // What it registered with the process may be called at the end, so it is never closed.
-        let library: &'static Library = Box::leak(Box::new(library));
+        let library = SOUGHT.open(path)?;
+        let refuse = |what: &str| SOUGHT.refuse(path, what);
         let lacks = |name: &str| refuse(&format!("is no NVRTC that can make machine code: it has no {name}"));
         macro_rules! function {
             ($name:literal) => {
@@ -73,7 +72,10 @@ impl Nvrtc {
         unsafe { version(&mut major, &mut minor) };
         let version = (u32::try_from(major).unwrap_or(0), u32::try_from(minor).unwrap_or(0));
         if version.0 < MAJORS.0 {
-            return Err(refuse(&format!("is NVRTC {}.{}; {}.0 is needed", version.0, version.1, MAJORS.0)));
+            return Err(refuse(&format!(
+                "is {} {}.{}; {}.0 is needed",
+                SOUGHT.name, version.0, version.1, MAJORS.0
+            )));
         }
         Ok(Self {
             path: path.to_owned(),
@@ -89,64 +91,25 @@ impl Nvrtc {
         })
     }
 
-    /// The NVRTC that [`VARIABLE`] names, else the newest there is whose machine code a driver of that version takes.
+    /// The NVRTC that the user names, else the newest there is whose machine code a driver of that version takes.
     ///
     /// # Errors
     /// Why there is none, in half a sentence.
     pub(crate) fn find(driver: (u32, u32)) -> Result<Self, String> {
-        let fitting = |found: Self| match found.version.0 <= driver.0 {
-            true => Ok(found),
-            false => Err(Error::unsupported(
-                "NoNvrtc",
-                format!("{found} is newer than the driver, which is of CUDA {}.{}", driver.0, driver.1),
-            )),
-        };
-        if let Some(named) = named() {
-            if named == "off" {
-                return Err(format!("${VARIABLE} is off"));
-            }
-            let opened = Self::open(Path::new(&named)).and_then(fitting);
-            return opened.map_err(|error| format!("${VARIABLE} names {error}"));
-        }
-        if driver.0 < MAJORS.0 {
-            return Err(format!("what it makes needs a driver of CUDA {}.0", MAJORS.0));
-        }
-        let mut unfit = String::new();
-        for path in candidates(driver.0, &|name| env::var_os(name)) {
-            match Self::open(&path).and_then(fitting) {
-                Ok(found) => return Ok(found),
-                // One that merely has the name is worth a word; that most places have none is not.
-                Err(error) if path.is_file() => unfit += &format!("; {error}"),
-                Err(_) => {}
-            }
-        }
-        let majors: Vec<String> = majors(driver.0).map(|major| major.to_string()).collect();
-        Err(format!(
-            "none of CUDA {} is known to the system or lies in $CUDA_HOME, $CUDA_PATH, /usr/local/cuda or $VIRTUAL_ENV{unfit}",
-            majors.join(" or ")
-        ))
+        SOUGHT.find(driver, |path| match Self::open(path)? {
+            found if found.version.0 <= driver.0 => Ok(found),
+            found => Err(SOUGHT.too_new(&found, driver)),
+        })
     }
 
     /// What helps when there is none.
     pub(crate) fn remedy(driver: (u32, u32)) -> String {
-        if named().is_some_and(|name| name == "off") {
-            return format!("unset ${VARIABLE}");
-        }
-        match majors(driver.0).last() {
-            Some(major) => {
-                // CUDA 12 is the last that has its number in the package's name.
-                let package = if major == 12 { "nvidia-cuda-nvrtc-cu12" } else { "nvidia-cuda-nvrtc" };
-                format!(
-                    "install a CUDA toolkit, or {package} of CUDA {major} with pip and name its libnvrtc in ${VARIABLE}"
-                )
-            }
-            None => "update the driver".into(),
-        }
+        SOUGHT.remedy(driver)
     }
 
     /// Whether the user named one.
     pub(crate) fn is_named() -> bool {
-        named().is_some_and(|name| name != "off")
+        SOUGHT.is_named()
     }
 
     /// Major and minor version.
@@ -276,36 +239,6 @@ impl Drop for Program<'_> {
     }
 }
 
-/// What the user named.
-fn named() -> Option<OsString> {
-    env::var_os(VARIABLE).filter(|value| !value.is_empty())
-}
-
-/// Major versions whose machine code such a driver takes, rising.
-fn majors(driver_major: u32) -> impl DoubleEndedIterator<Item = u32> {
-    MAJORS.0..=MAJORS.1.min(driver_major)
-}
-
-/// Where an NVRTC may be that is no newer than the driver, the newest first: of each version where the system looks, in a
-/// toolkit, and where pip puts it.
-fn candidates(driver_major: u32, look_up: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
-    let folder = |name: &str| look_up(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let toolkits = [folder("CUDA_HOME"), folder("CUDA_PATH"), Some("/usr/local/cuda".into())];
-    let mut folders: Vec<PathBuf> = toolkits.into_iter().flatten().map(|home| home.join("lib64")).collect();
-    if let Some(home) = folder("VIRTUAL_ENV") {
-        let pythons = std::fs::read_dir(home.join("lib")).into_iter().flatten().flatten();
-        for packages in pythons.map(|python| python.path().join("site-packages/nvidia")) {
-            folders.extend(["cu13/lib", "cuda_nvrtc/lib"].map(|part| packages.join(part)));
-        }
-    }
-    let names = majors(driver_major).rev().map(|major| PathBuf::from(format!("libnvrtc.so.{major}")));
-    let places = names.map(|name| {
-        let placed = folders.iter().map(|folder| folder.join(&name)).filter(|path| path.is_file());
-        [name.clone()].into_iter().chain(placed).collect::<Vec<_>>()
-    });
-    places.flatten().collect()
-}
-
 /// The libraries of built-in functions beside an NVRTC that is named by its place.
 fn second_halves(path: &Path) -> Vec<PathBuf> {
     let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
@@ -330,30 +263,6 @@ fn shortened(log: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn newer_compilers_come_first_and_none_is_newer_than_the_driver() {
-        let place = tempfile::tempdir().unwrap();
-        let wheel = place.path().join("lib/python3.12/site-packages/nvidia/cu13/lib");
-        let toolkit = place.path().join("cuda/lib64");
-        for (folder, file) in [(&wheel, "libnvrtc.so.13"), (&toolkit, "libnvrtc.so.12")] {
-            std::fs::create_dir_all(folder).unwrap();
-            std::fs::write(folder.join(file), "").unwrap();
-        }
-        let of = |driver: u32| -> Vec<PathBuf> {
-            let all = candidates(driver, &|name| match name {
-                "VIRTUAL_ENV" => Some(place.path().into()),
-                "CUDA_HOME" => Some(place.path().join("cuda").into()),
-                _ => None,
-            });
-            all.into_iter().filter(|path| !path.starts_with("/usr/local")).collect()
-        };
-        let (new, old) = (wheel.join("libnvrtc.so.13"), toolkit.join("libnvrtc.so.12"));
-        assert_eq!(of(13), ["libnvrtc.so.13".into(), new, "libnvrtc.so.12".into(), old.clone()]);
-        assert_eq!(of(14), of(13));
-        assert_eq!(of(12), ["libnvrtc.so.12".into(), old]);
-        assert!(of(11).is_empty());
-    }
 
     #[test]
     fn logs_are_cut() {

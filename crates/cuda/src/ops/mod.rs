@@ -15,7 +15,7 @@ pub use heads::{Heads, KvType, RopeInputs, copy_blocks, rope_store};
 pub use logits::{
     CHUNK, DrawBuffers, HeadWidth, LogitBuffers, PART_BYTES, candidates, draw, draw_shared, head, signals,
 };
-pub use product::{Product, Weights, Width, matmul};
+pub use product::{Product, Weights, Width, matmul, swiglu, unpack};
 pub use rows::{embed, rms_norm};
 
 /// The bytes of an array.

@@ -2,7 +2,7 @@
 
 use super::bytes;
 use crate::launch::{Arguments, Launch, Pointer};
-use crate::pack::{Format, TILE_ROWS};
+use crate::pack::{Format, TILE_ROWS, UNIT_COLS};
 
 /// What a product does with its sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,5 +109,35 @@ pub fn matmul(
             .with(w.n_cols)
             .with(stride)
             .with(product as u32),
+    }
+}
+
+/// out (n_rows, n_cols) bf16 = the matrix row by row, for products of another library.
+pub fn unpack(w: Weights, out: Pointer) -> Launch {
+    const WARPS: usize = 8;
+    assert!(w.n_cols.is_multiple_of(8), "{} columns; a multiple of 8 is needed", w.n_cols);
+    let (units, tiles) = ((w.n_cols as usize).div_ceil(UNIT_COLS), w.n_rows.div_ceil(TILE_ROWS as u32));
+    Launch {
+        kernel: format!("unpack_{}", w.format.name()),
+        grid: [units.div_ceil(WARPS) as u32, tiles, 1],
+        block: 256,
+        shared: 0,
+        bytes: w.format.packed_bytes(w.n_rows as usize, w.n_cols as usize) as u64
+            + bytes([w.n_rows, w.n_cols, 2]),
+        arguments: Arguments::default().with(w.at).with(out).with(w.n_rows).with(w.n_cols),
+    }
+}
+
+/// h (n_tokens, n) bf16 = silu(gate) * up of y (n_tokens, 2 n) f32, whose columns are interleaved as
+/// [`crate::pack::gated_row`] says.
+pub fn swiglu(y: Pointer, h: Pointer, n_tokens: Pointer, most_tokens: u32, n: u32) -> Launch {
+    assert!(n.is_multiple_of(8), "{n} gates; a multiple of 8 is needed");
+    Launch {
+        kernel: "swiglu_rows".into(),
+        grid: [most_tokens, 1, 1],
+        block: 256,
+        shared: 0,
+        bytes: bytes([most_tokens, n, 2 * 4 + 2]),
+        arguments: Arguments::default().with(y).with(h).with(n_tokens).with(n),
     }
 }

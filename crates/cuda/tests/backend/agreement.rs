@@ -7,14 +7,14 @@ use entropix_cuda::{CudaOptions, KvType};
 use entropix_model::{Backend, Signals};
 
 /// What one position gave.
-struct Position {
+pub(crate) struct Position {
     signals: Signals,
-    logits: Vec<f32>,
+    pub(crate) logits: Vec<f32>,
 }
 
-/// A prompt of 21 tokens in one piece, then 64 tokens one by one, each position asked; the next token is the argmax of
+/// A prompt of 21 tokens in one piece, then `n` tokens one by one, each position asked; the next token is the argmax of
 /// `lead`, or of the backend itself.
-fn go(backend: &mut dyn Backend, lead: Option<&[Position]>) -> Vec<Position> {
+pub(crate) fn go_on(backend: &mut dyn Backend, lead: Option<&[Position]>, n: usize) -> Vec<Position> {
     let prompt: Vec<u32> = (0..21).map(|i| (i * 37 + 11) % 384).collect();
     let asks: Vec<_> = (0..prompt.len()).map(kept).collect();
     let mut all = Vec::new();
@@ -25,7 +25,7 @@ fn go(backend: &mut dyn Backend, lead: Option<&[Position]>) -> Vec<Position> {
     };
     let step = row(backend, &prompt, 0, 3, &asks);
     take(backend, step, prompt.len(), &mut all);
-    for position in prompt.len()..prompt.len() + 64 {
+    for position in prompt.len()..prompt.len() + n {
         let before = lead.map_or(&all[position - 1], |lead| &lead[position - 1]);
         let step = row(backend, &[before.signals.best[0].token], position, 3, &[kept(0)]);
         take(backend, step, 1, &mut all);
@@ -33,8 +33,12 @@ fn go(backend: &mut dyn Backend, lead: Option<&[Position]>) -> Vec<Position> {
     all
 }
 
+fn go(backend: &mut dyn Backend, lead: Option<&[Position]>) -> Vec<Position> {
+    go_on(backend, lead, 64)
+}
+
 /// Largest distances of logits, entropies and varentropies.
-fn apart(a: &[Position], b: &[Position]) -> [f32; 3] {
+pub(crate) fn apart(a: &[Position], b: &[Position]) -> [f32; 3] {
     let mut most = [0f32; 3];
     for (a, b) in a.iter().zip(b) {
         let z = a.logits.iter().zip(&b.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -47,7 +51,7 @@ fn apart(a: &[Position], b: &[Position]) -> [f32; 3] {
 
 /// How far bf16 activations and a bf16 cache may carry a tiny model from exact arithmetic: logits, nats, nats squared. The
 /// CPU's own bf16 arithmetic is as far away, and a wrong kernel is further by an order.
-const FAR: [f32; 3] = [1.2, 0.3, 0.4];
+pub(crate) const FAR: [f32; 3] = [1.2, 0.3, 0.4];
 /// Of two logits that are further apart than twice the first, the larger is the same on both.
 const CLEAR: f32 = 2.4;
 

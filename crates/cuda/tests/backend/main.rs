@@ -8,6 +8,7 @@ mod checkpoints;
 mod agreement;
 mod drive;
 mod failures;
+mod fast;
 mod invariance;
 mod seam;
 mod timing;

@@ -4,7 +4,7 @@
 use crate::device::{Device, Outcome};
 use crate::matmul::Case;
 use crate::small::RopeCase;
-use crate::{attend, candidates, draw, head, matmul, signals, small};
+use crate::{attend, candidates, draw, fast, head, matmul, signals, small};
 use entropix_cuda::ops::{Heads, KvType};
 use entropix_cuda::pack::Format;
 use entropix_emulator::{Emulator, Order};
@@ -38,6 +38,22 @@ fn norm(device: &Device<'_>) -> Outcome {
 
 fn embed(device: &Device<'_>) -> Outcome {
     small::check_embed(device, Format::Q5_0, 96)
+}
+
+fn unpack_bf16(device: &Device<'_>) -> Outcome {
+    fast::check_unpack(device, Format::BF16, 37, 712)
+}
+
+fn unpack_f16(device: &Device<'_>) -> Outcome {
+    fast::check_unpack(device, Format::F16, 20, 72)
+}
+
+fn unpack_q4_1(device: &Device<'_>) -> Outcome {
+    fast::check_unpack(device, Format::Q4_1, 20, 96)
+}
+
+fn swiglu(device: &Device<'_>) -> Outcome {
+    fast::check_swiglu(device, 1032)
 }
 
 fn product(device: &Device<'_>, format: Format) -> Outcome {
@@ -151,6 +167,8 @@ fn best(device: &Device<'_>) -> Outcome {
 
 const RMS: (&str, &str) = ("rms_norm.cu", "rms_norm.cu");
 const EMBED: (&str, &str) = ("embed.cu", "embed.cu");
+const UNPACK: (&str, &str) = ("unpack.cu", "unpack.cu");
+const SWIGLU: (&str, &str) = ("swiglu.cu", "swiglu.cu");
 const MATMUL: (&str, &str) = ("matmul.cuh", "matmul_bf16.cu");
 const MATMUL_Q4_1: (&str, &str) = ("matmul.cuh", "matmul_q4_1.cu");
 const ROPE: (&str, &str) = ("rope_store.cu", "rope_store.cu");
@@ -165,6 +183,67 @@ const CANDIDATES: (&str, &str) = ("candidates.cu", "candidates.cu");
 const DRAW: (&str, &str) = ("draw.cu", "draw.cu");
 
 const FAULTS: &[Fault] = &[
+    // unpack, swiglu
+    fault(
+        "rows beyond the matrix are written",
+        UNPACK,
+        ("row < n_rows && ", ""),
+        unpack_bf16,
+        "out of bounds",
+    ),
+    fault("columns beyond the matrix are written", UNPACK, (" && col < n_cols", ""), unpack_bf16, "race"),
+    fault(
+        "rows g and g + 8 change places",
+        UNPACK,
+        ("TILE_ROWS + half * 8", "TILE_ROWS + (1 - half) * 8"),
+        unpack_q4_1,
+        "row 0 column 0",
+    ),
+    fault(
+        "only the first units",
+        UNPACK,
+        ("unit = blockIdx.x * (UNPACK_THREADS / WARP) + ", "unit = "),
+        unpack_bf16,
+        "race",
+    ),
+    fault(
+        "the units of the last block go on past the row",
+        UNPACK,
+        ("if (unit >= matrix.n_units) return;", ""),
+        unpack_bf16,
+        "out of bounds",
+    ),
+    fault(
+        "the second part of a half takes the place of the first",
+        UNPACK,
+        ("v[0] += low_bf16", "v[0] = low_bf16"),
+        unpack_f16,
+        "row 0 column 0",
+    ),
+    fault(
+        "every row has the scale of row g",
+        UNPACK,
+        ("scale_of<F>(u, group, half)", "scale_of<F>(u, group, 0)"),
+        unpack_q4_1,
+        "row 8 column 0",
+    ),
+    fault("the minimum is lost", UNPACK, ("fmaf(v[c], d, m)", "mul(v[c], d)"), unpack_q4_1, "row 0 column 0"),
+    fault(
+        "tokens beyond the count go on",
+        SWIGLU,
+        ("if (blockIdx.x >= *n_tokens) return;", ""),
+        swiglu,
+        "out of bounds",
+    ),
+    fault("ups are gates", SWIGLU, ("(at + 8)", "(at + 4)"), swiglu, "gate 0 token 0"),
+    fault(
+        "a tile has four gates, not eight",
+        SWIGLU,
+        ("i / 2 * TILE_ROWS", "i * TILE_ROWS / 4"),
+        swiglu,
+        "gate 4 token 0",
+    ),
+    fault("a row is written past its end", SWIGLU, ("i < n / 4;", "i <= n / 4;"), swiglu, "race"),
     // rms_norm
     fault(
         "sums are read before all warps wrote theirs",
@@ -994,7 +1073,8 @@ fn symptom(fault: &Fault) -> Result<String, String> {
 #[test]
 fn every_planted_fault_is_caught() {
     let wanted = std::env::var("ENTROPIX_FAULT").unwrap_or_default();
-    let faults: Vec<&Fault> = FAULTS.iter().filter(|fault| fault.what.contains(&wanted)).collect();
+    let is_wanted = |fault: &&Fault| fault.what.contains(&wanted) || fault.files.1.contains(&wanted);
+    let faults: Vec<&Fault> = FAULTS.iter().filter(is_wanted).collect();
     let next = std::sync::atomic::AtomicUsize::new(0);
     let missed = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {

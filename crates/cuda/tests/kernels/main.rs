@@ -9,6 +9,7 @@ mod candidates;
 mod compilers;
 mod device;
 mod draw;
+mod fast;
 mod faults;
 mod head;
 mod kv;

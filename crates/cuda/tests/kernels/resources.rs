@@ -205,6 +205,8 @@ fn parameters_are_those_of_the_ptx() {
         "attend_int8_64.cu",
         "attend_merge.cu",
         "embed.cu",
+        "unpack.cu",
+        "swiglu.cu",
         "rms_norm.cu",
         "rope_store.cu",
         "attention_signals.cu",

@@ -24,6 +24,9 @@ pub(crate) struct Setup {
     pub(crate) precision: String,
     /// Type of keys and values in the cache.
     pub(crate) kv_cache: String,
+    /// What computes long prompts with --fast.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fast: Option<String>,
     pub(crate) policy: String,
     /// What the time that `share_of_limit` compares with is made of.
     #[serde(flatten)]
@@ -214,6 +217,7 @@ mod tests {
             n_threads: 2,
             precision: "int8".into(),
             kv_cache: "f16".into(),
+            fast: None,
             policy: "greedy".into(),
             limits: Limits::default(),
         };

@@ -95,6 +95,7 @@ fn setup(session: &Session) -> Setup {
         n_threads: model.processor.n_threads(),
         precision: model.precision_name().into(),
         kv_cache: model.kv_cache_name().into(),
+        fast: model.processor.fast(),
         policy: "greedy".into(),
         limits: Limits::default(),
     }

@@ -134,6 +134,7 @@ impl Job {
             precision: summary.precision_name().into(),
             kernel_path: summary.processor.kernels(),
             kv_cache: summary.processor.kv_type().map(|kv| kv.name().into()),
+            fast: summary.processor.fast(),
             context: session.context_limit(),
         };
         let plain = match self.input.plain() {

@@ -129,6 +129,7 @@ pub(crate) fn options(model: &ModelArgs, rows: usize) -> Result<SessionOptions> 
         precision: precision(model)?,
         kernel_path: model.kernel_path,
         kv_type: model.kv_cache_dtype.and_then(KvTypeArg::kv_type),
+        fast: model.fast,
         max_context: model.max_model_len,
         max_rows: rows,
         kv_blocks: model.kv_blocks,

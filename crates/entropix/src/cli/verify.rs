@@ -38,6 +38,14 @@ pub(super) fn run(args: &VerifyArgs, output: &OutputArgs) -> Result<()> {
         );
         return Err(config(message).into());
     }
+    if let Some(fast) = &manifest.model.fast {
+        let message = format!(
+            "{}: was made with --fast ({fast}), so the bits of its lines depend on what was computed together, and none says \
+             with what; results of jobs without --fast can be verified",
+            path.display()
+        );
+        return Err(config(message).into());
+    }
     let lines = Lines::read(path, args.sample)?;
     let input = open_input(args, &manifest)?;
     let mut session = open_session(args, &manifest, output)?;

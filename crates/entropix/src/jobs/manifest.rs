@@ -79,6 +79,9 @@ pub struct ModelRecord {
     /// Type of the KV cache where that is a choice of its own, on CUDA: `bf16`, `f16` or `int8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_cache: Option<String>,
+    /// What computed long prompts with --fast, e.g. `cublaslt-13.0.2`: the bits of a line then depend on its batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fast: Option<String>,
     /// Most tokens of a sequence.
     pub context: usize,
 }
@@ -217,6 +220,7 @@ impl Manifest {
             ("the precision", json!(self.model.precision)),
             ("the kernel path", json!(self.model.kernel_path)),
             ("the type of the KV cache", json!(self.model.kv_cache)),
+            ("--fast", json!(self.model.fast)),
             ("the context", json!(self.model.context)),
             ("the policy", json!(policy)),
             ("the extra tokens", json!(self.policy.as_ref().and_then(|policy| policy.extra_tokens))),
@@ -261,6 +265,7 @@ mod tests {
             precision: text("int8"),
             kernel_path: text("avx2"),
             kv_cache: None,
+            fast: None,
             context: 64,
         };
         let prompt = PromptRecord {
@@ -300,7 +305,7 @@ mod tests {
     fn differences_are_named() {
         let first = manifest();
         type Change = fn(&mut Manifest);
-        let changes: [(Change, &str); 16] = [
+        let changes: [(Change, &str); 17] = [
             (|m| m.engine.version = "2".into(), "version of the program was 1, is 2"),
             (|m| m.input.format = "text".into(), "the input format"),
             (|m| m.model.sha256 = "2".repeat(64), "the model was 000"),
@@ -308,6 +313,7 @@ mod tests {
             (|m| m.model.precision = "exact".into(), "the precision was int8, is exact"),
             (|m| m.model.kernel_path = "portable".into(), "the kernel path was avx2, is portable"),
             (|m| m.model.kv_cache = Some("f16".into()), "the type of the KV cache was not set, is f16"),
+            (|m| m.model.fast = Some("cublaslt-13.0.2".into()), "--fast was not set, is cublaslt-13.0.2"),
             (|m| m.model.context = 65, "the context"),
             (|m| m.policy.as_mut().unwrap().sha256 = "3".repeat(64), "the policy was greedy 111"),
             (|m| m.prompt.plain = "raw".into(), "plain lines"),

@@ -1,7 +1,7 @@
 //! Where a model is computed: what was asked for, and what it came to.
 
 use entropix_cpu::{KernelPath, Precision};
-use entropix_cuda::{Found, KvType, probe};
+use entropix_cuda::{CublasLt, Found, KvType, probe};
 use entropix_model::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -62,6 +62,8 @@ pub enum Processor {
         nvrtc: Option<(u32, u32)>,
         /// Type of keys and values in its cache.
         kv_type: KvType,
+        /// Version of cuBLASLt, where long prompts take their products by it.
+        cublaslt: Option<(u32, u32, u32)>,
     },
 }
 
@@ -95,6 +97,16 @@ impl Processor {
         }
     }
 
+    /// What computes long prompts faster and ties bits to the batch, e.g. `cublaslt-13.0.2`; none unless it was asked for.
+    pub fn fast(&self) -> Option<String> {
+        match self {
+            Processor::Cuda { cublaslt: Some((major, minor, update)), .. } => {
+                Some(format!("cublaslt-{major}.{minor}.{update}"))
+            }
+            _ => None,
+        }
+    }
+
     /// Threads of the host that compute.
     pub fn n_threads(&self) -> usize {
         match self {
@@ -110,7 +122,10 @@ impl fmt::Display for Processor {
             Processor::Cpu { kernel_path, n_threads } => write!(f, "{kernel_path}, {n_threads} threads"),
             Processor::Cuda { found, kv_type, .. } => {
                 write!(f, "cuda:{}, {}", found.ordinal, found.name)?;
-                if *kv_type == KvType::default() { Ok(()) } else { write!(f, ", KV cache in {kv_type}") }
+                if *kv_type != KvType::default() {
+                    write!(f, ", KV cache in {kv_type}")?;
+                }
+                self.fast().map_or(Ok(()), |fast| write!(f, ", fast by {fast}"))
             }
         }
     }
@@ -120,24 +135,37 @@ impl fmt::Display for Processor {
 /// why.
 ///
 /// # Errors
-/// As [`probe`] for a CUDA device that was named; `Unsupported` for arithmetic or a type of the KV cache that the device
-/// has not.
+/// As [`probe`] for a CUDA device that was named; `Unsupported` for arithmetic, a type of the KV cache or a speed that the
+/// device has not, and as [`CublasLt::find`].
 pub(super) fn choose(
     device: Device,
     precision: Option<Precision>,
     kv_type: Option<KvType>,
+    fast: bool,
 ) -> Result<(Option<Found>, Option<String>)> {
     let (found, why) = by_arithmetic(device, precision)?;
-    match kv_type {
-        Some(kv_type) if found.is_none() => {
-            let why = why.map(|why| format!("{why}, and ")).unwrap_or_default();
-            let message = format!(
-                "{why}--kv-cache-dtype {kv_type} is for CUDA devices; on the cpu the cache is in f16, with --precision exact in \
-                 f32: leave it out"
-            );
-            Err(Error::unsupported("KvType", message))
+    if let Some(found) = &found {
+        if fast {
+            CublasLt::find(found.driver)?;
         }
-        _ => Ok((found, why)),
+        return Ok((Some(found.clone()), why));
+    }
+    let refused = match kv_type {
+        Some(kv_type) => Some((
+            "KvType",
+            format!("--kv-cache-dtype {kv_type}"),
+            "the cache is in f16, with --precision exact in f32",
+        )),
+        None if fast => Some(("Fast", "--fast".into(), "there are no faster kernels to choose")),
+        None => None,
+    };
+    match refused {
+        Some((code, flag, instead)) => {
+            let why = why.map(|why| format!("{why}, and ")).unwrap_or_default();
+            let message = format!("{why}{flag} is for CUDA devices; on the cpu {instead}: leave it out");
+            Err(Error::unsupported(code, message))
+        }
+        None => Ok((None, why)),
     }
 }
 
@@ -180,19 +208,31 @@ mod tests {
 
     #[test]
     fn arithmetic_decides_too() {
-        let error = choose(Device::Cuda(0), Some(Precision::Exact), None).unwrap_err();
+        let error = choose(Device::Cuda(0), Some(Precision::Exact), None, false).unwrap_err();
         assert_eq!(error.code, "Precision", "{error}");
-        let (found, why) = choose(Device::Auto, Some(Precision::Int8), None).unwrap();
+        let (found, why) = choose(Device::Auto, Some(Precision::Int8), None, false).unwrap();
         assert!(found.is_none() && why.unwrap().contains("bf16 only"));
-        assert_eq!(choose(Device::Cpu, None, None).unwrap(), (None, None));
+        assert_eq!(choose(Device::Cpu, None, None, false).unwrap(), (None, None));
     }
 
     #[test]
-    fn the_type_of_the_cache_is_for_devices_that_have_a_choice() {
+    fn what_only_cuda_devices_have_is_refused_elsewhere() {
         for (device, precision) in [(Device::Cpu, None), (Device::Auto, Some(Precision::Exact))] {
-            let error = choose(device, precision, Some(KvType::Bf16)).unwrap_err();
-            assert_eq!(error.code, "KvType", "{error}");
-            assert!(error.message.contains("--kv-cache-dtype bf16 is for CUDA devices"), "{error}");
+            let kv_type = Some(KvType::Bf16);
+            for (kv_type, fast, code, says) in [
+                (
+                    kv_type,
+                    false,
+                    "KvType",
+                    "--kv-cache-dtype bf16 is for CUDA devices; on the cpu the cache is in f16",
+                ),
+                (None, true, "Fast", "--fast is for CUDA devices"),
+                (kv_type, true, "KvType", "leave it out"),
+            ] {
+                let error = choose(device, precision, kv_type, fast).unwrap_err();
+                assert_eq!(error.code, code, "{error}");
+                assert!(error.message.contains(says), "{error}");
+            }
         }
     }
 }

@@ -37,6 +37,9 @@ pub struct SessionOptions {
     pub kernel_path: Option<KernelPath>,
     /// Type of keys and values in the cache, on CUDA alone; none is bf16 there.
     pub kv_type: Option<KvType>,
+    /// Whether long prompts may be computed by cuBLASLt, on CUDA alone: faster, and the bits of an answer then depend on what is
+    /// computed with it.
+    pub fast: bool,
     /// Most tokens of a sequence; none is what the model was made for.
     pub max_context: Option<usize>,
     /// Most sequences computed at once.
@@ -65,6 +68,7 @@ impl Default for SessionOptions {
             precision: None,
             kernel_path: None,
             kv_type: None,
+            fast: false,
             max_context: None,
             max_rows: 8,
             kv_blocks: None,
@@ -81,9 +85,9 @@ impl SessionOptions {
     /// Whether the device that is asked for can be had, before anything is fetched or read.
     ///
     /// # Errors
-    /// As [`entropix_cuda::probe`]; `Unsupported` for arithmetic or a type of the KV cache that the device has not.
+    /// As [`entropix_cuda::probe`]; `Unsupported` for arithmetic, a type of the KV cache or a speed that the device has not.
     pub fn check_device(&self) -> Result<()> {
-        device::choose(self.device, self.precision, self.kv_type).map(drop)
+        device::choose(self.device, self.precision, self.kv_type, self.fast).map(drop)
     }
 }
 
@@ -223,7 +227,8 @@ impl Session {
             warnings.push("the model names no token that ends an answer; give --max-tokens or --stop".into());
         }
         let classes = token_classes(&tokenizer, config.vocab_size, &ends);
-        let (found, choice) = device::choose(options.device, options.precision, options.kv_type)?;
+        let (found, choice) =
+            device::choose(options.device, options.precision, options.kv_type, options.fast)?;
         let times = Times::default();
         let opened = match found {
             Some(found) => Opened::cuda(checkpoint, options, &found, progress)?,

@@ -3,7 +3,7 @@
 use super::timed::{TimedBackend, Times};
 use super::{Processor, SessionOptions};
 use entropix_cpu::{CpuBackend, CpuOptions, Precision, Progress};
-use entropix_cuda::{CudaBackend, CudaOptions, Found, Opening};
+use entropix_cuda::{CudaBackend, CudaOptions, FAST_TOKENS, Found, Opening};
 use entropix_model::{Backend, Checkpoint, MemoryPlan, Result};
 
 /// Bytes the KV cache takes by default at most, unless one sequence needs more; on a device with memory of its own a
@@ -51,8 +51,12 @@ impl Opened {
             Opening::Weights { done, total } => progress(done, total),
             Opening::Kernels { .. } => (options.tell)(&opening.to_string()),
         })?;
-        let processor =
-            Processor::Cuda { found: found.clone(), nvrtc: backend.nvrtc(), kv_type: cuda.kv_type };
+        let processor = Processor::Cuda {
+            found: found.clone(),
+            nvrtc: backend.nvrtc(),
+            kv_type: cuda.kv_type,
+            cublaslt: backend.cublaslt(),
+        };
         let memory = backend.memory();
         // Its cache is claimed whole.
         let kept_blocks = None;
@@ -83,6 +87,7 @@ fn cuda_options(checkpoint: &Checkpoint, options: &SessionOptions, found: &Found
     let mut cuda = CudaOptions {
         ordinal: found.ordinal,
         kv_type: options.kv_type.unwrap_or_default(),
+        fast: options.fast.then_some(FAST_TOKENS),
         max_rows: options.max_rows,
         max_tokens: default.max_tokens.max(options.max_rows),
         max_kept: options.max_rows,

@@ -37,6 +37,10 @@ pub(crate) struct ModelArgs {
     /// auto, which is bf16].
     #[arg(long, value_name = "TYPE")]
     pub kv_cache_dtype: Option<KvTypeArg>,
+    /// Compute long prompts by cuBLASLt on a CUDA device, if that is installed: faster, but the bits of an answer then depend on
+    /// what is computed with it.
+    #[arg(long)]
+    pub fast: bool,
 }
 
 /// Arithmetic.
