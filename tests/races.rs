@@ -132,6 +132,7 @@ fn manifest() -> Manifest {
             precision: text("int8"),
             kernel_path: text("any"),
             kv_cache: None,
+            fast: None,
             context: 32,
         },
         PromptRecord {
