@@ -102,6 +102,15 @@ DEV void scale_columns(float (&d)[4], float factor, u32 lane) {
     }
 }
 
+/// The same of weights, where 0 is that of a key which a row does not see, whatever its factor is.
+DEV void scale_weights(float (&d)[4], float factor, u32 lane) {
+#pragma unroll
+    for (u32 i = 0; i < 2; i++) {
+        const float f = __shfl_sync(FULL, factor, (lane % 4 * 2 + i) * 4);
+        d[i] = d[i] == 0.0f ? 0.0f : mul(d[i], f), d[2 + i] = d[2 + i] == 0.0f ? 0.0f : mul(d[2 + i], f);
+    }
+}
+
 /// The product of a chunk's weights with W columns of V, starting at `column`; `emit(tile, sums)` gets each 8 columns: column
 /// g of n-tile j is component column + g W / 8 + j.
 template <typename Kv, u32 HD, u32 W, typename Emit>
@@ -202,7 +211,7 @@ DEV void attend_chunk(const u32 (&queries)[HD / 16][4], const u8* cache, const u
     before(result);
     if constexpr (Kv::SCALE_BYTES > 0) {
 #pragma unroll
-        for (u32 n = 0; n < CHUNK / 8; n++) scale_columns(s[n], value_scales[n], lane);
+        for (u32 n = 0; n < CHUNK / 8; n++) scale_weights(s[n], value_scales[n], lane);
     }
     // The D fragment of scores is the A fragment of weights: columns 16 k + 2 q and 16 k + 8 + 2 q.
     u32 p[CHUNK / 16][4];
@@ -221,8 +230,9 @@ DEV void attend_chunk(const u32 (&queries)[HD / 16][4], const u8* cache, const u
 /// What a part's sums are multiplied with when it joins the frame of `to`.
 DEV float rescale(const Moments& from, const Moments& to) { return exp_fast(frame_shift(from.max, to.max)); }
 
-/// Adding zero turns -0 into 0, which merging with an empty part would do too.
-DEV bf16 finish_component(float sum, const Moments& m) { return to_bf16(add(mul(sum, 1.0f / m.sum), 0.0f)); }
+/// Adding zero turns -0 into 0, which merging with an empty part would do too. Maxima pass over a score that is no number, and
+/// one of -inf looks like that of a key nobody sees; the sum of their sizes tells of either.
+DEV bf16 finish_component(float sum, const Moments& m, float abs_sum) { return to_bf16(is_finite(abs_sum) ? add(mul(sum, 1.0f / m.sum), 0.0f) : not_a_number()); }
 
 DEV void finish_stats(float* stats, const Moments& m, float abs_sum, u32 n_keys) {
     const float log_sum = logf(m.sum);
@@ -306,7 +316,7 @@ DEV void attend_merge(const float* parts, const Tile* tiles, bf16* out, float* s
         const u64 at = u64(tile.first_token + query.token) * shape.n_heads + query.head;
 #pragma unroll
         for (u32 i = 0; i < (HD + WARP - 1) / WARP; i++)
-            if (lane + i * WARP < HD) out[at * HD + lane + i * WARP] = finish_component(total[i], all);
+            if (lane + i * WARP < HD) out[at * HD + lane + i * WARP] = finish_component(total[i], all, size);
         if (lane == 0) finish_stats(stats + at * 4, all, size, query.n_keys);
     }
 }
@@ -369,7 +379,7 @@ DEV void attend_prefill(const u16* q, const u8* cache, const u32* tables, const 
 #pragma unroll
         for (u32 t = 0; t < HD / 8; t++)
 #pragma unroll
-            for (u32 i = 0; i < 2; i++) out[at * HD + component_of<HD>(t, lane % 4 * 2 + i)] = finish_component(finished[t * 4 + h * 2 + i][threadIdx.x], all[h]);
+            for (u32 i = 0; i < 2; i++) out[at * HD + component_of<HD>(t, lane % 4 * 2 + i)] = finish_component(finished[t * 4 + h * 2 + i][threadIdx.x], all[h], all_size[h]);
         if (lane % 4 == 0) finish_stats(stats + at * 4, all[h], all_size[h], row_keys[h]);
     }
 }

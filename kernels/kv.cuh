@@ -3,7 +3,8 @@
 //
 // A layer is (n_blocks, n_kv_heads, k|v) planes. A plane is block_size vectors of head_dim components and behind them, in 8
 // bits, block_size f32 scales: component = i8 * scale, scale = largest |component| / 127. So a block is one piece of memory
-// with everything in it, and a vector with a component that is not finite is NaN as a whole.
+// with everything in it, and a vector with a component that is not finite is NaN as a whole. A row that sees a key that is
+// not finite is NaN; an infinite value in 16 bits spoils its component for every row of its tile, earlier ones too.
 //
 //   KvBf16, KvF16  16 bits a component; queries and the weights of keys have the same type
 //   KvInt8         queries and weights in bf16, in which every i8 is exact: a key's scale multiplies its score, a value's scale

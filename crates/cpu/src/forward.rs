@@ -106,7 +106,14 @@ impl Step<'_> {
                     // Few rows, whose products read as fast as they can.
                     AttentionTask::Split { .. } => None,
                 });
-            let blocks = decoding.flat_map(|span| &self.batch.blocks[span.blocks.clone()]);
+            let mut before: &[BlockId] = &[];
+            let blocks = decoding.flat_map(|span| {
+                let blocks = &self.batch.blocks[span.blocks.clone()];
+                // What rows begin alike with is loaded once.
+                let n_shared = blocks.iter().zip(before).take_while(|(a, b)| a == b).count();
+                before = blocks;
+                &blocks[n_shared..]
+            });
             beside.set(blocks.flat_map(|&block| pages.of_block(block)), n_groups);
         }
     }

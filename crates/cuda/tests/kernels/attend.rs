@@ -356,16 +356,14 @@ fn loss(device: &Device<'_>, case: &Case) -> Result<f64, String> {
 }
 
 /// A vector that is not finite, in one sequence, makes its every row NaN and changes no bit of the other's.
-fn check_poison(device: &Device<'_>, heads: Heads, poison: f32) -> Outcome {
+pub(crate) fn check_poison(device: &Device<'_>, heads: Heads, poison: f32) -> Outcome {
     let case = Case::new(heads, &ragged(&[(30, 3), (300, 1)]), 0.0);
-    let mut spoilt = case.clone();
     let mut vector = vec![0.5; heads.head_dim as usize];
     vector[3] = poison;
-    for is_value in [false, true] {
+    for (is_value, prefill) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut spoilt = case.clone();
         let table = &case.tables[case.table_of[0] as usize..];
         slot(&heads, table, 7, 0, is_value).write(&heads, &mut spoilt.cache, &vector);
-    }
-    for prefill in [false, true] {
         let (fine, _, _) = run(device, &case, prefill)?;
         let (out, _, _) = run(device, &spoilt, prefill)?;
         let first = 3 * (heads.n_heads * heads.head_dim) as usize;
@@ -373,14 +371,21 @@ fn check_poison(device: &Device<'_>, heads: Heads, poison: f32) -> Outcome {
             return Err("a row of another sequence changed".into());
         }
         let poisoned = |i: usize| bf16::from_bits(out[i]).to_f32().is_nan();
-        // In 16 bits a component stands for itself alone.
-        let step = if heads.kv == KvType::Int8 { 1 } else { heads.head_dim as usize };
-        let from = if heads.kv == KvType::Int8 { 0 } else { 3 };
-        if let Some(i) = (from..first).step_by(step).find(|&i| !poisoned(i)) {
-            return Err(format!("component {i} of a poisoned row is {}", bf16::from_bits(out[i])));
+        // A component of a value in 16 bits stands for itself alone, and infinity times a weight is that or no number.
+        let alone = is_value && heads.kv != KvType::Int8;
+        let (from, step) = if alone { (3, heads.head_dim as usize) } else { (0, 1) };
+        let spoils = |i: usize| poisoned(i) || alone && bf16::from_bits(out[i]).to_f32().is_infinite();
+        if let Some(i) = (from..first).step_by(step).find(|&i| !spoils(i)) {
+            let what = if is_value { "value" } else { "key" };
+            return Err(format!("component {i} of a row with a bad {what} is {}", bf16::from_bits(out[i])));
         }
     }
     Ok(Vec::new())
+}
+
+/// A key with an infinite component among queries of both signs.
+pub(crate) fn check_infinite_key(device: &Device<'_>) -> Outcome {
+    check_poison(device, heads(KvType::F16, 4, 1, 32, 16), f32::INFINITY)
 }
 
 fn heads(kv: KvType, group: u32, n_kv_heads: u32, head_dim: u32, block_size: u32) -> Heads {
@@ -446,7 +451,10 @@ fn a_cache_in_few_bits_loses_little() {
 fn what_is_not_finite_stays_in_its_row() {
     for (kv, head_dim, poison) in [
         (KvType::Bf16, 64, f32::NAN),
+        (KvType::Bf16, 32, f32::NEG_INFINITY),
         (KvType::F16, 96, f32::NAN),
+        (KvType::F16, 64, f32::INFINITY),
+        (KvType::F16, 64, f32::NEG_INFINITY),
         (KvType::Int8, 64, f32::NAN),
         (KvType::Int8, 80, f32::INFINITY),
     ] {

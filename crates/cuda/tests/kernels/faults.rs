@@ -651,14 +651,17 @@ const FAULTS: &[Fault] = &[
     fault(
         "a key has the scale of its neighbour",
         ATTEND_INT8,
-        ("(lane % 4 * 2 + i) * 4", "(lane % 4 * 2) * 4"),
+        (
+            "(lane % 4 * 2 + i) * 4);\n        d[i] = mul(d[i], f),",
+            "(lane % 4 * 2) * 4);\n        d[i] = mul(d[i], f),",
+        ),
         attention_int8,
         "not",
     ),
     fault(
         "values without their scales",
         ATTEND_INT8,
-        ("scale_columns(s[n], value_scales[n], lane);", ";"),
+        ("scale_weights(s[n], value_scales[n], lane);", ";"),
         attention_int8,
         "not",
     ),
@@ -668,6 +671,13 @@ const FAULTS: &[Fault] = &[
         ("*place.value_scale(", "*place.scale("),
         attention_int8,
         "not",
+    ),
+    fault(
+        "scores that are no number are passed over",
+        ("attend.cuh", "attend_f16_32.cu"),
+        ("is_finite(abs_sum) ? add(", "true ? add("),
+        attend::check_infinite_key,
+        "bad key",
     ),
     fault(
         "scales past the context are read",

@@ -86,6 +86,13 @@ pub struct ModelRecord {
     pub context: usize,
 }
 
+impl ModelRecord {
+    /// Type of the KV cache; on CUDA it was bf16 before there was a choice.
+    fn kv_type(&self) -> Option<&str> {
+        self.kv_cache.as_deref().or_else(|| self.kernel_path.starts_with("sm_").then_some("bf16"))
+    }
+}
+
 /// The policy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PolicyRecord {
@@ -219,7 +226,7 @@ impl Manifest {
             ("the name of the model", json!(self.model.name)),
             ("the precision", json!(self.model.precision)),
             ("the kernel path", json!(self.model.kernel_path)),
-            ("the type of the KV cache", json!(self.model.kv_cache)),
+            ("the type of the KV cache", json!(self.model.kv_type())),
             ("--fast", json!(self.model.fast)),
             ("the context", json!(self.model.context)),
             ("the policy", json!(policy)),
@@ -330,6 +337,14 @@ mod tests {
             let differences = other.differences(&first).join("; ");
             assert!(differences.contains(told), "{told}: {differences:?}");
         }
+        let cuda = |kv_cache: Option<&str>| {
+            let mut manifest = manifest();
+            manifest.model.kernel_path = "sm_90".into();
+            manifest.model.kv_cache = kv_cache.map(str::to_owned);
+            manifest
+        };
+        assert_eq!(cuda(Some("bf16")).differences(&cuda(None)), [""; 0]);
+        assert_eq!(cuda(Some("f16")).differences(&cuda(None)), ["the type of the KV cache was bf16, is f16"]);
         let mut same = manifest();
         same.engine.commit = "def".into();
         same.input = InputRecord { path: "elsewhere".into(), sha256: None, ..same.input };

@@ -37,8 +37,8 @@ pub struct SessionOptions {
     pub kernel_path: Option<KernelPath>,
     /// Type of keys and values in the cache, on CUDA alone; none is bf16 there.
     pub kv_type: Option<KvType>,
-    /// Whether long prompts may be computed by cuBLASLt, on CUDA alone: faster, and the bits of an answer then depend on what is
-    /// computed with it.
+    /// Whether steps of many tokens ([`entropix_cuda::FAST_TOKENS`]) may be computed by cuBLASLt, on CUDA alone: faster, and the
+    /// bits of an answer then depend on what is computed with it.
     pub fast: bool,
     /// Most tokens of a sequence; none is what the model was made for.
     pub max_context: Option<usize>,

@@ -37,8 +37,8 @@ pub(crate) struct ModelArgs {
     /// auto, which is bf16].
     #[arg(long, value_name = "TYPE")]
     pub kv_cache_dtype: Option<KvTypeArg>,
-    /// Compute long prompts by cuBLASLt on a CUDA device, if that is installed: faster, but the bits of an answer then depend on
-    /// what is computed with it.
+    /// Compute steps of 512 tokens and more by cuBLASLt on a CUDA device, if that is installed: long prompts, or many short ones
+    /// together. Faster, but the bits of an answer then depend on what is computed with it.
     #[arg(long)]
     pub fast: bool,
 }
