@@ -377,6 +377,8 @@ fn case_79_and_80_paths_and_devices() {
         ended.stderr
     );
     place.run(["run", "-p", "x", "--dtype", "f16"]).expect(UNSUPPORTED, "f16");
+    let args = ["run", "-p", "x", "--device", "cuda", "--kernel-path", "portable"];
+    place.run(args).expect(UNSUPPORTED, "--kernel-path portable names kernels of the CPU");
 }
 
 /// What belongs to a model and is no file: refused at once, whichever it is, also where it may be left out.

@@ -108,6 +108,8 @@ fn bench_prints_an_array_and_nothing_else() {
     assert_eq!(ended.stdout.lines().count(), 7);
     place.run(["bench", "-p", "0", "-n", "0", "-m", &model()]).expect(64, "nothing to measure");
     place.run(["bench", "-p", "100000", "-m", &model()]).expect(64, "positions");
+    let small = ["bench", "-p", "100", "-n", "0", "--kv-blocks", "2", "-m", &model()];
+    place.run(small).expect(64, "the 2 blocks of the KV cache hold 32; raise --kv-blocks");
 }
 
 #[test]

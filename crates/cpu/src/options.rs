@@ -69,10 +69,10 @@ impl CpuOptions {
             Err(Error::new(Class::Usage, "CpuOptions", message))
         };
         let most = [
-            ("threads", self.threads, limits::THREADS),
-            ("n_blocks", self.n_blocks, limits::KV_BLOCKS),
+            ("threads (-t)", self.threads, limits::THREADS),
+            ("n_blocks (--kv-blocks)", self.n_blocks, limits::KV_BLOCKS),
             ("block_size", self.block_size, limits::BLOCK_SIZE),
-            ("max_rows", self.max_rows, limits::ROWS),
+            ("max_rows (-b)", self.max_rows, limits::ROWS),
             ("max_tokens", self.max_tokens, limits::STEP_TOKENS),
             ("max_kept", self.max_kept, limits::STEP_TOKENS),
         ];

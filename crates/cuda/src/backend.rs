@@ -61,6 +61,11 @@ impl CudaBackend {
         let sizes = Sizes::of(config, options);
         let memory = plan(config, &checkpoint.weights, options);
         let mut driver = Driver::open(options.ordinal, options.patience)?;
+        // What it claims for itself is in no plan.
+        if options.fast.is_some() {
+            let library = CublasLt::find(driver.found().driver)?;
+            driver.take_blas(library)?;
+        }
         let free = driver.free_memory()?;
         let refuse = |driver: &Driver, free: usize| {
             let message = format!(
@@ -74,15 +79,14 @@ impl CudaBackend {
         if memory.total() > free as u64 {
             return Err(refuse(&driver, free));
         }
-        if options.fast.is_some() {
-            let library = CublasLt::find(driver.found().driver)?;
-            driver.take_blas(library)?;
-        }
-        let weights = &checkpoint.weights;
-        let nvrtc = kernels::load(&mut driver, &sizes, weights, options.cache.as_deref(), progress)?;
         let with_table = |driver: &Driver, error: Error| match error.code {
             "OutOfMemory" => refuse(driver, free),
             _ => error,
+        };
+        let (weights, cache) = (&checkpoint.weights, options.cache.as_deref());
+        let nvrtc = match kernels::load(&mut driver, &sizes, weights, cache, progress) {
+            Ok(nvrtc) => nvrtc,
+            Err(error) => return Err(with_table(&driver, error)),
         };
         let rooms = match Rooms::allocate(&mut driver, &sizes) {
             Ok(rooms) => rooms,
@@ -92,7 +96,7 @@ impl CudaBackend {
             Ok(model) => model,
             Err(error) => return Err(with_table(&driver, error)),
         };
-        Ok(Self {
+        let mut backend = Self {
             plan: StepPlan::new(&sizes),
             capacity: options.capacity(config),
             driver,
@@ -106,7 +110,26 @@ impl CudaBackend {
             step: StepId(0),
             has_answers: false,
             bytes: Vec::new(),
-        })
+        };
+        if let Some(least) = options.fast {
+            backend.warm_up(least)?;
+        }
+        Ok(backend)
+    }
+
+    /// Takes the shortest step that cuBLASLt has a part in: what it loads for it needs memory and may fail, better now than
+    /// amid work.
+    fn warm_up(&mut self, least: usize) -> Result<()> {
+        let Capacity { max_tokens, max_context, block_size, .. } = self.capacity;
+        let n = least.max(2);
+        if n > max_tokens.min(max_context) {
+            return Ok(());
+        }
+        let blocks: Vec<u32> = (0..narrow(n.div_ceil(block_size))).collect();
+        let mut batch = Batch::default();
+        batch.push(&vec![0; n], 0, &blocks, &[]);
+        self.submit(&batch)?;
+        self.answers()
     }
 
     /// The device.
@@ -195,7 +218,9 @@ impl CudaBackend {
         }
         let (shape, is_replayed) = self.shape();
         if !is_replayed {
-            let fast = self.sizes.fast.map(|_| &self.driver);
+            // Rows that decode have the same bits replayed or not.
+            let has_prompt = self.plan.n_tokens > self.plan.n_rows;
+            let fast = self.sizes.fast.filter(|_| has_prompt).map(|_| &self.driver);
             return Forward { fast, ..self.forward() }.step(shape, &mut |launch| self.driver.launch(&launch));
         }
         let graph = match self.graphs.get(&shape) {

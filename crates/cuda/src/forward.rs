@@ -66,12 +66,12 @@ impl Forward<'_> {
             self.norm(layer.attn_norm, tokens, run)?;
             self.attention(i, layer, shape, run)?;
             let (hidden, out) = (self.sizes.hidden, rooms.x.pointer());
-            self.product(layer.o, rooms.attended, out, hidden, tokens, Product::Add, run)?;
+            self.product("o", layer.o, rooms.attended, out, hidden, tokens, Product::Add, run)?;
             self.norm(layer.ffn_norm, tokens, run)?;
             let width = self.sizes.intermediate;
             let gated = rooms.gated.pointer();
-            self.product(layer.gate_up, rooms.normed, gated, width, tokens, Product::Gated, run)?;
-            self.product(layer.down, rooms.gated, out, hidden, tokens, Product::Add, run)?;
+            self.product("gate_up", layer.gate_up, rooms.normed, gated, width, tokens, Product::Gated, run)?;
+            self.product("down", layer.down, rooms.gated, out, hidden, tokens, Product::Add, run)?;
         }
         if shape.kept == 0 { Ok(()) } else { self.head(0, 0, shape.kept, self.count(N_KEPT), run) }
     }
@@ -84,6 +84,7 @@ impl Forward<'_> {
 
     fn product(
         &self,
+        part: &'static str,
         weights: ops::Weights,
         x: Memory,
         out: Pointer,
@@ -95,7 +96,8 @@ impl Forward<'_> {
         let (n, stride) = (self.count(N_TOKENS), narrow(stride));
         let fast = self.fast.zip(self.rooms.fast).zip(self.sizes.fast);
         let Some(((driver, rooms), _)) = fast.filter(|&(_, least)| tokens as usize >= least) else {
-            return run(matmul(weights, x.pointer(), out, stride, n, tokens, product, Width::of(tokens)));
+            let launch = matmul(weights, x.pointer(), out, stride, n, tokens, product, Width::of(tokens));
+            return run(Launch { part, ..launch });
         };
         run(ops::unpack(weights, rooms.weights.pointer()))?;
         let gemm = Gemm {
@@ -121,7 +123,7 @@ impl Forward<'_> {
         let (tokens, n_tokens) = (shape.tokens, self.count(N_TOKENS));
         for &(weights, first) in &layer.qkv {
             let out = rooms.qkv.offset(4 * first);
-            self.product(weights, rooms.normed, out, sizes.qkv, tokens, Product::Store, run)?;
+            self.product("qkv", weights, rooms.normed, out, sizes.qkv, tokens, Product::Store, run)?;
         }
         let cache = rooms.cache.offset(index * heads.cache_bytes(sizes.n_blocks));
         let from = RopeInputs {

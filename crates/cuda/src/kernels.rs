@@ -2,7 +2,7 @@
 
 use crate::abi;
 use crate::cubins::{Key, cached};
-use crate::driver::{Driver, Nvrtc};
+use crate::driver::{Driver, Found, Nvrtc};
 use crate::images::{self, IMAGES};
 use crate::ops;
 use crate::options::Sizes;
@@ -45,6 +45,17 @@ pub(crate) fn load(
     })?;
     compile(driver, &wanted, &nvrtc, cache, progress)?;
     Ok(Some(nvrtc.version()))
+}
+
+/// What makes the kernels of a device: none where this build holds them, else the NVRTC that compiles them there.
+///
+/// # Errors
+/// `NoKernels` of class `Unsupported`: that there is neither.
+pub fn compiler(found: &Found) -> Result<Option<Nvrtc>> {
+    if images::are_usable(found.driver) {
+        return Ok(None);
+    }
+    Nvrtc::find(found.driver).map(Some).map_err(|none| Error::unsupported("NoKernels", none))
 }
 
 fn wanted(sizes: &Sizes, weights: &Weights) -> Wanted {

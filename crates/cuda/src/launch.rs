@@ -59,6 +59,8 @@ impl Arguments {
 pub struct Launch {
     /// The entry point.
     pub kernel: String,
+    /// Which matrix it multiplies with, where a step has several.
+    pub part: &'static str,
     /// Blocks.
     pub grid: [u32; 3],
     /// Threads a block.

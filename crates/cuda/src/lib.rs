@@ -25,6 +25,7 @@ pub use backend::CudaBackend;
 pub use backend::timing::{OperationTime, StepTime, TimedStep, whole_splits};
 pub use ceiling::copy_bandwidth;
 pub use driver::{CublasLt, Found, Nvrtc, probe};
+pub use kernels::compiler;
 pub use ops::KvType;
 pub use options::{CudaOptions, FAST_TOKENS, plan};
 pub use weights::{Opening, Progress};

@@ -75,9 +75,9 @@ impl Default for CudaOptions {
 impl CudaOptions {
     pub(crate) fn check(&self, config: &ModelConfig) -> Result<()> {
         for (name, value, least, most) in [
-            ("n_blocks", self.n_blocks, 1, 1 << 28),
+            ("n_blocks (--kv-blocks)", self.n_blocks, 1, 1 << 28),
             ("block_size", self.block_size, 16, 1 << 12),
-            ("max_rows", self.max_rows, 1, 1 << 16),
+            ("max_rows (-b)", self.max_rows, 1, 1 << 16),
             ("max_tokens", self.max_tokens, 1, 1 << 16),
             ("max_kept", self.max_kept, 0, 1 << 16),
         ] {

@@ -203,7 +203,10 @@ fn fast_jobs_take_cublaslt_and_say_so() {
 
     let libcuda = FakeDriver::folder().join("libcuda.so");
     for (named, all) in [
-        ("off", &["$ENTROPIX_CUBLASLT is off; unset $ENTROPIX_CUBLASLT, or leave --fast out"][..]),
+        (
+            "off",
+            &["$ENTROPIX_CUBLASLT is off; unset $ENTROPIX_CUBLASLT, or begin an output without --fast"][..],
+        ),
         (
             "/nowhere/libcublasLt.so.13",
             &["$ENTROPIX_CUBLASLT names /nowhere/", "cannot open", "nvidia-cublas"],
@@ -315,7 +318,49 @@ fn auto_says_what_it_takes_and_why() {
     let said = run(&[fake(), ("FAKE_CUDA_VERSION", "11080")]);
     assert!(said.contains("auto takes the cpu: the CUDA driver is of CUDA 11.8"), "{said}");
     let said = run(&[fake(), ("FAKE_CUDA_DEVICES", "0")]);
-    assert!(said.contains("auto takes the cpu") && said.contains("no device"), "{said}");
+    assert!(said.contains("auto takes the cpu: the CUDA driver sees no device\n"), "{said}");
+    // A device is there, and only when a model is opened does it turn out that no kernels run on it.
+    let unfit = [fake(), ("FAKE_CUDA_FATBINS", "0"), ("ENTROPIX_NVRTC", "off")];
+    let said = run(&unfit);
+    assert!(said.contains("auto takes the cpu: cuda:0 (Emulated device): the kernels of"), "{said}");
+    for flags in [["--kv-cache-dtype", "f16"].as_slice(), &["--fast"]] {
+        let output = batch(folder.path(), "qwen3", &[&["--device", "auto"], flags].concat(), &unfit);
+        assert_eq!(output.status.code(), Some(69), "a wish that the cpu cannot meet: {}", words(&output));
+    }
+    // Out of memory is told: the cpu would take a hundred times as long.
+    let small = [fake(), ("FAKE_CUDA_MEMORY", "1000000")];
+    let output = batch(folder.path(), "qwen3", &["--device", "auto"], &small);
+    assert!(output.status.code() == Some(75) && words(&output).contains("--kv-blocks"), "{}", words(&output));
+}
+
+#[test]
+fn doctor_tells_of_every_device() {
+    let doctor = |environment: &[(&str, &str)]| {
+        let output = said(Command::new(program()).arg("doctor"), environment);
+        assert!(output.status.success(), "{}", words(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = doctor(&[fake(), ("FAKE_CUDA_DEVICES", "2")]);
+    for ordinal in 0..2 {
+        let line = format!("cuda:{ordinal} (Emulated device), capability 9.0, ");
+        assert!(told.contains(&line), "{told}");
+    }
+    for part in ["driver of CUDA 13.0\n", "kernels of this build\n", "--fast by cuBLASLt 13.0.2", "ready"] {
+        assert!(told.contains(part), "{part:?} is not in: {told}");
+    }
+    let told = doctor(&[fake(), ("ENTROPIX_NVRTC", "off"), ("ENTROPIX_CUBLASLT", "off")]);
+    assert!(told.contains("no --fast: ") && told.contains("$ENTROPIX_CUBLASLT is off"), "{told}");
+    for (device, why) in
+        [("cuda:2", "there is one device, cuda:0"), ("gpu", "wants auto, cpu, cuda or cuda:N")]
+    {
+        let told = doctor(&[fake(), ("ENTROPIX_DEVICE", device)]);
+        assert!(
+            told.contains(&format!("missing  ENTROPIX_DEVICE is {device:?}")) && told.contains(why),
+            "{told}"
+        );
+    }
+    let told = doctor(&[fake(), ("FAKE_CUDA_DEVICES", "0"), ("ENTROPIX_DEVICE", "auto")]);
+    assert!(told.contains("sees no device") && told.contains("ready"), "{told}");
 }
 
 /// What runs for seconds to compile kernels says so.
@@ -500,7 +545,7 @@ fn steps_of_random_models_are_measured() {
     let run = |arguments: &[&str]| bench(arguments, &[fake()]);
     let hidden = bench(&["kernels", "-m", "random:tiny"], &[fake(), ("CUDA_VISIBLE_DEVICES", "")]);
     assert_eq!(hidden.status.code(), Some(69));
-    assert!(words(&hidden).contains("use --device cpu (with bench: bench kernels"), "{}", words(&hidden));
+    assert!(words(&hidden).contains("bench kernels measures CUDA devices: "), "{}", words(&hidden));
     let output =
         run(&["kernels", "-m", "random:tiny:Q4_0", "-b", "1,3", "-d", "100", "-p", "16", "-o", "json"]);
     assert!(output.status.success(), "{}", words(&output));
@@ -517,8 +562,12 @@ fn steps_of_random_models_are_measured() {
         let has =
             |name: &str| kernels.iter().any(|kernel| kernel["kernel"].as_str().unwrap().starts_with(name));
         assert!(has("matmul_q4_0") && has("attend") && has("head_q4_0") && has("signals"), "{step}");
+        let products = |part: &str| kernels.iter().any(|kernel| kernel["part"] == part);
+        assert!(["qkv", "o", "gate_up", "down", ""].into_iter().all(products), "{step}");
         assert!(step["us"][0].as_f64().unwrap() > 0.0);
     }
+    let other = bench(&["kernels", "-m", "random:tiny"], &[fake(), ("ENTROPIX_DEVICE", "cuda:7")]);
+    assert!(other.status.code() == Some(64) && words(&other).contains("cuda:7"), "{}", words(&other));
     let output = run(&[
         "--device",
         "cuda",
@@ -539,6 +588,7 @@ fn steps_of_random_models_are_measured() {
     let results: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((results[0]["test"].as_str(), results[1]["test"].as_str()), (Some("pp8"), Some("tg2")));
     assert_eq!(results[0]["model_filename"], "random:tiny");
+    assert!(results[0]["signals_share"].is_null(), "a device does not tell what its time goes into");
     let output = run(&["kernels", "--device", "cpu", "-m", "random:tiny"]);
     assert!(
         output.status.code() == Some(64) && words(&output).contains("measures CUDA kernels"),

@@ -255,6 +255,13 @@ EXPORT Result cuStreamSynchronize(Stream* stream) {
     run_until(*stream, stream->queued);
     return state().sticky;
 }
+/// What is queued stays so: a question runs nothing.
+EXPORT Result cuStreamQuery(Stream* stream) {
+    ENTER();
+    NOT_IN_CAPTURE();
+    if (state().sticky != Result::Success) return state().sticky;
+    return stream->done < stream->queued ? Result::NotReady : Result::Success;
+}
 EXPORT Result cuStreamDestroy_v2(Stream* stream) {
     ENTER();
     run_until(*stream, stream->queued);

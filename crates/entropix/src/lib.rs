@@ -15,4 +15,4 @@ pub use entropix_engine::{
     Work,
 };
 pub use entropix_model::{Class, Error, Result, TokenId};
-pub use session::{Device, Matrices, ModelSummary, Processor, Session, SessionOptions};
+pub use session::{Device, Matrices, ModelSummary, Processor, Session, SessionOptions, without_advice};

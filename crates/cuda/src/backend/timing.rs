@@ -38,6 +38,8 @@ pub struct TimedStep {
 pub struct OperationTime {
     /// The kernel's entry point.
     pub kernel: String,
+    /// The matrix it multiplies with: `qkv`, `o`, `gate_up` or `down`; empty for other operations.
+    pub part: &'static str,
     /// Blocks of a launch.
     pub grid: [u32; 3],
     /// Launches of it in a step.
@@ -92,9 +94,10 @@ impl CudaBackend {
                 all.push(with);
                 seconds.push((with - without) / kind.len() as f64);
             }
-            let Launch { kernel, grid, bytes, .. } = kind[0].clone();
+            let Launch { kernel, part, grid, bytes, .. } = kind[0].clone();
             operations.push(OperationTime {
                 kernel,
+                part,
                 grid,
                 launches: kind.len(),
                 bytes,
@@ -183,7 +186,7 @@ fn spread(mut seconds: Vec<f64>) -> [f64; 3] {
 
 /// Whether two launches do the same to other data.
 fn is_alike(a: &Launch, b: &Launch) -> bool {
-    (&a.kernel, a.grid, a.bytes, a.shared) == (&b.kernel, b.grid, b.bytes, b.shared)
+    (&a.kernel, a.part, a.grid, a.bytes, a.shared) == (&b.kernel, b.part, b.grid, b.bytes, b.shared)
 }
 
 fn gcd(a: usize, b: usize) -> usize {

@@ -147,7 +147,7 @@ impl CublasLt {
         });
         found.map_err(|none| {
             let message = format!(
-                "--fast takes products by {}, and there is none: {none}; {}, or leave --fast out",
+                "--fast takes products by {}, and there is none: {none}; {}, or begin an output without --fast",
                 SOUGHT.name,
                 SOUGHT.remedy(driver)
             );
@@ -173,7 +173,9 @@ impl CublasLt {
             15 => (Class::Unsupported, "CUBLAS_STATUS_NOT_SUPPORTED"),
             _ => (Class::Temp, "an unknown status"),
         };
-        let message = format!("{self} failed in {call}: {name} ({status}); leave --fast out, or try again");
+        let message = format!(
+            "{self} failed in {call}: {name} ({status}); try again, or begin an output without --fast"
+        );
         Error::new(class, "CublasLt", message)
     }
 
@@ -397,6 +399,10 @@ impl Driver {
                 self.stream.cast(),
             )
         };
+        if status != 0 {
+            // The library calls what broke on the device before its own failure.
+            self.check_device()?;
+        }
         blas.library.check("cublasLtMatmul", status)
     }
 }

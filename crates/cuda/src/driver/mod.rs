@@ -255,9 +255,13 @@ fn name_of(code: sys::CUresult) -> String {
 fn failed(call: &str, code: sys::CUresult) -> Error {
     let what = probe::describe(code);
     match code {
-        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-            Error::new(Class::Temp, "OutOfMemory", format!("{call}: the device has no memory left ({what})"))
-        }
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::new(
+            Class::Temp,
+            "OutOfMemory",
+            format!(
+                "{call}: the device has no memory left ({what}); end what else uses it, lower --kv-blocks or -b, or use --device cpu"
+            ),
+        ),
         _ => Error::new(
             Class::Temp,
             "DeviceError",

@@ -11,6 +11,15 @@ const SPIN: Duration = Duration::from_millis(20);
 const NAP: Duration = Duration::from_micros(100);
 
 impl Driver {
+    /// What has broken on the device, without waiting for it.
+    pub(super) fn check_device(&self) -> Result<()> {
+        // SAFETY: the stream lives as long as this value.
+        match unsafe { sys::cuStreamQuery(self.stream) } {
+            sys::CUresult::CUDA_SUCCESS | sys::CUresult::CUDA_ERROR_NOT_READY => Ok(()),
+            broken => Err(self.note("a kernel", broken)),
+        }
+    }
+
     /// Waits until everything queued is done.
     ///
     /// # Errors

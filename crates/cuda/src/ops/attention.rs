@@ -86,6 +86,7 @@ pub fn attend_decode(b: AttendBuffers, most_tiles: u32, most_splits: u32, heads:
     heads.check();
     let decode = Launch {
         kernel: format!("attend_decode_{}_{}", heads.kv.name(), heads.head_dim),
+        part: "",
         grid: [most_tiles, heads.n_kv_heads, most_splits],
         block: 128,
         shared: 0,
@@ -104,6 +105,7 @@ pub fn attend_decode(b: AttendBuffers, most_tiles: u32, most_splits: u32, heads:
     };
     let merge = Launch {
         kernel: format!("attend_merge_{}", heads.head_dim),
+        part: "",
         grid: [most_tiles, heads.n_kv_heads, 1],
         block: 128,
         shared: 0,
@@ -126,6 +128,7 @@ pub fn attend_prefill(b: AttendBuffers, most_tiles: u32, heads: Heads) -> Launch
     heads.check();
     Launch {
         kernel: format!("attend_prefill_{}_{}", heads.kv.name(), heads.head_dim),
+        part: "",
         grid: [most_tiles.div_ceil(4), heads.n_kv_heads, 1],
         block: 128,
         shared: 0,
@@ -174,6 +177,7 @@ pub fn attention_disagreement(
 ) -> Launch {
     Launch {
         kernel: format!("attention_disagreement_{}", heads.kv.name()),
+        part: "",
         grid: [most_asks, s.most_parts, 1],
         block: 64,
         shared: heads.n_heads * 64 * 4,
@@ -206,6 +210,7 @@ pub fn attention_signals(
 ) -> Launch {
     Launch {
         kernel: "attention_signals".into(),
+        part: "",
         grid: [most_asks, 1, 1],
         block: 32,
         shared: 0,

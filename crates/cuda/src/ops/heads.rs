@@ -151,6 +151,7 @@ pub fn rope_store(
     heads.check();
     Launch {
         kernel: format!("rope_store_{}", heads.kv.name()),
+        part: "",
         grid: [most_tokens, (heads.n_heads + 2 * heads.n_kv_heads).div_ceil(8), 1],
         block: 256,
         shared: 0,
@@ -189,6 +190,7 @@ pub fn copy_blocks(
     let planes = heads.n_kv_heads * 2;
     Launch {
         kernel: "copy_blocks".into(),
+        part: "",
         grid: [most_copies, n_layers * planes, 1],
         block: 128,
         shared: 0,

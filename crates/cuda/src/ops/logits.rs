@@ -82,9 +82,11 @@ pub fn head(w: Weights, x: Pointer, b: LogitBuffers, most_asks: u32, width: Head
         b.stride,
         b.vocab
     );
+    assert!(most_asks > 0, "a head for nobody");
     let (suffix, asks, rows, shared) = width.shape();
     Launch {
         kernel: format!("head_{}_{suffix}", w.format.name()),
+        part: "",
         grid: [most_asks.div_ceil(asks), b.vocab.div_ceil(rows), 1],
         block: 256,
         shared,
@@ -109,10 +111,13 @@ pub fn head(w: Weights, x: Pointer, b: LogitBuffers, most_asks: u32, width: Head
 pub fn signals(b: LogitBuffers, targets: Pointer, most_asks: u32) -> Launch {
     Launch {
         kernel: "signals_merge".into(),
+        part: "",
         grid: [most_asks, 1, 1],
         block: 256,
         shared: 0,
-        bytes: bytes([most_asks, b.n_chunks(), PART_BYTES as u32 + 4]),
+        // The two best are looked up in the chunks that have them.
+        bytes: bytes([most_asks, b.n_chunks(), PART_BYTES as u32 + 4])
+            + bytes([most_asks, b.n_chunks().min(2), 4 * CHUNK as u32]),
         arguments: Arguments::default()
             .with(b.logits)
             .with(b.parts)
@@ -136,6 +141,7 @@ pub fn candidates(
 ) -> Launch {
     Launch {
         kernel: "candidates".into(),
+        part: "",
         grid: [most_wanted, 1, 1],
         block: 256,
         shared: 0,
@@ -180,6 +186,7 @@ pub fn draw(b: LogitBuffers, d: DrawBuffers, most_draws: u32) -> Launch {
     let shared = draw_shared(b.vocab);
     Launch {
         kernel: "draw".into(),
+        part: "",
         grid: [most_draws, 1, 1],
         block: 1024,
         shared,

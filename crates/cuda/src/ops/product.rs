@@ -89,6 +89,7 @@ pub fn matmul(
     let (y, h) = if product == Product::Gated { (Pointer(0), out) } else { (out, Pointer(0)) };
     Launch {
         kernel: format!("matmul_{}_{suffix}", w.format.name()),
+        part: "",
         grid: [most_tokens.div_ceil(tokens), w.n_rows.div_ceil(rows), 1],
         block: 256,
         shared,
@@ -119,6 +120,7 @@ pub fn unpack(w: Weights, out: Pointer) -> Launch {
     let (units, tiles) = ((w.n_cols as usize).div_ceil(UNIT_COLS), w.n_rows.div_ceil(TILE_ROWS as u32));
     Launch {
         kernel: format!("unpack_{}", w.format.name()),
+        part: "",
         grid: [units.div_ceil(WARPS) as u32, tiles, 1],
         block: 256,
         shared: 0,
@@ -134,6 +136,7 @@ pub fn swiglu(y: Pointer, h: Pointer, n_tokens: Pointer, most_tokens: u32, n: u3
     assert!(n.is_multiple_of(8), "{n} gates; a multiple of 8 is needed");
     Launch {
         kernel: "swiglu_rows".into(),
+        part: "",
         grid: [most_tokens, 1, 1],
         block: 256,
         shared: 0,

@@ -8,6 +8,7 @@ use crate::pack::TILE_ROWS;
 pub fn embed(w: Weights, tokens: Pointer, x: Pointer, n_tokens: Pointer, most_tokens: u32) -> Launch {
     Launch {
         kernel: format!("embed_{}", w.format.name()),
+        part: "",
         grid: [most_tokens, 1, 1],
         block: 128,
         shared: 0,
@@ -38,6 +39,7 @@ pub fn rms_norm(
     assert!(hidden.is_multiple_of(4), "a norm over {hidden} components; a multiple of 4 is needed");
     Launch {
         kernel: "rms_norm".into(),
+        part: "",
         grid: [most_rows, 1, 1],
         block: 256,
         shared: 0,

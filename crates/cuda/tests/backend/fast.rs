@@ -6,7 +6,7 @@ use crate::drive::{Device, device, fake, kept, open, open_cpu, options, row, sam
 use entropix_cpu::Precision;
 use entropix_cuda::{CudaBackend, CudaOptions};
 use entropix_emulator::FakeDriver;
-use entropix_model::{Backend, Class, Result, Signals};
+use entropix_model::{Backend, Batch, Class, Result, Signals};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -53,10 +53,13 @@ fn long_prompts_by_cublaslt_go_on_as_on_the_cpu() {
             }
             opened => opened.unwrap_or_else(|e| panic!("{name}: {e}")),
         };
+        let opening = n_calls("cublasLtMatmul", "Matmul");
         let got = go_on(&mut backend, Some(&exact), FURTHER);
         let layers = checkpoint(name).unwrap().config.n_layers as u64;
-        let products = n_calls("cublasLtMatmul", "Matmul").unwrap_or(4 * layers);
-        assert!(products >= 4 * layers && products <= 6 * layers, "{name}: {products} products of one step");
+        if let Some((opening, all)) = opening.zip(n_calls("cublasLtMatmul", "Matmul")) {
+            assert!(opening >= 4 * layers && opening <= 6 * layers, "{name}: {opening} products at first");
+            assert_eq!(all, 2 * opening, "{name}: as many of the prompt, none of single tokens");
+        }
         let distance = apart(&got, &exact);
         assert!(
             distance.iter().zip(FAR).all(|(d, far)| *d < far),
@@ -72,9 +75,21 @@ fn short_steps_have_the_bits_that_there_are_without() {
     let name = "mistral.Q8_0.gguf";
     let Some(driver) = fake() else { return };
     let ours = go_on(&mut open(name, &options()), None, FURTHER);
-    let short = go_on(&mut open(name, &fast(PROMPT + 1)), None, FURTHER);
-    assert_eq!(calls(&driver, "cublasLtMatmul", "Matmul"), 0);
+    let mut backend = open(name, &fast(PROMPT + 1));
+    let opening = calls(&driver, "cublasLtMatmul", "Matmul");
+    assert!(opening > 0, "what it loads at its first product is loaded when the backend is opened");
+    let short = go_on(&mut backend, None, FURTHER);
+    assert_eq!(calls(&driver, "cublasLtMatmul", "Matmul"), opening);
     assert!(ours.iter().zip(&short).all(|(a, b)| same(&a.logits, &b.logits)));
+    // As many rows as that, of one token each, are no prompt.
+    let many = |options: &CudaOptions| {
+        let mut backend = open(name, &CudaOptions { graphs: false, ..options.clone() });
+        let mut batch = Batch::default();
+        (0..4).for_each(|i| batch.push(&[7 + i], 0, &[i], &[kept(0)]));
+        let step = backend.submit(&batch).unwrap();
+        (0..4).flat_map(|slot| backend.logits(step, slot).unwrap()).collect::<Vec<f32>>()
+    };
+    assert!(same(&many(&options()), &many(&fast(4))), "decoding rows take no part");
 }
 
 /// Two prompts by cuBLASLt and a step of one token, from opening to closing.
@@ -83,7 +98,7 @@ fn everything() -> Result<Vec<u8>> {
     let mut seen = Vec::new();
     for (n, start) in [(20, 0), (17, 20), (1, 37)] {
         let tokens: Vec<u32> = (0..n).map(|i| (i * 37 + 11) % 384).collect();
-        let mut batch = entropix_model::Batch::default();
+        let mut batch = Batch::default();
         batch.push(&tokens, start, &[0, 1, 2], &[kept(tokens.len() - 1)]);
         let step = backend.submit(&batch)?;
         let mut signals = [Signals::default()];
@@ -128,6 +143,25 @@ fn every_call_of_cublaslt_may_fail() {
     }
     driver.reset();
     assert!(everything().unwrap() == whole, "a new backend works after all that");
+}
+
+/// What broke on the device before is not laid at the door of cuBLASLt, which only meets it.
+#[test]
+fn a_broken_device_is_not_taken_for_a_failure_of_cublaslt() {
+    let Some(driver) = fake() else { return };
+    let mut backend = open("qwen2.F16.gguf", &fast(2));
+    let mut batch = Batch::default();
+    batch.push(&[1, 2, 3], 0, &[0], &[kept(2)]);
+    driver.fail("cublasLtMatmul", 1, 700);
+    let first = backend.submit(&batch).unwrap_err();
+    assert_eq!((first.class, first.code), (Class::Temp, "DeviceError"), "{first}");
+    assert!(first.message.contains("CUDA_ERROR_ILLEGAL_ADDRESS (700)"), "{first}");
+    assert_eq!(backend.submit(&batch).unwrap_err(), first, "it stays broken");
+    drop(backend);
+    driver.reset();
+    let mut backend = open("qwen2.F16.gguf", &fast(2));
+    driver.fail("cublasLtMatmul", 1, 13);
+    assert_eq!(backend.submit(&batch).unwrap_err().code, "CublasLt", "nothing else was wrong");
 }
 
 /// All memory is planned and claimed at the start, and descriptors of shapes that are gone are released.

@@ -31,6 +31,10 @@ fn every_launch_of_a_step_belongs_to_one_operation() {
         assert_eq!((launches("embed"), launches("rms_norm"), launches("rope_store")), (1, 5, 2));
         let matmuls = launches("matmul_q4_0");
         assert!((8..=12).contains(&matmuls), "{matmuls} products");
+        for part in ["qkv", "o", "gate_up", "down"] {
+            let launches: usize = time.operations.iter().filter(|o| o.part == part).map(|o| o.launches).sum();
+            assert!(launches >= 2, "{part}: {:?}", time.operations);
+        }
         for kernel in attention {
             assert_eq!(launches(kernel), 2, "{kernel}");
         }

@@ -383,6 +383,23 @@ pub(crate) fn check_poison(device: &Device<'_>, heads: Heads, poison: f32) -> Ou
     Ok(Vec::new())
 }
 
+/// In 8 bits, what is wrong with the value of a prompt's later token is no matter to the tokens before it, which share its tile.
+pub(crate) fn check_later_value(device: &Device<'_>) -> Outcome {
+    let heads = heads(KvType::Int8, 4, 1, 64, 16);
+    let (case, row) = (Case::new(heads, &ragged(&[(30, 3)]), 0.0), 4 * 64);
+    let mut spoilt = case.clone();
+    slot(&heads, &case.tables, 31, 0, true).write(&heads, &mut spoilt.cache, &[f32::NAN; 64]);
+    let (fine, _, _) = run(device, &case, true)?;
+    let (out, _, _) = run(device, &spoilt, true)?;
+    if out[..row] != fine[..row] {
+        return Err("a later value changed a row that does not see it".into());
+    }
+    match out[row..].iter().find(|&&bits| !bf16::from_bits(bits).is_nan()) {
+        Some(bits) => Err(format!("a row with a bad value has {}", bf16::from_bits(*bits))),
+        None => Ok(Vec::new()),
+    }
+}
+
 /// A key with an infinite component among queries of both signs.
 pub(crate) fn check_infinite_key(device: &Device<'_>) -> Outcome {
     check_poison(device, heads(KvType::F16, 4, 1, 32, 16), f32::INFINITY)
@@ -461,6 +478,7 @@ fn what_is_not_finite_stays_in_its_row() {
         let heads = heads(kv, 4, 1, head_dim, 16);
         everywhere(&format!("{kv:?} with {poison}"), |device| check_poison(device, heads, poison));
     }
+    everywhere("a later value", check_later_value);
 }
 
 /// The gathering of made-up statistics over three layers.

@@ -21,9 +21,10 @@ pub(crate) fn check_unpack(device: &Device<'_>, format: Format, n_rows: usize, n
         dequantise(format.dtype(), stored, &mut want);
         for (col, &want) in want.iter().enumerate() {
             let got = bf16::from_bits(got[row * n_cols + col]).to_f32();
-            // One rounding to bf16, and before it one of f32 where a minimum is added.
+            // Half a unit of the last of bf16's 8 digits, and before it a rounding of f32 where a minimum is added.
             let size = f64::from(want.abs());
-            let tolerance = if format == Format::BF16 { 0.0 } else { size * (1.0 / 256.0 + 1e-6) + 1e-7 };
+            let half_unit = if size == 0.0 { 0.0 } else { size.log2().floor().exp2() / 256.0 };
+            let tolerance = if format == Format::BF16 { 0.0 } else { half_unit + size * 1e-6 + 1e-7 };
             near(format_args!("row {row} column {col}"), got, want.into(), tolerance)?;
         }
     }

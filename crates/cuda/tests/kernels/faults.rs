@@ -666,6 +666,16 @@ const FAULTS: &[Fault] = &[
         "not",
     ),
     fault(
+        "scales of values that a row does not see reach it",
+        ("attend.cuh", "attend_int8_64.cu"),
+        (
+            "d[i] = d[i] == 0.0f ? 0.0f : mul(d[i], f), d[2 + i] = d[2 + i] == 0.0f ? 0.0f : mul(d[2 + i], f);",
+            "d[i] = mul(d[i], f), d[2 + i] = mul(d[2 + i], f);",
+        ),
+        attend::check_later_value,
+        "a later value",
+    ),
+    fault(
         "values have the scales of their keys",
         ATTEND_INT8,
         ("*place.value_scale(", "*place.scale("),

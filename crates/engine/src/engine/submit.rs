@@ -66,13 +66,17 @@ impl Engine {
         if n_prompt.saturating_add(max_tokens) <= limit {
             return Ok(());
         }
+        let raise = match self.capacity.n_blocks.saturating_mul(self.capacity.block_size) {
+            held if held <= limit => "give the KV cache more blocks",
+            _ => "raise the context",
+        };
         let message = match max_tokens {
-            0 | 1 => format!(
-                "{n_prompt} tokens do not fit into a context of {limit}; shorten the text or raise the context"
-            ),
+            0 | 1 => {
+                format!("{n_prompt} tokens do not fit into a context of {limit}; shorten the text or {raise}")
+            }
             _ => format!(
                 "a prompt of {n_prompt} tokens and max_tokens {max_tokens} do not fit into a context of {limit}; \
-                 shorten the prompt, lower max_tokens or raise the context"
+                 shorten the prompt, lower max_tokens or {raise}"
             ),
         };
         Err(Error::data("TooLong", message))

@@ -34,6 +34,8 @@ pub(crate) struct Step {
 #[derive(Debug, Clone, Serialize)]
 struct Part {
     kernel: String,
+    /// The matrix it multiplies with, where a step has several.
+    part: &'static str,
     grid: [u32; 3],
     /// Launches a step.
     launches: usize,
@@ -41,8 +43,9 @@ struct Part {
     us: [f64; 3],
     /// Bytes a launch must read and write at least.
     bytes: u64,
-    bytes_per_s: f64,
-    share_of_limit: f64,
+    /// None where the clock saw no time.
+    bytes_per_s: Option<f64>,
+    share_of_limit: Option<f64>,
     share_of_step: f64,
 }
 
@@ -50,16 +53,17 @@ impl Step {
     pub(crate) fn of(setup: &KernelSetup, step: TimedStep, time: &StepTime) -> Self {
         let TimedStep { rows, tokens, context } = step;
         let part = |operation: &OperationTime| {
-            let OperationTime { kernel, grid, launches, bytes, seconds } = operation.clone();
-            let bytes_per_s = bytes as f64 / seconds[0];
+            let OperationTime { kernel, part, grid, launches, bytes, seconds } = operation.clone();
+            let bytes_per_s = Some(bytes as f64 / seconds[0]).filter(|rate| rate.is_finite() && *rate >= 0.0);
             Part {
                 kernel,
+                part,
                 grid,
                 launches,
                 us: seconds.map(|s| s * 1e6),
                 bytes,
                 bytes_per_s,
-                share_of_limit: bytes_per_s / setup.limit_bytes_per_s,
+                share_of_limit: bytes_per_s.map(|rate| rate / setup.limit_bytes_per_s),
                 share_of_step: seconds[0] * launches as f64 / time.seconds[0],
             }
         };
@@ -98,13 +102,13 @@ pub(crate) fn markdown(steps: &[Step]) -> String {
         ]);
         for part in kernels {
             table.push(vec![
-                part.kernel.clone(),
+                format!("{} {}", part.kernel, part.part).trim_end().to_owned(),
                 part.grid.map(|n| n.to_string()).join(" x "),
                 part.launches.to_string(),
                 format!("{:.2}", part.us[0]),
                 format!("{:.2}", part.bytes as f64 / 1e6),
-                rate(part.bytes_per_s / 1e9, 0),
-                rate(part.share_of_limit * 100.0, 1),
+                part.bytes_per_s.map_or("-".into(), |rate| format!("{:.0}", rate / 1e9)),
+                part.share_of_limit.map_or("-".into(), |share| format!("{:.1}", share * 100.0)),
                 format!("{:.1}", part.share_of_step * 100.0),
             ]);
         }
@@ -123,11 +127,6 @@ pub(crate) fn markdown(steps: &[Step]) -> String {
     text
 }
 
-/// A rate; none where the clock saw no time.
-fn rate(value: f64, digits: usize) -> String {
-    if value.is_finite() && value >= 0.0 { format!("{value:.digits$}") } else { "-".into() }
-}
-
 /// One JSON array.
 pub(crate) fn json(steps: &[Step]) -> String {
     serde_json::to_string_pretty(steps).expect("steps have string keys") + "\n"
@@ -141,6 +140,7 @@ pub(crate) fn csv(steps: &[Step]) -> String {
         "tokens",
         "context",
         "kernel",
+        "part",
         "grid",
         "launches",
         "us",
@@ -156,13 +156,14 @@ pub(crate) fn csv(steps: &[Step]) -> String {
             let numbers = [step.rows, step.tokens, step.context].map(|n| n.to_string());
             let grid = part.grid.map(|n| n.to_string()).join("x");
             let floats = [part.us[0], part.us[1], part.us[2]].map(|us| us.to_string());
-            let rates =
-                [part.bytes_per_s, part.share_of_limit, part.share_of_step].map(|number| number.to_string());
+            let rates = [part.bytes_per_s, part.share_of_limit, Some(part.share_of_step)]
+                .map(|number| number.map_or(String::new(), |number| number.to_string()));
             let (launches, bytes) = (part.launches.to_string(), part.bytes.to_string());
+            let matrix = part.part.to_owned();
             let cells = [&step.setup.model]
                 .into_iter()
                 .chain(&numbers)
-                .chain([&part.kernel, &grid, &launches])
+                .chain([&part.kernel, &matrix, &grid, &launches])
                 .chain(&floats)
                 .chain([&bytes])
                 .chain(&rates);
@@ -177,6 +178,10 @@ mod tests {
     use super::*;
 
     fn steps() -> Vec<Step> {
+        steps_of([4e-6, 3e-6, 5e-6])
+    }
+
+    fn steps_of(seconds: [f64; 3]) -> Vec<Step> {
         let setup = KernelSetup {
             build_commit: "c".into(),
             build_version: "0".into(),
@@ -186,10 +191,11 @@ mod tests {
         };
         let operation = OperationTime {
             kernel: "matmul_bf16_n8".into(),
+            part: "down",
             grid: [1, 128, 1],
             launches: 16,
             bytes: 8_000_000,
-            seconds: [4e-6, 3e-6, 5e-6],
+            seconds,
         };
         let time = StepTime { seconds: [128e-6, 120e-6, 130e-6], operations: vec![operation] };
         vec![Step::of(&setup, TimedStep { rows: 8, tokens: 1, context: 512 }, &time)]
@@ -202,17 +208,23 @@ mod tests {
             text.starts_with("decode of 8 rows at 512 positions, m,n: 128.0 us a step (120.0 to 130.0)\n"),
             "{text}"
         );
-        let row = "| matmul_bf16_n8 | 1 x 128 x 1 |     16 | 4.00 | 8.00 | 2000 |       50.0 |      50.0 |";
+        let row =
+            "| matmul_bf16_n8 down | 1 x 128 x 1 |     16 | 4.00 | 8.00 | 2000 |       50.0 |      50.0 |";
         assert!(text.contains(row), "{text}");
         assert!(text.contains("limit, measured in this run: 4000 GB/s"), "{text}");
     }
 
     #[test]
     fn a_kernel_within_the_noise_has_no_rate() {
-        assert_eq!(
-            [rate(-3.0, 0), rate(f64::INFINITY, 1), rate(f64::NAN, 1), rate(0.04, 1)],
-            ["-", "-", "-", "0.0"]
-        );
+        for seconds in [-1e-7, 0.0] {
+            let steps = steps_of([seconds, -1e-6, 1e-6]);
+            let line = csv(&steps).lines().nth(1).unwrap().to_owned();
+            let cells: Vec<&str> = line.split(',').collect();
+            assert_eq!(cells[cells.len() - 3..cells.len() - 1], ["", ""], "{line}");
+            assert!(markdown(&steps).contains("| 8.00 |    - |          - |"), "{}", markdown(&steps));
+            let value: serde_json::Value = serde_json::from_str(&json(&steps)).unwrap();
+            assert!(value[0]["kernels"][0]["bytes_per_s"].is_null());
+        }
     }
 
     #[test]
@@ -223,7 +235,7 @@ mod tests {
         let text = csv(&steps());
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 2);
-        assert!(lines[1].starts_with("\"m,n\",8,1,512,matmul_bf16_n8,1x128x1,16,4,"), "{text}");
+        assert!(lines[1].starts_with("\"m,n\",8,1,512,matmul_bf16_n8,down,1x128x1,16,4,"), "{text}");
         assert_eq!(lines[0].split(',').count(), lines[1].split(',').count() - 1, "the name has a comma");
     }
 }

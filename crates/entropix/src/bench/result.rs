@@ -70,16 +70,16 @@ pub(crate) struct BenchResult {
     stddev_ts: f64,
     /// The least time this machine could take, as a share of the time it took.
     share_of_limit: f64,
-    /// Time that went into the layers' matrix products, as a share of all.
-    linear_share: f64,
+    /// Time that went into the layers' matrix products, as a share of all; none where the device does not tell.
+    linear_share: Option<f64>,
     /// Into attention.
-    attention_share: f64,
+    attention_share: Option<f64>,
     /// Into norms, rounding, rotation and writing the cache.
-    elementwise_share: f64,
+    elementwise_share: Option<f64>,
     /// Into the head's product.
-    head_share: f64,
+    head_share: Option<f64>,
     /// Into signals.
-    signals_share: f64,
+    signals_share: Option<f64>,
     samples_ns: Vec<u64>,
     samples_ts: Vec<f64>,
 }
@@ -87,12 +87,13 @@ pub(crate) struct BenchResult {
 impl BenchResult {
     /// Of at least one repetition.
     pub(crate) fn of(setup: &Setup, samples: &Samples) -> Self {
-        let Samples { rows, n_prompt, n_gen, n_depth, tokens, ref needs, ref seconds, phases } = *samples;
+        let Samples { rows, n_prompt, n_gen, n_depth, tokens, ref needs, ref seconds, ref phases } = *samples;
         let samples_ts: Vec<f64> = seconds.iter().map(|s| tokens as f64 / s).collect();
         let ns = Spread::of(&seconds.iter().map(|s| s * 1e9).collect::<Vec<_>>());
         let ts = Spread::of(&samples_ts);
         let total: f64 = seconds.iter().sum();
-        let share = |ns: u64| ns as f64 * 1e-9 / total;
+        let is_told = *phases != StepTimes::default();
+        let share = |ns: u64| is_told.then(|| ns as f64 * 1e-9 / total);
         Self {
             setup: setup.clone(),
             test: name(n_prompt, n_gen, n_depth),
@@ -150,7 +151,7 @@ pub(crate) fn markdown(results: &[BenchResult]) -> String {
             result.test.clone(),
             format!("{:.2} ± {:.2}", result.avg_ts, result.stddev_ts),
             format!("{:.1}", result.share_of_limit * 100.0),
-            format!("{:.2}", result.signals_share * 100.0),
+            result.signals_share.map_or("-".into(), |share| format!("{:.2}", share * 100.0)),
         ]);
     }
     let mut text = table.markdown();
@@ -172,6 +173,8 @@ pub(crate) fn markdown(results: &[BenchResult]) -> String {
                  time that reading takes at this rate\n"
             )
         };
+        let fast = setup.fast.as_ref().map(|fast| format!(", long prompts by {fast}")).unwrap_or_default();
+        text += &format!("keys and values in {}{fast}\n", setup.kv_cache);
         text += &format!("build: {} ({})\n", setup.build_version, setup.build_commit);
     }
     text
@@ -192,7 +195,11 @@ pub(crate) fn csv(results: &[BenchResult]) -> String {
         if i == 0 {
             text += &csv_line(fields.iter().map(|(name, _)| name.as_str()));
         }
-        let cell = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let cell = |value: &Value| match value {
+            Value::Null => String::new(),
+            Value::String(text) => text.clone(),
+            number => number.to_string(),
+        };
         let cells: Vec<String> = fields.iter().map(|(_, value)| cell(value)).collect();
         text += &csv_line(cells.iter().map(String::as_str));
     }
@@ -204,6 +211,10 @@ mod tests {
     use super::*;
 
     fn results() -> Vec<BenchResult> {
+        results_of(StepTimes { signals: 30_000_000, attention: 600_000_000, ..StepTimes::default() })
+    }
+
+    fn results_of(phases: StepTimes) -> Vec<BenchResult> {
         let setup = Setup {
             build_commit: "c".into(),
             build_version: "0".into(),
@@ -229,7 +240,7 @@ mod tests {
             tokens: 128,
             needs: vec![],
             seconds: vec![1.0, 2.0],
-            phases: StepTimes { signals: 30_000_000, attention: 600_000_000, ..StepTimes::default() },
+            phases,
         };
         vec![BenchResult::of(&setup, &samples)]
     }
@@ -257,5 +268,15 @@ mod tests {
         assert!(text.contains("\"m,n.gguf\""), "{text}");
         let text = markdown(&results());
         assert!(text.contains("| tg16 @ d4 | 96.00 ± 45.25 |"), "{text}");
+        assert!(text.contains("\nkeys and values in f16\n"), "{text}");
+    }
+
+    #[test]
+    fn shares_that_nobody_measured_are_left_empty() {
+        let results = results_of(StepTimes::default());
+        let value: Value = serde_json::from_str(&json(&results)).unwrap();
+        assert!(value[0]["signals_share"].is_null() && value[0]["linear_share"].is_null(), "{value}");
+        assert!(csv(&results).contains(",,,,,"), "{}", csv(&results));
+        assert!(markdown(&results).lines().nth(2).unwrap().ends_with(" - |"), "{}", markdown(&results));
     }
 }

@@ -30,10 +30,16 @@ pub(crate) fn run(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
     };
     let mut session = load::prepare(&checkpoint, &options, output)?;
     if session.context_limit() < context {
-        let message = format!(
-            "the tests need {context} positions a row and the model has {}; lower -p, -n or -d",
-            session.context_limit()
-        );
+        let limit = session.context_limit();
+        let message = match args.model.kv_blocks {
+            Some(blocks) if limit < checkpoint.config.max_context => format!(
+                "the tests need {context} positions a row, and the {blocks} blocks of the KV cache hold {limit}; raise \
+                 --kv-blocks, or lower -p, -n or -d"
+            ),
+            _ => format!(
+                "the tests need {context} positions a row and the model has {limit}; lower -p, -n or -d"
+            ),
+        };
         return Err(Error::new(Class::Usage, "Flags", message).into());
     }
     let mut setup = setup(&session);

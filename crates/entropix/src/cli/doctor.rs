@@ -3,8 +3,9 @@
 use super::args::DoctorArgs;
 use crate::report::progress::{Unit, amount};
 use anyhow::Result;
-use entropix::hub;
+use entropix::{Device, hub};
 use entropix_cpu::features::KernelPath;
+use entropix_cuda::{CublasLt, Found};
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,9 @@ use std::time::{Duration, Instant};
 
 /// How long a program that is only asked for its version may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// No machine has more.
+const CUDA_DEVICES: u32 = 64;
 
 /// Looks around and tells.
 pub(crate) fn run(args: &DoctorArgs) -> Result<()> {
@@ -35,14 +39,83 @@ struct Findings {
     memory_bytes: Option<u64>,
     memory_available_bytes: Option<u64>,
     devices: Vec<String>,
+    cuda_devices: Vec<CudaDevice>,
     /// Why there is no CUDA device, if there is none.
     cuda: Option<String>,
+    /// Why some device that is there cannot be used.
+    cuda_refused: Vec<String>,
     cache: Option<PathBuf>,
     models: Vec<Cached>,
     python: Option<String>,
     pip: Option<String>,
     environment: Vec<(String, String)>,
     missing: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct CudaDevice {
+    ordinal: u32,
+    name: String,
+    /// Compute capability, e.g. 9.0.
+    capability: String,
+    memory_bytes: u64,
+    /// CUDA version of its driver.
+    driver: String,
+    /// Where its kernels come from.
+    kernels: String,
+    /// What --fast takes; none where it can take nothing.
+    cublaslt: Option<String>,
+    /// Why that is so.
+    no_cublaslt: Option<String>,
+}
+
+impl CudaDevice {
+    fn of(found: &Found) -> Self {
+        let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
+        let (cublaslt, no_cublaslt) = match CublasLt::find(found.driver) {
+            Ok(library) => (Some(library.to_string()), None),
+            Err(error) => (None, Some(error.message)),
+        };
+        Self {
+            ordinal: found.ordinal,
+            name: found.name.clone(),
+            capability: version(found.capability),
+            memory_bytes: found.memory,
+            driver: version(found.driver),
+            kernels: match entropix_cuda::compiler(found) {
+                Ok(None) => "of this build".into(),
+                Ok(Some(nvrtc)) => format!("compiled by {nvrtc} when a model is opened"),
+                Err(none) => none.message,
+            },
+            cublaslt,
+            no_cublaslt,
+        }
+    }
+
+    /// In lines.
+    fn tell(&self, line: &mut impl FnMut(&str)) {
+        let Self { ordinal, name, capability, memory_bytes, driver, .. } = self;
+        let memory = amount(*memory_bytes, Unit::Bytes);
+        line(&format!("cuda:{ordinal} ({name}), capability {capability}, {memory}, driver of CUDA {driver}"));
+        line(&format!("kernels {}", self.kernels));
+        self.cublaslt.iter().for_each(|library| line(&format!("--fast by {library}")));
+        self.no_cublaslt.iter().for_each(|why| line(&format!("no --fast: {why}")));
+    }
+}
+
+/// The CUDA devices that can be used, why there is none, and what is wrong with others.
+fn cuda() -> (Vec<Found>, Option<String>, Vec<String>) {
+    let (mut found, mut refused) = (Vec::new(), Vec::new());
+    for ordinal in 0..CUDA_DEVICES {
+        match entropix_cuda::probe(ordinal) {
+            Ok(device) => found.push(device),
+            // Beyond the last one.
+            Err(error) if error.code == "DeviceIndex" => break,
+            Err(error) if ordinal == 0 => return (found, Some(error.message), refused),
+            Err(error) => refused.push(error.message),
+        }
+    }
+    (found, None, refused)
 }
 
 #[derive(Serialize)]
@@ -57,8 +130,9 @@ impl Findings {
         let models = cache.as_ref().map(|folder| cached(folder)).unwrap_or_default();
         let python = version_of(&["python3", "--version"]);
         let pip = version_of(&["python3", "-m", "pip", "--version"]);
-        let cuda = entropix_cuda::probe(0);
+        let (found, no_cuda, cuda_refused) = cuda();
         let mut missing = Vec::new();
+        missing.extend(device_missing());
         if cache.is_none() {
             missing.push("no cache folder: set HOME or XDG_CACHE_HOME".into());
         }
@@ -80,9 +154,11 @@ impl Findings {
             memory_bytes: memory("MemTotal"),
             memory_available_bytes: memory("MemAvailable"),
             devices: std::iter::once("cpu".into())
-                .chain(cuda.iter().map(|found| found.to_string()))
+                .chain(found.iter().map(|found| found.to_string()))
                 .collect(),
-            cuda: cuda.err().map(|error| error.message),
+            cuda_devices: found.iter().map(CudaDevice::of).collect(),
+            cuda: no_cuda,
+            cuda_refused,
             cache,
             models,
             python,
@@ -104,10 +180,10 @@ impl Findings {
             "memory",
             &format!("{}, {} available", bytes(self.memory_bytes), bytes(self.memory_available_bytes)),
         );
-        match &self.cuda {
-            Some(why) => line("cuda", why),
-            None => line("cuda", &self.devices[1..].join(", ")),
-        }
+        let mut cuda: Vec<String> = self.cuda.iter().cloned().collect();
+        self.cuda_devices.iter().for_each(|device| device.tell(&mut |said| cuda.push(said.to_owned())));
+        cuda.extend_from_slice(&self.cuda_refused);
+        cuda.iter().enumerate().for_each(|(i, said)| line(if i == 0 { "cuda" } else { "" }, said));
         match &self.cache {
             Some(folder) => line("cache", &folder.display().to_string()),
             None => line("cache", "none"),
@@ -126,6 +202,17 @@ impl Findings {
         }
         text
     }
+}
+
+/// What is wrong with ENTROPIX_DEVICE, if it is set.
+fn device_missing() -> Option<String> {
+    let value = std::env::var_os("ENTROPIX_DEVICE").filter(|value| !value.is_empty())?;
+    let wrong = match value.to_string_lossy().parse::<Device>() {
+        Ok(Device::Cuda(ordinal)) => entropix_cuda::probe(ordinal).err()?.message,
+        Ok(_) => return None,
+        Err(wrong) => wrong,
+    };
+    Some(format!("ENTROPIX_DEVICE is {value:?}: {wrong}"))
 }
 
 /// What the processor calls itself.

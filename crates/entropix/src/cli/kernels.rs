@@ -3,9 +3,10 @@
 use super::args::{BenchFormat, KernelsArgs, KvTypeArg, ModelArgs, OutputArgs};
 use super::load;
 use crate::bench::kernels::{self, KernelSetup, Step};
+use crate::report::progress::{Progress, Unit};
 use crate::report::say::sayln;
 use anyhow::Result;
-use entropix::{Device, hub};
+use entropix::{Device, hub, without_advice};
 use entropix_cuda::{CudaBackend, CudaOptions, Opening, TimedStep, whole_splits};
 use entropix_model::{Class, Error};
 use std::io::Write;
@@ -16,7 +17,8 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
     if steps.is_empty() {
         return Err(Error::new(Class::Usage, "Flags", "nothing to measure: -b is 0 and -p below 2").into());
     }
-    let ordinal = match args.device {
+    let model = ModelArgs { model: args.model.clone(), device: args.device, ..ModelArgs::default() };
+    let ordinal = match load::device(&model, Device::Cuda(0))? {
         Device::Cuda(ordinal) => ordinal,
         Device::Auto => 0,
         Device::Cpu => {
@@ -26,11 +28,9 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
         }
     };
     let found = entropix_cuda::probe(ordinal).map_err(|error| {
-        // It may advise another device, which other verbs have.
-        let message = format!("{} (with bench: bench kernels measures CUDA devices only)", error.message);
+        let message = format!("bench kernels measures CUDA devices: {}", without_advice(&error.message));
         Error { message, ..error }
     })?;
-    let model = ModelArgs { model: args.model.clone(), ..ModelArgs::default() };
     let checkpoint = load::measured(&model, output)?;
     let most = |of: fn(&TimedStep) -> usize| steps.iter().map(of).max().unwrap_or(1);
     let default = CudaOptions::default();
@@ -73,9 +73,12 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
         })
     })?;
     let mut results = Vec::with_capacity(steps.len());
+    let mut progress = Progress::new(output, "bench kernels", Some(steps.len() as u64), Unit::Pieces);
     for step in steps {
         results.push(Step::of(&setup, step, &backend.time_step(step)?));
+        progress.set(results.len() as u64, String::new);
     }
+    progress.finish();
     let text = match args.output {
         BenchFormat::Md => kernels::markdown(&results),
         BenchFormat::Json => kernels::json(&results),

@@ -124,7 +124,7 @@ pub(super) fn with_bar<T>(
 /// The options that the model's flags ask for.
 pub(crate) fn options(model: &ModelArgs, rows: usize) -> Result<SessionOptions> {
     Ok(SessionOptions {
-        device: device(model)?,
+        device: device(model, Device::default())?,
         threads: threads(model)?,
         precision: precision(model)?,
         kernel_path: model.kernel_path,
@@ -320,10 +320,11 @@ pub(crate) fn tell(session: &Session, policy: &PolicyFile, sources: &Sources, ou
     sayln!("requests that say nothing: {parameters}");
 }
 
-fn device(model: &ModelArgs) -> Result<Device> {
+/// What the flag or ENTROPIX_DEVICE names.
+pub(super) fn device(model: &ModelArgs, default: Device) -> Result<Device> {
     match (model.device, variable("ENTROPIX_DEVICE")) {
         (Some(device), _) => Ok(device),
-        (None, None) => Ok(Device::default()),
+        (None, None) => Ok(default),
         (None, Some(text)) => Ok(text.parse().map_err(|e| usage("ENTROPIX_DEVICE", &text, e))?),
     }
 }

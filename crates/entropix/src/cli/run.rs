@@ -203,8 +203,11 @@ impl Talk {
             explain.begin();
             out.write_all(explain.legend().as_bytes()).context(STDOUT)?;
         }
+        let mut is_begun = false;
         while !done {
-            self.session.engine().step(&mut events)?;
+            if let Err(error) = self.session.engine().step(&mut events) {
+                return Err(broken_off(&mut out, is_begun, error));
+            }
             // A policy that may take tokens back lets none be said before it is sure: what counts is the decision.
             if first.is_none() && self.session.engine().stats().decisions != before.decisions {
                 first = Some(started.elapsed());
@@ -215,6 +218,7 @@ impl Talk {
                         let (entropy, mark) = (token.signals.entropy, mark(token.decision));
                         let text = answers.push(token);
                         if self.explain.is_none() {
+                            is_begun |= !text.is_empty();
                             out.write_all(self.paint.tint(&text, entropy, mark).as_bytes())
                                 .context(STDOUT)?;
                         }
@@ -236,7 +240,7 @@ impl Talk {
                             out.write_all(explain.line(&raw).as_bytes()).context(STDOUT)?;
                         }
                     }
-                    Event::Failed { error, .. } => return Err(error.into()),
+                    Event::Failed { error, .. } => return Err(broken_off(&mut out, is_begun, error)),
                     _ => {}
                 }
             }
@@ -299,6 +303,14 @@ impl Talk {
         }
         table.markdown()
     }
+}
+
+/// What ended an answer early, which is told on a line of its own.
+fn broken_off(out: &mut impl Write, is_begun: bool, error: Error) -> anyhow::Error {
+    if is_begun && let Err(unheard) = out.write_all(b"\n").and_then(|()| out.flush()) {
+        return anyhow::Error::new(unheard).context(STDOUT);
+    }
+    error.into()
 }
 
 fn mark(decision: DecisionKind) -> Mark {

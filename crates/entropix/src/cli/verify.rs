@@ -14,7 +14,7 @@ use entropix::jobs::{
     manifest_path, parquet, read_manifest,
 };
 use entropix::text::{Date, Special};
-use entropix::{Device, Precision, Session, SessionOptions, hub};
+use entropix::{Device, Precision, Session, SessionOptions, hub, without_advice};
 use entropix_engine::{Calibration, Interrupts, PolicyFile, Stats};
 use entropix_model::{Class, Error};
 use std::ffi::OsString;
@@ -125,6 +125,15 @@ fn open_session(args: &VerifyArgs, manifest: &Manifest, output: &OutputArgs) -> 
         template_command: super::child::template_command(),
         ..SessionOptions::default()
     };
+    // What it advises are flags that other verbs have.
+    options.check_device().map_err(|error| Error {
+        message: format!(
+            "the results were computed on a CUDA device ({}), and that is not to be had here: {}",
+            record.kernel_path,
+            without_advice(&error.message)
+        ),
+        ..error
+    })?;
     let session = load::open(&path, &options, output)?;
     let kernels = session.model().processor.kernels();
     if kernels != record.kernel_path {

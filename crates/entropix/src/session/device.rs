@@ -140,10 +140,11 @@ impl fmt::Display for Processor {
 pub(super) fn choose(
     device: Device,
     precision: Option<Precision>,
+    kernel_path: Option<KernelPath>,
     kv_type: Option<KvType>,
     fast: bool,
 ) -> Result<(Option<Found>, Option<String>)> {
-    let (found, why) = by_arithmetic(device, precision)?;
+    let (found, why) = by_arithmetic(device, precision, kernel_path)?;
     if let Some(found) = &found {
         if fast {
             CublasLt::find(found.driver)?;
@@ -161,15 +162,19 @@ pub(super) fn choose(
     };
     match refused {
         Some((code, flag, instead)) => {
-            let why = why.map(|why| format!("{why}, and ")).unwrap_or_default();
-            let message = format!("{why}{flag} is for CUDA devices; on the cpu {instead}: leave it out");
+            let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+            let message = format!("{flag} is for CUDA devices; on the cpu {instead}: leave it out{why}");
             Err(Error::unsupported(code, message))
         }
         None => Ok((None, why)),
     }
 }
 
-fn by_arithmetic(device: Device, precision: Option<Precision>) -> Result<(Option<Found>, Option<String>)> {
+fn by_arithmetic(
+    device: Device,
+    precision: Option<Precision>,
+    kernel_path: Option<KernelPath>,
+) -> Result<(Option<Found>, Option<String>)> {
     let other = precision.filter(|&precision| precision != Precision::Bf16);
     match device {
         Device::Cpu => Ok((None, None)),
@@ -177,18 +182,39 @@ fn by_arithmetic(device: Device, precision: Option<Precision>) -> Result<(Option
             "Precision",
             format!("--device {device} computes in bf16 only; leave --precision out, or use --device cpu"),
         )),
-        Device::Cuda(ordinal) => Ok((Some(probe(ordinal)?), None)),
+        Device::Cuda(ordinal) => match kernel_path {
+            Some(path) => Err(Error::unsupported(
+                "KernelPath",
+                format!(
+                    "--kernel-path {path} names kernels of the CPU; leave it out for --device {device}, or use --device cpu"
+                ),
+            )),
+            None => Ok((Some(probe(ordinal)?), None)),
+        },
         Device::Auto if other.is_some() => {
             Ok((None, Some("device auto takes the cpu: CUDA devices compute in bf16 only".into())))
         }
-        Device::Auto => Ok(match probe(0) {
-            Ok(found) => {
+        Device::Auto => Ok(match (kernel_path, probe(0)) {
+            (Some(path), _) => (None, Some(format!("device auto takes the cpu: it has the kernels {path}"))),
+            (None, Ok(found)) => {
                 let why = format!("device auto takes {found}");
                 (Some(found), Some(why))
             }
-            Err(error) => (None, Some(format!("device auto takes the cpu: {}", error.message))),
+            (None, Err(error)) => (None, Some(instead(&error))),
         }),
     }
+}
+
+/// Why `auto` takes the processor when a device fails it so.
+pub(super) fn instead(error: &Error) -> String {
+    format!("device auto takes the cpu: {}", without_advice(&error.message))
+}
+
+/// What an error of a device says, without the advice to take another one, for places where that is no choice.
+pub fn without_advice(message: &str) -> &str {
+    [", or use --device cpu", "; use --device cpu"]
+        .into_iter()
+        .fold(message, |m, end| m.trim_end_matches(end))
 }
 
 #[cfg(test)]
@@ -208,11 +234,29 @@ mod tests {
 
     #[test]
     fn arithmetic_decides_too() {
-        let error = choose(Device::Cuda(0), Some(Precision::Exact), None, false).unwrap_err();
+        let error = choose(Device::Cuda(0), Some(Precision::Exact), None, None, false).unwrap_err();
         assert_eq!(error.code, "Precision", "{error}");
-        let (found, why) = choose(Device::Auto, Some(Precision::Int8), None, false).unwrap();
+        let (found, why) = choose(Device::Auto, Some(Precision::Int8), None, None, false).unwrap();
         assert!(found.is_none() && why.unwrap().contains("bf16 only"));
-        assert_eq!(choose(Device::Cpu, None, None, false).unwrap(), (None, None));
+        assert_eq!(choose(Device::Cpu, None, None, None, false).unwrap(), (None, None));
+    }
+
+    #[test]
+    fn kernels_of_the_cpu_are_for_the_cpu() {
+        let portable = Some(KernelPath::Portable);
+        let error = choose(Device::Cuda(0), None, portable, None, false).unwrap_err();
+        assert_eq!(error.code, "KernelPath", "{error}");
+        let (found, why) = choose(Device::Auto, None, portable, None, false).unwrap();
+        assert!(found.is_none() && why.unwrap().ends_with("it has the kernels portable"));
+        assert_eq!(choose(Device::Cpu, None, portable, None, false).unwrap(), (None, None));
+    }
+
+    #[test]
+    fn advice_to_take_the_processor_is_left_out_where_it_is_taken() {
+        for said in ["no driver; install one, or use --device cpu", "no driver; install one"] {
+            assert_eq!(without_advice(said), "no driver; install one");
+        }
+        assert_eq!(without_advice("no device; use --device cpu"), "no device");
     }
 
     #[test]
@@ -229,7 +273,7 @@ mod tests {
                 (None, true, "Fast", "--fast is for CUDA devices"),
                 (kv_type, true, "KvType", "leave it out"),
             ] {
-                let error = choose(device, precision, kv_type, fast).unwrap_err();
+                let error = choose(device, precision, None, kv_type, fast).unwrap_err();
                 assert_eq!(error.code, code, "{error}");
                 assert!(error.message.contains(says), "{error}");
             }

@@ -5,7 +5,7 @@ mod fingerprint;
 mod open;
 mod timed;
 
-pub use device::{Device, Processor};
+pub use device::{Device, Processor, without_advice};
 
 use crate::jobs::json::{Member, Value};
 use crate::jobs::params::Params;
@@ -29,23 +29,24 @@ use timed::Times;
 pub struct SessionOptions {
     /// Where to compute.
     pub device: Device,
-    /// Threads that compute; none is all of this process's cores.
+    /// Threads that compute on the CPU; none is all of this process's cores.
     pub threads: Option<usize>,
     /// The arithmetic; none is int8 on the CPU and bf16 on CUDA, which has no other.
     pub precision: Option<Precision>,
-    /// The kernels; none is the best this machine has.
+    /// The kernels of the CPU; none is the best this machine has.
     pub kernel_path: Option<KernelPath>,
     /// Type of keys and values in the cache, on CUDA alone; none is bf16 there.
     pub kv_type: Option<KvType>,
-    /// Whether steps of many tokens ([`entropix_cuda::FAST_TOKENS`]) may be computed by cuBLASLt, on CUDA alone: faster, and the
-    /// bits of an answer then depend on what is computed with it.
+    /// Whether the matrix products of prompt steps of many tokens ([`entropix_cuda::FAST_TOKENS`]) are computed by cuBLASLt, on
+    /// CUDA alone: faster, and the bits of an answer then depend on what is computed with it.
     pub fast: bool,
     /// Most tokens of a sequence; none is what the model was made for.
     pub max_context: Option<usize>,
     /// Most sequences computed at once.
     pub max_rows: usize,
-    /// Blocks of the KV cache; none is enough for `max_rows` whole contexts, but at most 1 GiB unless a
-    /// single one needs more.
+    /// Blocks of the KV cache; none is enough for `max_rows` whole contexts, but at most 1 GiB, or a quarter of a device's
+    /// memory, unless a single one needs more. On the CPU a number also lets prompts that begin alike keep all blocks that no
+    /// sequence holds; with none they keep a quarter, which halves the memory of long jobs.
     pub kv_blocks: Option<usize>,
     /// A Jinja template instead of the checkpoint's own.
     pub chat_template: Option<PathBuf>,
@@ -85,9 +86,10 @@ impl SessionOptions {
     /// Whether the device that is asked for can be had, before anything is fetched or read.
     ///
     /// # Errors
-    /// As [`entropix_cuda::probe`]; `Unsupported` for arithmetic, a type of the KV cache or a speed that the device has not.
+    /// As [`entropix_cuda::probe`]; `Unsupported` for arithmetic, kernels, a type of the KV cache or a speed that the device
+    /// has not.
     pub fn check_device(&self) -> Result<()> {
-        device::choose(self.device, self.precision, self.kv_type, self.fast).map(drop)
+        device::choose(self.device, self.precision, self.kernel_path, self.kv_type, self.fast).map(drop)
     }
 }
 
@@ -227,13 +229,8 @@ impl Session {
             warnings.push("the model names no token that ends an answer; give --max-tokens or --stop".into());
         }
         let classes = token_classes(&tokenizer, config.vocab_size, &ends);
-        let (found, choice) =
-            device::choose(options.device, options.precision, options.kv_type, options.fast)?;
         let times = Times::default();
-        let opened = match found {
-            Some(found) => Opened::cuda(checkpoint, options, &found, progress)?,
-            None => Opened::cpu(checkpoint, options, &times, progress)?,
-        };
+        let (opened, choice) = Opened::choose(checkpoint, options, &times, progress)?;
         let model = summarise(checkpoint, &opened);
         let engine_options = EngineOptions {
             choosable: tokenizer.choosable(config.vocab_size),

@@ -1,10 +1,10 @@
 //! The backend of a session, with the memory that its rows need.
 
 use super::timed::{TimedBackend, Times};
-use super::{Processor, SessionOptions};
+use super::{Device, Processor, SessionOptions, device};
 use entropix_cpu::{CpuBackend, CpuOptions, Precision, Progress};
 use entropix_cuda::{CudaBackend, CudaOptions, FAST_TOKENS, Found, Opening};
-use entropix_model::{Backend, Checkpoint, MemoryPlan, Result};
+use entropix_model::{Backend, Checkpoint, Class, MemoryPlan, Result};
 
 /// Bytes the KV cache takes by default at most, unless one sequence needs more; on a device with memory of its own a
 /// quarter of that.
@@ -25,6 +25,32 @@ pub(super) struct Opened {
 }
 
 impl Opened {
+    /// What the options ask for, and for [`Device::Auto`] which device was taken and why.
+    pub(super) fn choose(
+        checkpoint: &Checkpoint,
+        options: &SessionOptions,
+        times: &Times,
+        progress: &Progress<'_>,
+    ) -> Result<(Self, Option<String>)> {
+        let SessionOptions { device, precision, kernel_path, kv_type, fast, .. } = *options;
+        let (found, why) = device::choose(device, precision, kernel_path, kv_type, fast)?;
+        let Some(found) = found else {
+            return Ok((Self::cpu(checkpoint, options, times, progress)?, why));
+        };
+        match Self::cuda(checkpoint, options, &found, progress) {
+            // A device is there, but no kernels that it runs or that this model needs.
+            Err(error)
+                if device == Device::Auto
+                    && error.class == Class::Unsupported
+                    && kv_type.is_none()
+                    && !fast =>
+            {
+                Ok((Self::cpu(checkpoint, options, times, progress)?, Some(device::instead(&error))))
+            }
+            opened => Ok((opened?, why)),
+        }
+    }
+
     pub(super) fn cpu(
         checkpoint: &Checkpoint,
         options: &SessionOptions,

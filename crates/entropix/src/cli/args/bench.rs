@@ -67,9 +67,9 @@ pub(crate) struct KernelsArgs {
     /// As of bench; random:SHAPE too.
     #[arg(short, long, value_name = "MODEL")]
     pub model: Option<OsString>,
-    /// Which device: cuda or cuda:N.
-    #[arg(long, value_name = "DEVICE", default_value = "cuda")]
-    pub device: Device,
+    /// Which device: cuda or cuda:N [default: cuda].
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<Device>,
     /// Keys and values in the cache: bf16, f16 or int8 [default: auto, which is bf16].
     #[arg(long, value_name = "TYPE")]
     pub kv_cache_dtype: Option<KvTypeArg>,

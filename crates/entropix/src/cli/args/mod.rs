@@ -39,8 +39,8 @@ environment over the model's generation_config.json.
 Environment: ENTROPIX_MODEL, ENTROPIX_POLICY, ENTROPIX_DEVICE, ENTROPIX_PRECISION, ENTROPIX_THREADS, and
 ENTROPIX_<PARAMETER> for the parameters of a request that a policy does not decide (ENTROPIX_SEED,
 ENTROPIX_MAX_TOKENS, ENTROPIX_STOP, ...). ENTROPIX_NVRTC: the library that compiles the CUDA kernels at run time, used
-even where this program holds compiled ones; off for none. HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE as Hugging
-Face has them; XDG_CACHE_HOME; NO_COLOR.
+even where this program holds compiled ones; off for none. ENTROPIX_CUBLASLT: the cuBLASLt of --fast; off for none.
+HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE as Hugging Face has them; XDG_CACHE_HOME; NO_COLOR.
 
 Exit codes: 0 done, 3 done with failed requests, 64 usage, 65 bad data or model, 66 missing input, 69 unsupported,
 70 a fault of our own, 74 input or output failed, 75 try again, 78 bad configuration, 130 interrupted.";

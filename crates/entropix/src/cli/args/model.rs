@@ -19,11 +19,11 @@ pub(crate) struct ModelArgs {
     /// The same by the type of the activations, as vLLM names it: f32 is exact.
     #[arg(long, value_name = "TYPE", conflicts_with = "precision")]
     pub dtype: Option<Dtype>,
-    /// Kernels other than the best this machine has, for comparisons: amx, avx512bf16, avx512, avx2 or
+    /// Kernels of the CPU other than the best this machine has, for comparisons: amx, avx512bf16, avx512, avx2 or
     /// portable.
     #[arg(long, value_name = "PATH", hide_short_help = true)]
     pub(crate) kernel_path: Option<KernelPath>,
-    /// Threads that compute [default: all cores].
+    /// Threads that compute on the CPU [default: all cores].
     #[arg(short, long, value_name = "N", value_parser = values::at_least_one)]
     pub threads: Option<usize>,
     /// Most tokens of prompt and answer together, e.g. 4k [default: what the model was made for].
