@@ -111,6 +111,26 @@ fn a_request_has_the_same_bits_in_any_company() {
     }
 }
 
+/// As many rows as a step may have in large jobs, of one token each and of several.
+#[test]
+fn a_row_among_512_has_the_bits_that_it_has_alone() {
+    let _device = device();
+    let sequences: Vec<Vec<TokenId>> =
+        (0..8).map(|s| (0..1 + s % 6).map(|i| (s * 41 + i * 7) as u32).collect()).collect();
+    let want: Vec<Bits> = sequences
+        .iter()
+        .map(|s| run(&mut open("llama-tied", &options()), std::slice::from_ref(s), 1, 1).remove(0))
+        .collect();
+    let rows = 512;
+    let all: Vec<Vec<TokenId>> = (0..rows).map(|i| sequences[i % 8].clone()).collect();
+    let large = CudaOptions { n_blocks: rows, max_rows: rows, max_tokens: 2048, max_kept: rows, ..options() };
+    for chunk in [1, 0] {
+        let got = run(&mut open("llama-tied", &large), &all, rows, chunk);
+        let other = (0..rows).find(|&i| got[i] != want[i % 8]);
+        assert_eq!(other, None, "a row that differs, in chunks of {chunk}");
+    }
+}
+
 /// The comparison above can fail: a token more in front gives other bits everywhere.
 #[test]
 fn other_requests_have_other_bits() {
