@@ -16,8 +16,8 @@ pub(crate) enum Form {
     F32,
     /// Rounded to bf16 and kept in f32: (32) f32.
     Rounded,
-    /// `x = dx q`: (32) i8 q; f32 dx = max |x| / 127; f32 dx sum q; then -128 sum q over the block, its
-    /// first half and its second half, as i32.
+    /// `x = dx q`: (32) i8 q; f32 dx, see [`Int8Block`]; f32 dx sum q; then -128 sum q over the block and over its
+    /// first half, as i32; then the parts of dx for [`MULTIPLES`].
     Int8,
     /// Rounded to bf16: (32) bf16; their sum in f32.
     Pairs,
@@ -226,6 +226,25 @@ pub(crate) fn round_to_bf16(x: f32) -> f32 {
     if bits & 0x7fff_ffff > 0x7f80_0000 { f32::NAN } else { f32::from_bits(rounded) }
 }
 
+/// dx is `2^e (1 + k / 16)`, so a kernel that has the sixteen multiples `d (1 + k / 16)` of a scale of weights at hand gets
+/// the product `d dx` by adding e to the exponent of the k-th: an addition of integers in place of a multiplication, for
+/// which processors have fewer units to spare. All of it is exact, since d has at most 17 bits.
+pub(crate) const MULTIPLES: usize = 16;
+/// Where the parts of dx are, the u32 `(e << 23) + 64 k`: its lower half is the offset of the k-th among vectors, and all
+/// of it is added to that, which is less by `64 k` for the purpose. What is not finite has e = 0 and k = 16, no multiple
+/// but something that makes the sum NaN.
+pub(crate) const PARTS_AT: usize = BLOCK + 16;
+/// Bits of the significand of an f32 that are below sixteenths.
+const LOW_BITS: u32 = f32::MANTISSA_DIGITS - 1 - MULTIPLES.ilog2();
+
+/// dx of a block whose largest magnitude this is, in [`ORDINARY`].
+#[inline(always)]
+pub(crate) fn int8_scale(largest: f32) -> f32 {
+    let least = largest * (1.0 / 127.0);
+    const LOW: u32 = (1 << LOW_BITS) - 1;
+    f32::from_bits((least.to_bits() + LOW) & !LOW)
+}
+
 /// What stands behind the quants of a block.
 ///
 /// # Safety
@@ -233,23 +252,31 @@ pub(crate) fn round_to_bf16(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) unsafe fn write_int8_scale(to: *mut u8, scale: f32, sums: [i32; 2]) {
     let total = sums[0] + sums[1];
+    let sixteenths = scale.to_bits() >> LOW_BITS & (MULTIPLES as u32 - 1);
+    let exponent = (scale.to_bits() & f32::INFINITY.to_bits()).wrapping_sub(1f32.to_bits());
+    let parts = match scale {
+        // Any multiple will do, since all quants are zeros.
+        0.0 => 0,
+        _ if scale.is_nan() => 64 * MULTIPLES as u32,
+        _ => exponent.wrapping_add(64 * sixteenths),
+    };
     // SAFETY: promised by the caller.
     unsafe {
         to.add(BLOCK).cast::<[f32; 2]>().write_unaligned([scale, scale * total as f32]);
-        let offsets = [-128 * total, -128 * sums[0], -128 * sums[1]];
-        to.add(BLOCK + 8).cast::<[i32; 3]>().write_unaligned(offsets);
+        to.add(BLOCK + 8).cast::<[i32; 2]>().write_unaligned([-128 * total, -128 * sums[0]]);
+        to.add(PARTS_AT).cast::<u32>().write_unaligned(parts);
     }
 }
 
-/// Magnitudes whose scale is an ordinary number.
-pub(crate) const ORDINARY: std::ops::Range<f32> = 1e-24..f32::INFINITY;
+/// Magnitudes whose scale is an ordinary number, and so are its products with any scale of weights that is.
+pub(crate) const ORDINARY: std::ops::Range<f32> = 1e-24..1e30;
 
 /// A block of 32 in 8 bits.
 pub(crate) struct Int8Block {
     /// x / scale, to the nearest, ties to even.
     pub(crate) quants: [i8; BLOCK],
-    /// max |x| / 127. 0 for a block of numbers below 1e-24, which no sum of a network can feel and whose
-    /// products would leave the range of f32; NaN when a number is NaN or infinite.
+    /// The least `2^e (1 + k / 16)` from max |x| / 127 on. 0 for a block of numbers below 1e-24, which no sum of a network
+    /// can feel and whose products would leave the range of f32; NaN when a number is NaN, infinite or 1e30 and more.
     pub(crate) scale: f32,
     /// Sums of the quants of each half.
     pub(crate) sums: [i32; 2],
@@ -264,17 +291,14 @@ impl Int8Block {
             let scale = if largest < 1.0 { 0.0 } else { f32::NAN };
             return Self { quants: [0; BLOCK], scale, sums: [0; 2] };
         }
-        let inverse = 127.0 / largest;
+        let scale = int8_scale(largest);
+        let inverse = 1.0 / scale;
         // Adding 1.5 x 2^23 leaves the number rounded to even in the low bits of the significand.
         const MAGIC: f32 = 12_582_912.0;
         let quants: [i32; BLOCK] =
             std::array::from_fn(|i| (block[i] * inverse + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32);
         let sum = |half: &[i32]| half.iter().sum();
-        Self {
-            quants: quants.map(|q| q as i8),
-            scale: largest / 127.0,
-            sums: [sum(&quants[..16]), sum(&quants[16..])],
-        }
+        Self { quants: quants.map(|q| q as i8), scale, sums: [sum(&quants[..16]), sum(&quants[16..])] }
     }
 
     /// # Safety

@@ -51,11 +51,23 @@ impl Job<'_> {
             let within = token % form.panel();
             let at_hand = self.tokens.end - token;
             let n = tile(if within == 0 { at_hand } else { at_hand.min(form.panel() - within) });
-            let offset = token / form.panel() * self.panel_stride + within * form.token_bytes();
-            let panel = self.panels.wrapping_add(offset);
-            f(panel, n, (token - self.tokens.start) * self.stride);
+            f(self.panel_of(form, token), n, (token - self.tokens.start) * self.stride);
             token += n;
         }
+    }
+
+    /// A panel pointer moved to a token.
+    #[inline(always)]
+    pub(crate) fn panel_of(&self, form: Form, token: usize) -> *const u8 {
+        let (panel, within) = (token / form.panel(), token % form.panel());
+        self.panels.wrapping_add(panel * self.panel_stride + within * form.token_bytes())
+    }
+
+    /// The job without its first `n` tokens.
+    #[inline(always)]
+    pub(crate) fn after(&self, n: usize) -> Self {
+        let tokens = self.tokens.start + n..self.tokens.end;
+        Self { tokens, out: self.out.wrapping_add(n * self.stride), ..self.clone() }
     }
 
     /// Where group `i` starts, and where its products go.

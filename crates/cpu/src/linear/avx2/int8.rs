@@ -71,10 +71,11 @@ unsafe fn tile<W: Weights, const T: usize>(
             let mut dots = [_mm256_setzero_si256(); T];
             let mut short = [_mm256_setzero_si256(); T];
             macro_rules! start {
-                ($at:expr) => {
+                ($offset:expr) => {
                     for t in 0..T {
-                        let offset = tokens[t].add($at).cast::<i32>().read_unaligned();
-                        dots[t] = _mm256_set1_epi32(offset >> (8 - W::BITS));
+                        let [whole, half] = tokens[t].add(BLOCK + 8).cast::<[i32; 2]>().read_unaligned();
+                        let offset: fn(i32, i32) -> i32 = $offset;
+                        dots[t] = _mm256_set1_epi32(offset(whole, half) >> (8 - W::BITS));
                     }
                 };
             }
@@ -115,7 +116,7 @@ unsafe fn tile<W: Weights, const T: usize>(
                 };
             }
             if W::SIGNED && W::BITS < 8 {
-                start!(if W::HALVES { BLOCK + 12 } else { BLOCK + 8 });
+                start!(|whole, half| if W::HALVES { half } else { whole });
             }
             if !W::SIGNED {
                 for t in 0..T {
@@ -129,7 +130,7 @@ unsafe fn tile<W: Weights, const T: usize>(
             quad!(3);
             if W::HALVES {
                 fold!(0);
-                start!(BLOCK + 16);
+                start!(|whole, half| whole - half);
             }
             quad!(4);
             quad!(5);

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::int8::few_halves;
-use super::weights::{self, Weights};
+use super::weights::{self, Packed};
 use super::with_few_sizes;
 use crate::linear::ROW_GROUP;
 use crate::linear::activations::Form;
@@ -98,7 +98,7 @@ impl Table {
     }
 }
 
-impl<W: Weights> Numbers<W> {
+impl<W: Packed> Numbers<W> {
     const TABLE: &'static Table = &Table::new(W::BITS, W::SIGNED);
 
     /// 32 bf16 from as many left-aligned numbers, one in the lower half of each 16 bits.
@@ -132,7 +132,7 @@ impl<W: Weights> Numbers<W> {
     }
 }
 
-impl<W: Weights> Pairs for Numbers<W> {
+impl<W: Packed> Pairs for Numbers<W> {
     const IS_SCALED: bool = true;
     const SIGNED: bool = W::SIGNED;
     const HALVES: bool = W::HALVES;
@@ -179,7 +179,7 @@ impl<W: Weights> Pairs for Numbers<W> {
 #[derive(Clone, Copy)]
 struct Opened<W>(*const u8, std::marker::PhantomData<W>);
 
-impl<W: Weights> Opened<W> {
+impl<W: Packed> Opened<W> {
     /// Bytes of a block.
     const BLOCK: usize = 19 * VECTOR;
 
@@ -212,7 +212,7 @@ impl<W: Weights> Opened<W> {
     }
 }
 
-impl<W: Weights> Pairs for Opened<W> {
+impl<W: Packed> Pairs for Opened<W> {
     const IS_SCALED: bool = true;
     const SIGNED: bool = W::SIGNED;
     const HALVES: bool = W::HALVES;
@@ -253,7 +253,7 @@ const TOKEN: usize = Form::Pairs.token_bytes();
 const PANEL: usize = Form::Pairs.panel();
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
-unsafe fn run_opened<W: Weights>(job: &Job<'_>) {
+unsafe fn run_opened<W: Packed>(job: &Job<'_>) {
     if job.tokens.len() <= TILE {
         // SAFETY: the job's promise.
         return unsafe { run::<Numbers<W>>(job) };

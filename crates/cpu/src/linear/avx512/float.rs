@@ -2,7 +2,7 @@
 //! a few tokens a group is opened once into memory that stays in the cache.
 #![allow(unsafe_code)]
 
-use super::weights::{self, Weights};
+use super::weights::{self, Packed};
 use super::{few_sizes, with_few_sizes};
 use crate::linear::ROW_GROUP;
 use crate::linear::activations::Form;
@@ -133,7 +133,7 @@ impl Columns for Brains {
 #[derive(Clone, Copy)]
 struct Opened<W>(W);
 
-impl<W: Weights> Columns for Opened<W> {
+impl<W: Packed> Columns for Opened<W> {
     type Scales = ([__m512; 2], [__m512; 2]);
 
     #[inline(always)]

@@ -3,8 +3,8 @@
 //! multiply-add.
 #![allow(unsafe_code)]
 
-use super::opened::{Bytes, FEWEST_TILES, RUN};
-use super::weights::{self, Weights};
+use super::opened::{FEWEST_TABLED, FEWEST_TILES, Opened, Opening, RUN};
+use super::weights::{self, Packed, Weights};
 use super::{TILE, with_few_sizes, with_tokens};
 use crate::linear::activations::Form;
 use crate::linear::kernels::{Ahead, Job, Kernel, Run};
@@ -12,6 +12,7 @@ use crate::linear::layout::BLOCK;
 use crate::linear::memory::with_scratch;
 use entropix_model::DType;
 use std::arch::x86_64::*;
+use std::cell::Cell;
 
 pub(super) fn select(dtype: DType) -> Kernel {
     match dtype {
@@ -28,15 +29,18 @@ pub(super) fn select(dtype: DType) -> Kernel {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn run<W: Weights>(job: &Job<'_>) {
+pub(super) unsafe fn run<W: Packed>(job: &Job<'_>) {
     let n_tiles = job.tokens.len().div_ceil(TILE);
+    let is_tabled = job.tokens.len() >= FEWEST_TABLED;
     // SAFETY: the job's promise.
     unsafe {
         if n_tiles >= FEWEST_TILES {
             return match (W::SIGNED, W::HALVES) {
-                (true, false) => run_opened::<W, true, false>(job),
-                (true, true) => run_opened::<W, true, true>(job),
-                (false, _) => run_opened::<W, false, false>(job),
+                (true, true) => run_opened::<W, true, true, false>(job),
+                (true, _) if is_tabled => run_opened::<W, true, false, true>(job),
+                (true, _) => run_opened::<W, true, false, false>(job),
+                (false, _) if is_tabled => run_opened::<W, false, false, true>(job),
+                (false, _) => run_opened::<W, false, false, false>(job),
             };
         }
     }
@@ -50,59 +54,74 @@ pub(super) unsafe fn run<W: Weights>(job: &Job<'_>) {
             |panel, n, to| {
                 let out = out.wrapping_add(to);
                 // SAFETY: the job's promise; tiles and groups stay within it.
-                unsafe { with_tokens!(n, tile::<W>(job, whole, group, panel, out, &mut ahead)) }
+                unsafe {
+                    let weights = W::new(group, &job.layout);
+                    with_tokens!(n, tile::<W>(job, whole, weights, panel, out, &mut ahead))
+                }
             },
         );
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn run_opened<W: Weights, const SIGNED: bool, const HALVES: bool>(job: &Job<'_>) {
-    with_scratch(RUN * Bytes::<SIGNED, HALVES>::BLOCK, |scratch| {
+unsafe fn run_opened<W: Packed, const SIGNED: bool, const HALVES: bool, const TABLE: bool>(job: &Job<'_>) {
+    // The first tokens of a panel open the weights for the others.
+    let (within, at_hand) = (job.tokens.start % PANEL, job.tokens.len());
+    let n_first = if within.is_multiple_of(FIRST) && at_hand > FIRST { FIRST } else { 0 };
+    let others = job.after(n_first);
+    with_scratch(RUN * Opened::<SIGNED, HALVES, TABLE>::BLOCK, |scratch| {
         for i in 0..job.n_groups {
             let (group, out) = job.group(i);
             let mut ahead = Ahead::new(job, i, 1, FEWEST_TILES);
             for run in Run::each(&job.layout, RUN) {
+                let is_odd = Cell::new(false);
                 // SAFETY: the job's promise, and scratch memory of the size asked for.
                 unsafe {
-                    Bytes::<SIGNED, HALVES>::open(W::new(group, &job.layout), run, scratch);
-                    many_tiles::<Bytes<SIGNED, HALVES>>(job, run, scratch, out, &mut ahead);
+                    let weights = W::new(group, &job.layout);
+                    let opening = Opening::<W, TABLE>::new(weights, run, scratch, &is_odd);
+                    if n_first == FIRST {
+                        let panel = run.panel(job.panel_of(Form::Int8, job.tokens.start), Form::Int8);
+                        tile::<Opening<'_, W, TABLE>, FIRST>(job, run, opening, panel, out, &mut ahead);
+                    } else {
+                        opening.open(run.n_blocks);
+                    }
+                    let (out, ahead) = (others.group(i).1, &mut ahead);
+                    if TABLE && is_odd.get() {
+                        Opening::<W, false>::new(weights, run, scratch, &is_odd).open(run.n_blocks);
+                        many_tiles(&others, run, Opened::<SIGNED, HALVES, false>::new(scratch), out, ahead);
+                    } else {
+                        many_tiles(&others, run, Opened::<SIGNED, HALVES, TABLE>::new(scratch), out, ahead);
+                    }
                 }
             }
         }
     });
 }
 
-/// A run of a group times a few tokens.
+/// One opened run of a group times all tokens; the same code for all types that open alike.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn many_tiles<W: Weights>(job: &Job<'_>, run: Run, weights: W, out: *mut f32, ahead: &mut Ahead<'_>) {
+    job.for_each_tile(Form::Int8, few_halves, |panel, n, to| {
+        let (panel, out) = (run.panel(panel, Form::Int8), out.wrapping_add(to));
+        // SAFETY: the job's promise; tiles and groups stay within it.
+        unsafe { with_few_sizes!(n, tile::<W>(job, run, weights, panel, out, ahead)) }
+    });
+}
+
+/// A run of opened weights times a few tokens.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn few<W: Weights>(
     job: &Job<'_>,
     run: Run,
-    group: *const u8,
+    weights: W,
     panel: *const u8,
     out: *mut f32,
     n: usize,
     ahead: &mut Ahead<'_>,
 ) {
     // SAFETY: passed on.
-    unsafe { with_tokens!(n, tile::<W>(job, run, group, panel, out, ahead)) }
-}
-
-/// One opened run of a group times all tokens; the same code for all types that open alike.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn many_tiles<W: Weights>(
-    job: &Job<'_>,
-    run: Run,
-    group: *const u8,
-    out: *mut f32,
-    ahead: &mut Ahead<'_>,
-) {
-    job.for_each_tile(Form::Int8, few_halves, |panel, n, to| {
-        let (panel, out) = (run.panel(panel, Form::Int8), out.wrapping_add(to));
-        // SAFETY: the job's promise; tiles and groups stay within it.
-        unsafe { with_few_sizes!(n, tile::<W>(job, run, group, panel, out, ahead)) }
-    });
+    unsafe { with_tokens!(n, tile::<W>(job, run, weights, panel, out, ahead)) }
 }
 
 /// Tokens to take of `n` at hand: a panel has two tiles of eight.
@@ -117,20 +136,21 @@ pub(super) fn few_halves(n: usize) -> usize {
 
 const TOKEN: usize = Form::Int8.token_bytes();
 const PANEL: usize = Form::Int8.panel();
+/// Tokens of the tile that opens weights.
+const FIRST: usize = PANEL / 2;
 
-/// A run of a group times T tokens. `group` and `panel` start with the run's first block.
+/// A run of a group times T tokens. `weights` and `panel` start with the run's first block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn tile<W: Weights, const T: usize>(
     job: &Job<'_>,
     run: Run,
-    group: *const u8,
+    weights: W,
     panel: *const u8,
     out: *mut f32,
     ahead: &mut Ahead<'_>,
 ) {
-    // SAFETY: the job's promise holds for the group, for T tokens from `panel` on and for T rows of `out`.
+    // SAFETY: the job's promise holds for the weights, for T tokens from `panel` on and for T rows of `out`.
     unsafe {
-        let weights = W::new(group, &job.layout);
         let mut sums = [_mm512_setzero_ps(); T];
         if run.start > 0 {
             for t in 0..T {
@@ -144,10 +164,12 @@ unsafe fn tile<W: Weights, const T: usize>(
                 std::array::from_fn(|t| first.add(t / PANEL * job.panel_stride + t % PANEL * TOKEN));
             let (d, m) = weights.scales(block);
             let mut dots = [_mm512_setzero_si512(); T];
+            let offset =
+                |token: *const u8, at: usize| _mm512_set1_epi32(token.add(at).cast::<i32>().read_unaligned());
             macro_rules! start {
                 ($at:expr) => {
                     for t in 0..T {
-                        dots[t] = _mm512_set1_epi32(tokens[t].add($at).cast::<i32>().read_unaligned());
+                        dots[t] = offset(tokens[t], $at);
                     }
                 };
             }
@@ -163,8 +185,7 @@ unsafe fn tile<W: Weights, const T: usize>(
             macro_rules! fold {
                 ($half:literal) => {
                     for t in 0..T {
-                        let dx = _mm512_set1_ps(tokens[t].add(BLOCK).cast::<f32>().read_unaligned());
-                        let scale = _mm512_mul_ps(d[$half], dx);
+                        let scale = weights.scale(block, d[$half], tokens[t]);
                         sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), scale, sums[t]);
                     }
                 };
@@ -183,7 +204,9 @@ unsafe fn tile<W: Weights, const T: usize>(
             quad!(3);
             if W::HALVES {
                 fold!(0);
-                start!(BLOCK + 16);
+                for t in 0..T {
+                    dots[t] = _mm512_sub_epi32(offset(tokens[t], BLOCK + 8), offset(tokens[t], BLOCK + 12));
+                }
             }
             quad!(4);
             quad!(5);

@@ -1,7 +1,7 @@
 //! Rounding activations to 8 bits and to bf16.
 #![allow(unsafe_code)]
 
-use crate::linear::activations::{Int8Block, ORDINARY, Row, write_int8_scale};
+use crate::linear::activations::{Int8Block, ORDINARY, Row, int8_scale, write_int8_scale};
 use crate::linear::layout::BLOCK;
 use std::arch::x86_64::*;
 
@@ -27,7 +27,8 @@ pub(in crate::linear) unsafe fn write_int8(row: &Row<'_>) {
                 Int8Block::new(block).write(to);
                 continue;
             }
-            let inverse = _mm512_set1_ps(127.0 / largest);
+            let scale = int8_scale(largest);
+            let inverse = _mm512_set1_ps(1.0 / scale);
             const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
             let low = _mm512_cvt_roundps_epi32::<NEAREST>(_mm512_mul_ps(low, inverse));
             let high = _mm512_cvt_roundps_epi32::<NEAREST>(_mm512_mul_ps(high, inverse));
@@ -37,7 +38,7 @@ pub(in crate::linear) unsafe fn write_int8(row: &Row<'_>) {
             let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b01_00_11_10>(sums));
             let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
             let sums = [_mm256_extract_epi32::<0>(sums), _mm256_extract_epi32::<4>(sums)];
-            write_int8_scale(to, largest / 127.0, sums);
+            write_int8_scale(to, scale, sums);
         }
     }
 }

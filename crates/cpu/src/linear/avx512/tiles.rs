@@ -7,8 +7,8 @@
 #![allow(unsafe_code)]
 
 use super::int8;
-use super::opened::{Bytes, RUN};
-use super::weights::{self, Weights};
+use super::opened::{Opened, Opening, RUN};
+use super::weights::{self, Packed, Weights};
 use crate::linear::activations::Form;
 use crate::linear::kernels::{Ahead, Job, Kernel, Run};
 use crate::linear::layout::BLOCK;
@@ -16,6 +16,7 @@ use crate::linear::memory::with_scratch;
 use entropix_model::DType;
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
@@ -68,7 +69,7 @@ const TOKEN: usize = Form::Int8.token_bytes();
 const TOKENS: usize = Form::Int8.panel();
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn run<W: Weights>(job: &Job<'_>) {
+unsafe fn run<W: Packed>(job: &Job<'_>) {
     // SAFETY: the job's promise.
     unsafe {
         if job.tokens.len() < FEWEST_TOKENS {
@@ -83,9 +84,9 @@ unsafe fn run<W: Weights>(job: &Job<'_>) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn run_opened<W: Weights, const SIGNED: bool, const HALVES: bool>(job: &Job<'_>) {
+unsafe fn run_opened<W: Packed, const SIGNED: bool, const HALVES: bool>(job: &Job<'_>) {
     let n_tiles = job.tokens.len().div_ceil(TOKENS);
-    with_scratch(RUN * Bytes::<SIGNED, HALVES>::BLOCK, |scratch| {
+    with_scratch(RUN * Opened::<SIGNED, HALVES, false>::BLOCK, |scratch| {
         configure();
         for i in 0..job.n_groups {
             let (group, out) = job.group(i);
@@ -93,7 +94,8 @@ unsafe fn run_opened<W: Weights, const SIGNED: bool, const HALVES: bool>(job: &J
             for run in Run::each(&job.layout, RUN) {
                 // SAFETY: the job's promise, and scratch memory of the size asked for.
                 unsafe {
-                    Bytes::<SIGNED, HALVES>::open(W::new(group, &job.layout), run, scratch);
+                    let weights = W::new(group, &job.layout);
+                    Opening::<W, false>::new(weights, run, scratch, &Cell::default()).open(run.n_blocks);
                     many_tiles::<SIGNED, HALVES>(job, run, scratch, out, &mut ahead);
                 }
             }
@@ -121,7 +123,8 @@ unsafe fn many_tiles<const SIGNED: bool, const HALVES: bool>(
             unsafe {
                 match n {
                     0..FEWEST_TOKENS => {
-                        int8::few::<Bytes<SIGNED, HALVES>>(job, run, group, panel, out, n, ahead);
+                        let weights = Opened::<SIGNED, HALVES, false>::new(group);
+                        int8::few(job, run, weights, panel, out, n, ahead);
                     }
                     9..=12 => tile::<SIGNED, HALVES, 12>(job, run, group, panel, out, n, ahead),
                     _ => tile::<SIGNED, HALVES, 16>(job, run, group, panel, out, n, ahead),
@@ -148,7 +151,7 @@ unsafe fn tile<const SIGNED: bool, const HALVES: bool, const T: usize>(
 ) {
     // SAFETY: the job's promise holds for the group, for T tokens from `panel` on and for n rows of `out`.
     unsafe {
-        let weights = <Bytes<SIGNED, HALVES> as Weights>::new(group, &job.layout);
+        let weights = Opened::<SIGNED, HALVES, false>::new(group);
         let mut sums = [_mm512_setzero_ps(); T];
         if run.start > 0 {
             for t in 0..T {
@@ -164,7 +167,7 @@ unsafe fn tile<const SIGNED: bool, const HALVES: bool, const T: usize>(
             ahead.step();
             let first = panel.add(block * TOKENS * TOKEN);
             if block + 1 < run.n_blocks {
-                let weights = group.add((block + 1) * Bytes::<SIGNED, HALVES>::BLOCK);
+                let weights = group.add((block + 1) * Opened::<SIGNED, HALVES, false>::BLOCK);
                 multiply::<HALVES>(first.add(TOKENS * TOKEN), weights, dots[(block + 1) % 2].as_mut_ptr());
             }
             let dots = dots[block % 2].as_ptr();
@@ -180,7 +183,8 @@ unsafe fn tile<const SIGNED: bool, const HALVES: bool, const T: usize>(
                 }
                 if HALVES {
                     let low = _mm512_add_epi32(dot(0), offset(BLOCK + 12));
-                    let high = _mm512_add_epi32(dot(1), offset(BLOCK + 16));
+                    let high = _mm512_sub_epi32(offset(BLOCK + 8), offset(BLOCK + 12));
+                    let high = _mm512_add_epi32(dot(1), high);
                     sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), _mm512_mul_ps(d[0], dx), sums[t]);
                     sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_mul_ps(d[1], dx), sums[t]);
                 } else {

@@ -3,21 +3,17 @@
 #![allow(unsafe_code)]
 
 use crate::linear::ROW_GROUP;
-use crate::linear::layout::{GroupLayout, MIN_BYTES, PLAIN_BYTES, SUPER_HALVES_BYTES, SUPER_MIN_BYTES};
+use crate::linear::layout::{
+    BLOCK, GroupLayout, MIN_BYTES, PLAIN_BYTES, SUPER_HALVES_BYTES, SUPER_MIN_BYTES,
+};
 use std::arch::x86_64::*;
 
-/// One group of a quantised type.
+/// Some blocks of one group of a quantised type.
 pub(super) trait Weights: Copy {
     /// Whether numbers have an offset of 128 and no minima.
     const SIGNED: bool;
     /// Whether the two halves of a block have scales of their own.
     const HALVES: bool;
-    /// Bits of a number.
-    const BITS: u32;
-
-    /// # Safety
-    /// `group` holds a group of this type and layout; the processor has AVX-512 F, BW, VL, DQ.
-    unsafe fn new(group: *const u8, layout: &GroupLayout) -> Self;
 
     /// Quad `QUAD` of block `block`: (16 rows, 4 columns) numbers, left-aligned in their bytes.
     ///
@@ -30,6 +26,33 @@ pub(super) trait Weights: Copy {
     /// # Safety
     /// `block` is one of the layout's.
     unsafe fn scales(self, block: usize) -> ([__m512; 2], __m512);
+
+    /// d times dx of a token, whose block is at `token`; d is of the same block.
+    ///
+    /// # Safety
+    /// `block` is one of the layout's, and `token` a block of 8-bit activations.
+    #[inline(always)]
+    unsafe fn scale(self, _block: usize, d: __m512, token: *const u8) -> __m512 {
+        // SAFETY: promised by the caller.
+        unsafe { product(d, token) }
+    }
+}
+
+/// d times dx of a token.
+#[inline(always)]
+pub(super) unsafe fn product(d: __m512, token: *const u8) -> __m512 {
+    // SAFETY: a token has dx; inlined where the instructions are there.
+    unsafe { _mm512_mul_ps(d, _mm512_set1_ps(token.add(BLOCK).cast::<f32>().read_unaligned())) }
+}
+
+/// One group as it is packed.
+pub(super) trait Packed: Weights {
+    /// Bits of a number.
+    const BITS: u32;
+
+    /// # Safety
+    /// `group` holds a group of this type and layout; the processor has AVX-512 F, BW, VL, DQ.
+    unsafe fn new(group: *const u8, layout: &GroupLayout) -> Self;
 }
 
 /// The planes of numbers.
@@ -58,13 +81,6 @@ pub(super) struct Planes<Q, S>(Q, S);
 impl<Q: Quants, S: Scales> Weights for Planes<Q, S> {
     const SIGNED: bool = S::SIGNED;
     const HALVES: bool = S::HALVES;
-    const BITS: u32 = Q::BITS;
-
-    #[inline(always)]
-    unsafe fn new(group: *const u8, layout: &GroupLayout) -> Self {
-        // SAFETY: passed on.
-        unsafe { Self(Q::new(group, layout), S::new(group, layout)) }
-    }
 
     #[inline(always)]
     unsafe fn quad<const QUAD: usize>(self, block: usize) -> __m512i {
@@ -76,6 +92,16 @@ impl<Q: Quants, S: Scales> Weights for Planes<Q, S> {
     unsafe fn scales(self, block: usize) -> ([__m512; 2], __m512) {
         // SAFETY: passed on.
         unsafe { self.1.scales(block, 1.0 / (1 << (8 - Q::BITS)) as f32) }
+    }
+}
+
+impl<Q: Quants, S: Scales> Packed for Planes<Q, S> {
+    const BITS: u32 = Q::BITS;
+
+    #[inline(always)]
+    unsafe fn new(group: *const u8, layout: &GroupLayout) -> Self {
+        // SAFETY: passed on.
+        unsafe { Self(Q::new(group, layout), S::new(group, layout)) }
     }
 }
 

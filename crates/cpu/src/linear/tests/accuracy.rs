@@ -17,11 +17,13 @@ fn rounded(inputs: &[f32], n_cols: usize, dtype: DType, precision: Precision) ->
     }
 }
 
-/// (quants, scale) of a block of 32.
+/// (quants, scale) of a block of 32: the scale has four bits below its first.
 fn int8(block: &[f32]) -> ([i32; 32], f32) {
     let largest = block.iter().fold(0f32, |largest, x| largest.max(x.abs()));
-    let inverse = 127.0 / largest;
-    (std::array::from_fn(|i| (block[i] * inverse).round_ties_even() as i32), largest / 127.0)
+    let least = f64::from(largest / 127.0);
+    let unit = 2f64.powi(least.log2().floor() as i32 - 4);
+    let scale = ((least / unit).ceil() * unit) as f32;
+    (std::array::from_fn(|i| (block[i] * (1.0 / scale)).round_ties_even() as i32), scale)
 }
 
 // Catches any fault of packing, opening, offsets, minima, tails and tiles: the tolerance is the rounding of

@@ -39,8 +39,8 @@ fn a_product_does_not_depend_on_batch_or_tiles() {
     for dtype in DType::ALL {
         for precision in PRECISIONS {
             for path in KernelPath::available() {
-                // Columns of several runs of opened weights.
-                let (n_tokens, n_cols) = (33, 512);
+                // Columns of several runs of opened weights, tokens enough for multiples of their scales.
+                let (n_tokens, n_cols) = (70, 1024);
                 let matrix = pack(&tensor(dtype, 70, n_cols, 7), precision, path);
                 let inputs = activations(&matrix, &inputs(n_tokens, n_cols, 8), path);
                 let product = |tokens: Range<usize>, rows: Range<usize>, out: &mut [f32], stride: usize| {
@@ -64,13 +64,58 @@ fn a_token_does_not_feel_its_neighbours() {
                 let matrix = pack(&tensor(dtype, 16, n_cols, 10), precision, path);
                 let token = inputs(1, n_cols, 11);
                 let alone = multiply(&matrix, &activations(&matrix, &token, path), 1);
-                for (n_tokens, slot) in [(2, 1), (4, 3), (13, 12), (33, 17)] {
+                for (n_tokens, slot) in [(2, 1), (4, 3), (13, 12), (33, 17), (64, 40)] {
                     let mut company = inputs(n_tokens, n_cols, 12 + slot as u64);
                     company[..n_cols].fill(f32::NAN);
                     company[slot * n_cols..(slot + 1) * n_cols].copy_from_slice(&token);
                     let out = multiply(&matrix, &activations(&matrix, &company, path), n_tokens);
                     let got = &out[slot * matrix.n_rows()..(slot + 1) * matrix.n_rows()];
                     assert_eq!(got, alone, "{dtype} {precision:?} {path}, slot {slot} of {n_tokens}");
+                }
+            }
+        }
+    }
+}
+
+// Scales of weights that are zero, tiny, huge or no numbers at all, and activations of all sizes: the short cuts of many
+// tokens give the bits that a token has alone.
+#[test]
+fn odd_scales_do_not_depend_on_the_batch() {
+    let (n_tokens, n_rows, n_cols) = (64, 32, 1024);
+    for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_quantised()) {
+        let (values, block_bytes) = dtype.block();
+        let ordinary = tensor(dtype, n_rows, n_cols, 18).read().unwrap();
+        for (i, odd) in [0u16, 0x8000, 0x0001, 0x7bff, 0x7c00, 0xfc00, 0x7e00, 0x7c01].into_iter().enumerate()
+        {
+            let mut bytes = ordinary.clone();
+            // One block of one row, of the first run of blocks or of the last.
+            let block = (3 * n_cols + i % 2 * (n_cols - values)) / values;
+            let d = block * block_bytes + if dtype == DType::Q6_K { 208 } else { 0 };
+            bytes[d..d + 2].copy_from_slice(&odd.to_le_bytes());
+            let tensor = Tensor::from_bytes("odd", dtype, n_rows, n_cols, bytes);
+            let mut random = Numbers(19);
+            let sizes = [1e-24f32, 1e-20, 1e-3, 1.0, 100.0, 1e12, 9e29];
+            let inputs: Vec<f32> = inputs(n_tokens, n_cols, 20)
+                .chunks(32)
+                .flat_map(|block| {
+                    let largest = block.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+                    let by = sizes[random.below(sizes.len())] / largest;
+                    block.iter().map(move |x| x * by).collect::<Vec<_>>()
+                })
+                .collect();
+            for path in KernelPath::available() {
+                let matrix = pack(&tensor, Precision::Int8, path);
+                let together = multiply(&matrix, &activations(&matrix, &inputs, path), n_tokens);
+                for (token, (input, got)) in
+                    inputs.chunks(n_cols).zip(together.chunks(matrix.n_rows())).enumerate()
+                {
+                    let alone = multiply(&matrix, &activations(&matrix, input, path), 1);
+                    for (row, (got, alone)) in got.iter().zip(&alone).enumerate() {
+                        assert!(
+                            got.to_bits() == alone.to_bits() || got.is_nan() && alone.is_nan(),
+                            "{dtype} {path}, scale {odd:#x}, token {token}, row {row}: {got:e}, alone {alone:e}"
+                        );
+                    }
                 }
             }
         }

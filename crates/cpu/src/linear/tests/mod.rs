@@ -121,6 +121,6 @@ fn shapes(block: usize) -> Vec<(usize, usize, usize)> {
     shapes.extend(cols.iter().map(|&cols| (17, cols, 5)));
     shapes.extend([1, 15, 16, 17, 48, 100].map(|rows| (rows, cols[cols.len() / 2], 3)));
     shapes.extend([1, 2, 3, 5, 8, 13, 32, 33].map(|tokens| (80, 256, tokens)));
-    shapes.push((48, *cols.last().unwrap(), 33));
+    shapes.extend([33, 70].map(|tokens| (48, *cols.last().unwrap(), tokens)));
     shapes
 }
