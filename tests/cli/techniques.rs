@@ -82,17 +82,13 @@ fn follow(events: &[Value]) -> Vec<u64> {
 #[test]
 fn policies_that_go_back() {
     let place = calibrated();
-    for (policy, wanted) in [("quadrants", ["branch", "rewind"]), ("entropix", ["rewind", "refork"])] {
-        let args = [
-            "--policy",
-            policy,
-            "--calibration",
-            "calib.toml",
-            "--signals",
-            "token",
-            "--overwrite",
-            "--ignore-eos",
-        ];
+    // Lost more often than it says, for a few short answers.
+    let lost =
+        ["--set", "region.hehv.when.entropy.above=q0.90", "--set", "region.hehv.when.varentropy.above=q0.90"];
+    let policies = [("quadrants", &lost[..], ["branch", "rewind"]), ("entropix", &[], ["rewind", "refork"])];
+    for (policy, changes, wanted) in policies {
+        let args = ["--policy", policy, "--calibration", "calib.toml", "--signals", "token"];
+        let args = [&args[..], &["--overwrite", "--ignore-eos"], changes].concat();
         let run = |more: &[&str]| {
             let all: Vec<&str> = args.iter().chain(more).copied().collect();
             place.batch(prompts(), &all).expect(0, "");
@@ -156,7 +152,10 @@ fn a_job_has_a_budget() {
         let discarded = |row: &Value| row["usage"]["discarded_tokens"].as_u64().unwrap();
         (place.rows("out").iter().map(discarded).sum::<u64>(), ended.stderr)
     };
-    let ((free, _), (bound, said)) = (run(&[]), run(&["--extra-tokens", "0.02"]));
+    let (free, _) = run(&["--trace", "trace"]);
+    let goes_back = |event: &Value| ["branch", "rewind"].iter().any(|name| event["decision"] == *name);
+    let wanted = by_request(&place).values().filter(|events| events.iter().any(goes_back)).count();
+    let (bound, said) = run(&["--extra-tokens", "0.02"]);
     assert!(bound > 0 && bound * 2 < free, "{bound} of {free} thrown away");
     assert!(said.contains("the policy went on without what it wanted to begin"), "{said}");
     assert!(said.contains("for each answered (none begun above 0.02)"), "{said}");
@@ -175,7 +174,7 @@ fn a_job_has_a_budget() {
     assert_eq!(after, bound, "all of it was spent");
     let (none, said) = run(&["--extra-tokens", "0"]);
     assert_eq!(none, 0, "nothing may be thrown away");
-    assert!(said.contains("spent: in 12 answers the policy went on"), "{said}");
+    assert!(wanted > 1 && said.contains(&format!("spent: in {wanted} answers the policy went on")), "{said}");
     place.batch(prompts(), &["--extra-tokens", "-1"]).expect(64, "at least 0");
 }
 
