@@ -4,16 +4,17 @@ use crate::driver::{CublasLt, Driver, Found, Graph};
 use crate::forward::{Forward, Shape};
 use crate::kernels;
 use crate::ops;
-use crate::options::{CudaOptions, MAX_CANDIDATES, PASSING_ASKS, Sizes, plan};
-use crate::rooms::{DRAWN_BYTES, MOST_COPIES, Rooms, key_parts_bytes};
+use crate::options::{CudaOptions, PASSING_ASKS, Sizes, plan};
+use crate::rooms::{MOST_COPIES, Rooms, key_parts_bytes};
 use crate::step::{StepPlan, narrow};
 use crate::weights::{Model, Progress};
 use entropix_model::{
-    AttentionSignals, Backend, Batch, BlockCopy, Candidate, Candidates, Capacity, Checkpoint, Class, Draw,
-    Drawn, Error, MemoryPlan, Result, Signals, Slot, StepId,
+    AttentionSignals, Backend, Batch, BlockCopy, Candidates, Capacity, Checkpoint, Class, Draw, Drawn, Error,
+    MemoryPlan, Result, Signals, Slot, StepId,
 };
 use std::collections::HashMap;
 
+mod choices;
 pub(crate) mod timing;
 
 /// Runs a model on one CUDA device.
@@ -326,71 +327,40 @@ impl Backend for CudaBackend {
     }
 
     fn candidates(&mut self, step: StepId, asks: &[(Slot, u16)], out: &mut Candidates) -> Result<()> {
-        self.check_step(step);
-        self.driver.enter()?;
-        out.clear();
-        for asks in asks.chunks(self.sizes.max_kept.max(1)) {
-            let most = asks.iter().map(|&(_, k)| usize::from(k).min(MAX_CANDIDATES)).max().unwrap_or(0);
-            let n = u32::try_from(asks.len()).expect("checked batches fit 32 bits");
-            let mut words = vec![n, 0, 0, 0];
-            for &(slot, k) in asks {
-                words.extend([self.kept(slot), u32::from(k).min(MAX_CANDIDATES as u32)]);
-            }
-            let rooms = &self.rooms;
-            self.driver.write(rooms.wanted, 0, bytemuck::cast_slice(&words))?;
-            let buffers = self.forward().logits(0, 0, rooms.wanted.pointer());
-            let (wanted, lists, counts) =
-                (rooms.wanted.offset(16), rooms.lists.pointer(), rooms.list_counts.pointer());
-            self.driver.launch(&ops::candidates(
-                buffers,
-                wanted,
-                lists,
-                counts,
-                rooms.wanted.pointer(),
-                n,
-            ))?;
-            let width = most * size_of::<Candidate>();
-            let pitch = MAX_CANDIDATES * size_of::<Candidate>();
-            self.driver.read_rows(rooms.lists, pitch, width, asks.len(), &rooms.answers)?;
-            self.driver.read(rooms.list_counts, 0, 4 * asks.len(), &rooms.answers, asks.len() * width)?;
-            self.driver.wait()?;
-            let entries: Vec<Candidate> = self.arrived(0, asks.len() * most).collect();
-            let counts: Vec<u32> = self.arrived(asks.len() * width, asks.len()).collect();
-            for (i, &count) in counts.iter().enumerate() {
-                out.push(entries[i * most..i * most + count as usize].iter().copied());
-            }
-        }
-        Ok(())
+        self.choose(step, &[], &mut [], asks, out)
     }
 
     fn draw(&mut self, step: StepId, draws: &[Draw<'_>], out: &mut [Drawn]) -> Result<()> {
+        self.choose(step, draws, out, &[], &mut Candidates::default())
+    }
+
+    fn choose(
+        &mut self,
+        step: StepId,
+        draws: &[Draw<'_>],
+        drawn: &mut [Drawn],
+        asks: &[(Slot, u16)],
+        lists: &mut Candidates,
+    ) -> Result<()> {
         self.check_step(step);
-        assert_eq!(draws.len(), out.len(), "one result a draw");
+        assert_eq!(draws.len(), drawn.len(), "one result a draw");
         self.driver.enter()?;
+        lists.clear();
         let mut done = 0;
-        while done < draws.len() {
-            let mut orders = crate::draws::Orders::default();
-            while done + orders.len() < draws.len() {
-                let draw = &draws[done + orders.len()];
-                if !orders.push(draw, self.kept(draw.slot), &self.sizes) {
-                    break;
-                }
+        let mut asks = asks.chunks(self.sizes.max_kept.max(1));
+        loop {
+            let n = self.queue_draws(&draws[done..])?;
+            let listed = asks.next().map(|asks| self.queue_candidates(asks)).transpose()?;
+            if n == 0 && listed.is_none() {
+                return Ok(());
             }
-            let n = orders.len();
-            let launch = orders.upload(
-                &self.driver,
-                &self.rooms,
-                self.forward().logits(0, 0, self.rooms.orders.pointer()),
-            )?;
-            self.driver.launch(&launch)?;
-            self.driver.read(self.rooms.drawn, 0, n * DRAWN_BYTES, &self.rooms.answers, 0)?;
             self.driver.wait()?;
-            for (out, record) in out[done..].iter_mut().zip(self.arrived::<[u32; 3]>(0, n)) {
-                *out = crate::draws::drawn(record);
+            self.take_draws(&mut drawn[done..done + n]);
+            if let Some(listed) = listed {
+                self.take_candidates(listed, lists);
             }
             done += n;
         }
-        Ok(())
     }
 
     fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<()> {

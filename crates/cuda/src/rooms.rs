@@ -89,8 +89,7 @@ impl Rooms {
         let rows = s.logit_rows();
         let kept = s.max_kept.max(1);
         let answers = (t * (size_of::<Signals>() + size_of::<AttentionSignals>()))
-            .max(kept * (MAX_CANDIDATES * 8 + 4))
-            .max(s.draws * DRAWN_BYTES);
+            .max(drawn_at(s) + s.draws * DRAWN_BYTES);
         let mut of = |bytes: usize| driver.allocate(bytes);
         let fast = match s.fast {
             Some(_) => {
@@ -131,6 +130,11 @@ impl Rooms {
             answers: driver.allocate_pinned(answers)?,
         })
     }
+}
+
+/// Where draws arrive among the answers: behind the lists of candidates, since both are waited for together.
+pub(crate) fn drawn_at(sizes: &Sizes) -> usize {
+    sizes.max_kept.max(1) * (MAX_CANDIDATES * 8 + 4)
 }
 
 /// Room for every ask of a step at the longest context, or what is affordable if that is less; one ask always fits.

@@ -63,6 +63,23 @@ pub trait Backend: Send {
     /// Draws; `out` is (draws.len()). The asks kept their logits.
     fn draw(&mut self, step: StepId, draws: &[Draw<'_>], out: &mut [Drawn]) -> Result<()>;
 
+    /// Both, [`Backend::draw`] into `drawn` and [`Backend::candidates`] into `lists`, with one wait where each would have
+    /// its own.
+    fn choose(
+        &mut self,
+        step: StepId,
+        draws: &[Draw<'_>],
+        drawn: &mut [Drawn],
+        asks: &[(Slot, u16)],
+        lists: &mut Candidates,
+    ) -> Result<()> {
+        if !draws.is_empty() {
+            self.draw(step, draws, drawn)?;
+        }
+        lists.clear();
+        if asks.is_empty() { Ok(()) } else { self.candidates(step, asks, lists) }
+    }
+
     /// Copies cache blocks (copy on write), before the next submit.
     fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<()>;
 

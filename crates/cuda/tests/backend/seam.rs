@@ -71,6 +71,16 @@ fn draws_and_candidates_are_those_of_the_definition() {
         assert!((drawn.logprob - want.logprob).abs() < 1e-5, "{drawn:?} {want:?}");
         assert!((drawn.temperature - want.temperature).abs() < 1e-4, "{drawn:?} {want:?}");
     }
+    // Together, each is what it is alone.
+    let (mut again, mut lists) =
+        (vec![Drawn { token: None, logprob: 0.0, temperature: 0.0 }; draws.len()], got.clone());
+    lists.clear();
+    backend.choose(step, &draws, &mut again, &asked, &mut lists).unwrap();
+    assert_eq!(again, drawn);
+    assert_eq!(lists.n_lists(), got.n_lists());
+    for i in 0..got.n_lists() {
+        assert_eq!(lists.list(i), got.list(i), "list {i}");
+    }
     let different: std::collections::BTreeSet<_> = drawn.iter().map(|d| d.token).collect();
     assert!(different.len() > 10, "only {} tokens were ever drawn", different.len());
 }
@@ -100,6 +110,13 @@ fn little_crosses_to_the_host() {
     backend.candidates(step, &[(0, 16)], &mut Candidates::default()).unwrap();
     assert_eq!(driver.counts().bytes_out - before.0, 16 * 8 + 4);
     assert_eq!(waits(&driver) - before.1, 1);
+    // Draws and candidates share a wait, so a step takes two at most.
+    let before = waits(&driver);
+    let draw = Draw { slot: 0, filters: Filters::default(), edits: &[], mask: None, coins: &[Coin(1)] };
+    let mut drawn = [Drawn { token: None, logprob: 0.0, temperature: 0.0 }];
+    backend.choose(step, &[draw], &mut drawn, &[(0, 16)], &mut Candidates::default()).unwrap();
+    assert!(drawn[0].token.is_some());
+    assert_eq!(waits(&driver) - before, 1);
 }
 
 fn waits(driver: &FakeDriver) -> u64 {

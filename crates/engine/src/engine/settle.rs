@@ -176,10 +176,11 @@ impl Engine {
         room.decided.push(Decided { id, age, slot, attention, region, kind, outcome, list });
     }
 
-    /// Has the backend draw and list candidates, each in one call.
+    /// Has the backend draw and list candidates, in one call.
     pub(super) fn draw(&mut self, step: StepId, room: &mut StepRoom) -> Result<()> {
         room.drawn.clear();
-        if !room.draws.is_empty() {
+        room.candidates.clear();
+        if !room.draws.is_empty() || !room.candidate_asks.is_empty() {
             let edits = room.draws.iter().map(|order| edits(&self.scheduler, order)).collect::<Vec<_>>();
             let mask = self.options.choosable.as_ref();
             room.drawn.resize(room.draws.len(), NOTHING);
@@ -189,7 +190,8 @@ impl Engine {
                 .zip(&edits)
                 .map(|(order, edits)| draw(order, edits, mask, &room.coins))
                 .collect();
-            self.backend.draw(step, &draws, &mut room.drawn)?;
+            let (asks, lists) = (&room.candidate_asks, &mut room.candidates);
+            self.backend.choose(step, &draws, &mut room.drawn, asks, lists)?;
             // Where what was tried before was the only choice, it has to do again.
             for (order, drawn) in room.draws.iter().zip(&mut room.drawn) {
                 let line = self.scheduler.get(order.id).filter(|_| order.is_edited && drawn.token.is_none());
@@ -200,12 +202,7 @@ impl Engine {
                 }
             }
         }
-        self.draw_children(step, &mut room.decided)?;
-        room.candidates.clear();
-        if !room.candidate_asks.is_empty() {
-            self.backend.candidates(step, &room.candidate_asks, &mut room.candidates)?;
-        }
-        Ok(())
+        self.draw_children(step, &mut room.decided)
     }
 
     /// Finds the first tokens of the children of every branching: the most probable, the most probable but
