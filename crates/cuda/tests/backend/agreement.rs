@@ -1,7 +1,7 @@
 //! Prefill and 64 decode steps of every tiny model, fed the same tokens on both devices.
 
 use crate::checkpoints::checkpoint;
-use crate::drive::{MODELS, device, kept, open, open_cpu, options, row, signals};
+use crate::drive::{device, kept, models, open, open_cpu, options, row, signals};
 use entropix_cpu::Precision;
 use entropix_cuda::{CudaOptions, KvType};
 use entropix_model::{Backend, Signals};
@@ -58,7 +58,9 @@ const CLEAR: f32 = 2.4;
 #[test]
 fn every_model_goes_on_as_on_the_cpu() {
     let mut n_clear = 0;
-    for name in MODELS {
+    let models = models();
+    assert!(models.len() > 40, "tiny models: {models:?}");
+    for name in &models {
         let exact = go(&mut open_cpu(name, Precision::Exact), None);
         let _device = device();
         let cuda = go(&mut open(name, &options()), Some(&exact));

@@ -1,6 +1,6 @@
 //! Steps as the engine would make them.
 
-use crate::checkpoints::checkpoint;
+use crate::checkpoints::{checkpoint, root};
 use entropix_cpu::{CpuBackend, CpuOptions, Precision};
 use entropix_cuda::{CudaBackend, CudaOptions};
 use entropix_emulator::FakeDriver;
@@ -45,32 +45,15 @@ impl Device {
     }
 }
 
-/// Every tiny model.
-pub(crate) const MODELS: [&str; 23] = [
-    "llama-linear.Q8_0.gguf",
-    "llama-tied",
-    "llama-tied.F16.gguf",
-    "llama-tied.F32.gguf",
-    "llama-tied.Q4_0.gguf",
-    "llama-tied.Q4_1.gguf",
-    "llama-tied.Q5_0.gguf",
-    "llama-tied.Q5_1.gguf",
-    "llama-tied.Q8_0.gguf",
-    "llama-wide.Q4_K.gguf",
-    "llama-wide.Q5_K.gguf",
-    "llama-wide.Q6_K.gguf",
-    "llama3",
-    "llama3.F16.gguf",
-    "mistral",
-    "mistral.Q4_0.gguf",
-    "mistral.Q8_0.gguf",
-    "qwen2",
-    "qwen2.F16.gguf",
-    "qwen2.Q8_0.gguf",
-    "qwen3",
-    "qwen3.BF16.gguf",
-    "qwen3.Q8_0.gguf",
-];
+/// Every tiny model that is there.
+pub(crate) fn models() -> Vec<String> {
+    let folder = root().join("tests/data/tiny");
+    let names =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut models: Vec<String> = names.filter(|name| name != "README.md").collect();
+    models.sort();
+    models
+}
 
 pub(crate) fn options() -> CudaOptions {
     CudaOptions { n_blocks: 40, max_rows: 6, max_tokens: 96, max_kept: 40, ..CudaOptions::default() }

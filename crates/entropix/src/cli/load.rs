@@ -311,13 +311,18 @@ pub(crate) fn tell(session: &Session, policy: &PolicyFile, sources: &Sources, ou
         model.processor,
         session.context_limit(),
     );
-    sayln!("memory   {}", model.memory.to_string().replace('\n', "\n         "));
+    sayln!("{}", memory(session));
     let sha = &policy.hash()[..12];
     sayln!("policy   {} ({sha}): {}", policy.name(), policy.description());
     let parameters = sources.tell();
     let parameters =
         if parameters.is_empty() { "as the policy has them".into() } else { parameters.join(", ") };
     sayln!("requests that say nothing: {parameters}");
+}
+
+/// What was claimed of the device's memory or is wanted of the machine's, a line a purpose.
+pub(crate) fn memory(session: &Session) -> String {
+    format!("memory   {}", session.model().memory.to_string().replace('\n', "\n         "))
 }
 
 /// What the flag or ENTROPIX_DEVICE names.
