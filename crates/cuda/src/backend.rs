@@ -1,20 +1,21 @@
 //! The CUDA device behind the seam.
 
-use crate::driver::{CublasLt, Driver, Found, Graph};
+use crate::driver::{Driver, Found, Graph};
 use crate::forward::{Forward, Shape};
-use crate::kernels;
 use crate::ops;
-use crate::options::{CudaOptions, PASSING_ASKS, Sizes, plan};
+use crate::options::{PASSING_ASKS, Sizes};
 use crate::rooms::{MOST_COPIES, Rooms, key_parts_bytes};
-use crate::step::{StepPlan, narrow};
-use crate::weights::{Model, Progress};
+use crate::step::StepPlan;
+use crate::weights::Model;
 use entropix_model::{
-    AttentionSignals, Backend, Batch, BlockCopy, Candidates, Capacity, Checkpoint, Class, Draw, Drawn, Error,
-    MemoryPlan, Result, Signals, Slot, StepId,
+    AttentionSignals, Backend, Batch, BlockCopy, Candidates, Capacity, Class, Draw, Drawn, Error, MemoryPlan,
+    Result, Signals, Slot, StepId,
 };
 use std::collections::HashMap;
 
 mod choices;
+mod open;
+mod recorded;
 pub(crate) mod timing;
 
 /// Runs a model on one CUDA device.
@@ -29,7 +30,10 @@ pub struct CudaBackend {
     capacity: Capacity,
     memory: MemoryPlan,
     replays: bool,
-    graphs: HashMap<Shape, Graph>,
+    /// Recorded steps, and when each was used last.
+    graphs: HashMap<Shape, (Graph, StepId)>,
+    /// As many as the device has had memory for.
+    most_graphs: usize,
     step: StepId,
     /// Whether the answers of the step have arrived.
     has_answers: bool,
@@ -37,102 +41,6 @@ pub struct CudaBackend {
 }
 
 impl CudaBackend {
-    /// Opens a device, uploads a checkpoint and claims all memory.
-    ///
-    /// # Errors
-    /// As [`crate::probe`] and, with [`CudaOptions::fast`], [`CublasLt::find`]; `KernelImage` and `KernelCompile` of [`Class::Unsupported`] when no kernels are to be had that run there;
-    /// [`Class::Usage`] for options out of range, [`Class::Unsupported`] for shapes that no kernel
-    /// computes, [`Class::Temp`] with the table of what was wanted when the device has no memory for it, and whatever reading
-    /// the tensors gives.
-    pub fn open(checkpoint: &Checkpoint, options: &CudaOptions) -> Result<Self> {
-        Self::open_with_progress(checkpoint, options, &|_| {})
-    }
-
-    /// As [`CudaBackend::open`], telling how far it is.
-    ///
-    /// # Errors
-    /// As for [`CudaBackend::open`].
-    pub fn open_with_progress(
-        checkpoint: &Checkpoint,
-        options: &CudaOptions,
-        progress: &Progress<'_>,
-    ) -> Result<Self> {
-        let config = &checkpoint.config;
-        options.check(config)?;
-        let sizes = Sizes::of(config, options);
-        let memory = plan(config, &checkpoint.weights, options);
-        let mut driver = Driver::open(options.ordinal, options.patience)?;
-        // What it claims for itself is in no plan.
-        if options.fast.is_some() {
-            let library = CublasLt::find(driver.found().driver)?;
-            driver.take_blas(library)?;
-        }
-        let free = driver.free_memory()?;
-        let refuse = |driver: &Driver, free: usize| {
-            let message = format!(
-                "{} has {:.1} MiB free, {:.1} MiB are wanted; open with fewer blocks, rows or tokens, or take a smaller model. Wanted:\n{memory}",
-                driver.found(),
-                free as f64 / f64::from(1 << 20),
-                memory.total() as f64 / f64::from(1 << 20)
-            );
-            Error::new(Class::Temp, "OutOfMemory", message)
-        };
-        if memory.total() > free as u64 {
-            return Err(refuse(&driver, free));
-        }
-        let with_table = |driver: &Driver, error: Error| match error.code {
-            "OutOfMemory" => refuse(driver, free),
-            _ => error,
-        };
-        let (weights, cache) = (&checkpoint.weights, options.cache.as_deref());
-        let nvrtc = match kernels::load(&mut driver, &sizes, weights, cache, progress) {
-            Ok(nvrtc) => nvrtc,
-            Err(error) => return Err(with_table(&driver, error)),
-        };
-        let rooms = match Rooms::allocate(&mut driver, &sizes) {
-            Ok(rooms) => rooms,
-            Err(error) => return Err(with_table(&driver, error)),
-        };
-        let model = match Model::upload(checkpoint, &mut driver, progress) {
-            Ok(model) => model,
-            Err(error) => return Err(with_table(&driver, error)),
-        };
-        let mut backend = Self {
-            plan: StepPlan::new(&sizes),
-            capacity: options.capacity(config),
-            driver,
-            nvrtc,
-            model,
-            rooms,
-            sizes,
-            memory,
-            replays: options.graphs,
-            graphs: HashMap::new(),
-            step: StepId(0),
-            has_answers: false,
-            bytes: Vec::new(),
-        };
-        if let Some(least) = options.fast {
-            backend.warm_up(least)?;
-        }
-        Ok(backend)
-    }
-
-    /// Takes the shortest step that cuBLASLt has a part in: what it loads for it needs memory and may fail, better now than
-    /// amid work.
-    fn warm_up(&mut self, least: usize) -> Result<()> {
-        let Capacity { max_tokens, max_context, block_size, .. } = self.capacity;
-        let n = least.max(2);
-        if n > max_tokens.min(max_context) {
-            return Ok(());
-        }
-        let blocks: Vec<u32> = (0..narrow(n.div_ceil(block_size))).collect();
-        let mut batch = Batch::default();
-        batch.push(&vec![0; n], 0, &blocks, &[]);
-        self.submit(&batch)?;
-        self.answers()
-    }
-
     /// The device.
     pub fn device(&self) -> &Found {
         self.driver.found()
@@ -172,72 +80,6 @@ impl CudaBackend {
         Forward { model, sizes, rooms, sections: &plan.sections, fast: None }
     }
 
-    /// The step's own shape.
-    fn exact_shape(&self) -> Shape {
-        let p = &self.plan;
-        Shape {
-            tokens: narrow(p.n_tokens),
-            decode_tiles: narrow(p.n_decode),
-            splits: narrow(p.splits),
-            prefill_tiles: narrow(p.n_prefill),
-            kept: narrow(p.n_kept),
-            attention: narrow(p.n_attention),
-            key_parts: narrow(p.key_parts),
-        }
-    }
-
-    /// The step's own shape, or for a decode step the recorded shape that holds it.
-    fn shape(&self) -> (Shape, bool) {
-        let (p, exact) = (&self.plan, self.exact_shape());
-        if !self.replays || p.n_prefill > 0 || p.n_tokens != p.n_rows || p.n_kept > p.n_tokens {
-            return (exact, false);
-        }
-        let tokens = bucket(p.n_tokens).min(self.sizes.max_rows).min(self.sizes.max_tokens);
-        let per_row = p.n_decode / p.n_rows;
-        let rounded = |n: usize, most: usize| narrow(n.next_power_of_two().min(most));
-        let attention = p.n_attention > 0;
-        let key_parts = rounded(p.key_parts.max(1), self.sizes.key_parts);
-        let fits = tokens * key_parts as usize * 4 <= key_parts_bytes(&self.sizes);
-        if attention && !fits {
-            return (exact, false);
-        }
-        let replayed = Shape {
-            tokens: narrow(tokens),
-            decode_tiles: narrow(tokens * per_row),
-            splits: rounded(p.splits, self.capacity.max_context.div_ceil(ops::SPLIT)),
-            prefill_tiles: 0,
-            kept: if p.n_kept > 0 { narrow(tokens.min(self.sizes.max_kept)) } else { 0 },
-            attention: if attention { narrow(tokens) } else { 0 },
-            key_parts: if attention { key_parts } else { 0 },
-        };
-        (replayed, true)
-    }
-
-    fn queue_step(&mut self) -> Result<()> {
-        if self.plan.n_tokens == 0 {
-            return Ok(());
-        }
-        let (shape, is_replayed) = self.shape();
-        if !is_replayed {
-            // Rows that decode have the same bits replayed or not.
-            let has_prompt = self.plan.n_tokens > self.plan.n_rows;
-            let fast = self.sizes.fast.filter(|_| has_prompt).map(|_| &self.driver);
-            return Forward { fast, ..self.forward() }.step(shape, &mut |launch| self.driver.launch(&launch));
-        }
-        let graph = match self.graphs.get(&shape) {
-            Some(&graph) => graph,
-            None => {
-                let Self { driver, model, sizes, rooms, plan, .. } = self;
-                let forward = Forward { model, sizes, rooms, sections: &plan.sections, fast: None };
-                let graph =
-                    driver.capture(|driver| forward.step(shape, &mut |launch| driver.launch(&launch)))?;
-                self.graphs.insert(shape, graph);
-                graph
-            }
-        };
-        self.driver.replay(graph)
-    }
-
     /// Waits for the step's records.
     fn answers(&mut self) -> Result<()> {
         self.driver.enter()?;
@@ -253,14 +95,6 @@ impl CudaBackend {
         self.bytes.resize(n * size_of::<T>(), 0);
         self.rooms.answers.read(first, &mut self.bytes);
         self.bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned)
-    }
-}
-
-/// Rows that share a recorded step: 1, 2, 4, 8, then steps of at most a quarter.
-fn bucket(rows: usize) -> usize {
-    match rows {
-        0..=8 => rows.next_power_of_two(),
-        _ => rows.next_multiple_of((rows.next_power_of_two() / 8).max(8)),
     }
 }
 

@@ -24,7 +24,7 @@ pub fn copy_bandwidth(ordinal: u32) -> Result<f64> {
         for _ in 0..COPIES {
             driver.copy(from, to)?;
         }
-        driver.wait()?;
+        driver.wait_awake()?;
         best = best.min(start.elapsed().as_secs_f64());
     }
     Ok((2 * bytes * COPIES) as f64 / best)

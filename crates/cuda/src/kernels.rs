@@ -61,13 +61,14 @@ pub fn compiler(found: &Found) -> Result<Option<Nvrtc>> {
 fn wanted(sizes: &Sizes, weights: &Weights) -> Wanted {
     let (formats, head) = (weights::layer_formats(weights), weights::head_format(weights));
     let vocabulary = u32::try_from(sizes.vocab).expect("a checked vocabulary");
-    let wide = ops::Width::Wide.shared();
     let (kv, head_dim) = (sizes.heads.kv.name(), sizes.heads.head_dim.to_string());
-    let shared = |name: &str| match name {
-        "draw" => ops::draw_shared(vocabulary),
-        name if name.starts_with("attention_disagreement") => sizes.heads.n_heads * 64 * 4,
-        name if name.ends_with("_wide") => wide,
-        name if name.starts_with("head_") && name.ends_with("_n64") => ops::HeadWidth::N64.shared(),
+    let shared = |parts: &[&str]| match *parts {
+        ["draw"] => ops::draw_shared(vocabulary),
+        ["attention", "disagreement", _] => sizes.heads.n_heads * 64 * 4,
+        ["matmul", .., "wide"] => ops::Width::Wide.shared(),
+        ["head", .., "n8"] => ops::HeadWidth::N8.shared(),
+        ["head", .., "n32"] => ops::HeadWidth::N32.shared(),
+        ["head", .., "n64"] => ops::HeadWidth::N64.shared(),
         _ => 0,
     };
     let mut files = Wanted::new();
@@ -85,7 +86,7 @@ fn wanted(sizes: &Sizes, weights: &Weights) -> Wanted {
             },
         };
         if is_wanted {
-            let shared = shared(&kernel.name);
+            let shared = shared(&parts);
             files.entry(kernel.file).or_default().push((kernel.name, shared));
         }
     }

@@ -24,7 +24,7 @@ mod weights;
 pub use backend::CudaBackend;
 pub use backend::timing::{OperationTime, StepTime, TimedStep, whole_splits};
 pub use ceiling::copy_bandwidth;
-pub use driver::{CublasLt, Found, Nvrtc, probe};
+pub use driver::{CublasLt, Found, Nvrtc, devices, probe};
 pub use kernels::compiler;
 pub use ops::KvType;
 pub use options::{CudaOptions, FAST_TOKENS, plan};

@@ -23,6 +23,12 @@ pub const FAST_TOKENS: usize = 512;
 /// What cuBLASLt may work in.
 const WORKSPACE_BYTES: usize = 32 << 20;
 
+/// Recorded steps that are kept; one more takes the place of the one that was not used for longest.
+pub(crate) const MOST_GRAPHS: usize = 64;
+/// Device memory that is left over for what the driver takes of itself: the kernels' code and recorded steps, taken to need a
+/// mebibyte each. An estimate: nobody has measured it.
+pub(crate) const LEFT_BYTES: u64 = 128 << 20;
+
 /// How to run a model on a CUDA device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CudaOptions {
@@ -237,7 +243,8 @@ fn part_bytes(heads: &Heads) -> usize {
     heads.n_kv_heads as usize * TILE_QUERIES * (heads.head_dim as usize + 8) * 4
 }
 
-/// What [`crate::CudaBackend::open`] will take of the device's memory.
+/// What [`crate::CudaBackend::open`] will take of the device's memory. The driver hands it out in larger pieces, and takes some
+/// besides.
 pub fn plan(config: &ModelConfig, weights: &Weights, options: &CudaOptions) -> MemoryPlan {
     let sizes = Sizes::of(config, options);
     MemoryPlan {

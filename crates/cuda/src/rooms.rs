@@ -85,12 +85,27 @@ pub(crate) const KEY_PARTS_BYTES: usize = 16 << 20;
 impl Rooms {
     pub(crate) fn allocate(driver: &mut Driver, sizes: &Sizes) -> Result<Self> {
         let s = sizes;
+        let answers = (s.max_tokens * (size_of::<Signals>() + size_of::<AttentionSignals>()))
+            .max(drawn_at(s) + s.draws * DRAWN_BYTES);
+        let answers = driver.allocate_pinned(answers)?;
+        Self::lay_out(sizes, answers, &mut |bytes| driver.allocate(bytes))
+    }
+
+    /// Bytes of each piece of device memory.
+    pub(crate) fn pieces(sizes: &Sizes) -> Result<Vec<usize>> {
+        let mut pieces = Vec::new();
+        Self::lay_out(sizes, Pinned::planned(), &mut |bytes| {
+            pieces.push(bytes);
+            Ok(Memory::planned(bytes))
+        })?;
+        Ok(pieces)
+    }
+
+    fn lay_out(sizes: &Sizes, answers: Pinned, of: &mut dyn FnMut(usize) -> Result<Memory>) -> Result<Self> {
+        let s = sizes;
         let t = s.max_tokens;
         let rows = s.logit_rows();
         let kept = s.max_kept.max(1);
-        let answers = (t * (size_of::<Signals>() + size_of::<AttentionSignals>()))
-            .max(drawn_at(s) + s.draws * DRAWN_BYTES);
-        let mut of = |bytes: usize| driver.allocate(bytes);
         let fast = match s.fast {
             Some(_) => {
                 let [weights, workspace, gate_up] = s.fast_bytes();
@@ -127,7 +142,7 @@ impl Rooms {
             coins: of(8 * s.coins)?,
             drawn: of(DRAWN_BYTES * s.draws)?,
             copies: of(16 + 12 * MOST_COPIES)?,
-            answers: driver.allocate_pinned(answers)?,
+            answers,
         })
     }
 }

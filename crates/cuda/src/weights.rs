@@ -97,10 +97,15 @@ pub(crate) fn head_format(weights: &Weights) -> Format {
 
 /// Bytes of the model on the device.
 pub(crate) fn packed_bytes(weights: &Weights) -> usize {
-    let mut bytes = 0;
-    each_matrix(weights, &mut |format, rows, cols| bytes += format.packed_bytes(rows, cols));
-    let vectors = weights.tensors().filter(|tensor| tensor.n_rows == 1);
-    bytes + vectors.map(|tensor| 4 * tensor.n_cols).sum::<usize>()
+    pieces(weights).into_iter().sum()
+}
+
+/// Bytes of each piece of it.
+pub(crate) fn pieces(weights: &Weights) -> Vec<usize> {
+    let mut pieces = Vec::new();
+    each_matrix(weights, &mut |format, rows, cols| pieces.push(format.packed_bytes(rows, cols)));
+    pieces.extend(weights.tensors().filter(|tensor| tensor.n_rows == 1).map(|tensor| 4 * tensor.n_cols));
+    pieces
 }
 
 /// (format, packed rows, columns) of every matrix as it will lie on the device.

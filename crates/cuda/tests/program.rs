@@ -124,21 +124,30 @@ fn the_cache_has_the_type_asked_for() {
     let path = folder.path().join("out.manifest.json");
     let manifest = std::fs::read_to_string(&path).unwrap();
     assert!(manifest.contains("\"kv_cache\": \"int8\""), "{manifest}");
-    let verify = || {
+    let verify = |environment: &[(&str, &str)]| {
         let mut command = Command::new(program());
         command.args(["verify", "out", "--sample", "100%", "-m"]).arg(tiny(model)).current_dir(folder.path());
         command.env("XDG_CACHE_HOME", folder.path());
-        let output = said(&mut command, &[fake()]);
+        let output = said(&mut command, environment);
         (output.status.code(), words(&output) + &String::from_utf8_lossy(&output.stdout))
     };
-    let (code, told) = verify();
+    let (code, told) = verify(&[fake()]);
+    assert!(code == Some(0) && told.contains("4 lines, all the same bytes"), "{told}");
+    // On the device that the environment names, where there are several.
+    let two = [fake(), ("FAKE_CUDA_DEVICES", "2"), ("FAKE_CUDA_CAPABILITY", "75,90")];
+    let (code, told) = verify(&two);
+    assert!(
+        code == Some(69) && told.contains("cuda:0 (Emulated device) has compute capability 7.5"),
+        "{told}"
+    );
+    let (code, told) = verify(&[&two[..], &[("ENTROPIX_DEVICE", "cuda:1")]].concat());
     assert!(code == Some(0) && told.contains("4 lines, all the same bytes"), "{told}");
     // Computed in another type the signals are others.
     std::fs::write(&path, manifest.replace("\"int8\"", "\"f16\"")).unwrap();
-    let (code, told) = verify();
+    let (code, told) = verify(&[fake()]);
     assert!(code == Some(65) && told.contains("4 of 4 lines differ"), "{code:?} {told}");
     std::fs::write(&path, manifest.replace("\"int8\"", "\"int9\"")).unwrap();
-    let (code, told) = verify();
+    let (code, told) = verify(&[fake()]);
     assert!(code == Some(78) && told.contains("the type of the KV cache is \"int9\""), "{code:?} {told}");
     std::fs::write(&path, manifest).unwrap();
     let mut command = Command::new(program());
@@ -350,6 +359,23 @@ fn doctor_tells_of_every_device() {
     }
     let told = doctor(&[fake(), ("ENTROPIX_NVRTC", "off"), ("ENTROPIX_CUBLASLT", "off")]);
     assert!(told.contains("no --fast: ") && told.contains("$ENTROPIX_CUBLASLT is off"), "{told}");
+    // Each by itself: an old card before it hides no device, and one without kernels is told of all the same.
+    let old = doctor(&[fake(), ("FAKE_CUDA_DEVICES", "2"), ("FAKE_CUDA_CAPABILITY", "75,90")]);
+    for part in [
+        "cuda     cuda:0 (Emulated device), capability 7.5, ",
+        "cannot be used: cuda:0 (Emulated device) has compute capability 7.5; at least 8.0 is needed",
+        "         cuda:1 (Emulated device), capability 9.0, ",
+        "         kernels of this build",
+    ] {
+        assert!(old.contains(part), "{part:?} is not in: {old}");
+    }
+    let told = doctor(&[fake(), ("FAKE_CUDA_VERSION", "12080"), ("ENTROPIX_NVRTC", "off")]);
+    for part in
+        ["capability 9.0, ", "driver of CUDA 12.8\n", "cannot be used: ", "$ENTROPIX_NVRTC is off", "ready"]
+    {
+        assert!(told.contains(part), "{part:?} is not in: {told}");
+    }
+    assert!(!told.contains("--fast"), "{told}");
     for (device, why) in
         [("cuda:2", "there is one device, cuda:0"), ("gpu", "wants auto, cpu, cuda or cuda:N")]
     {
@@ -509,7 +535,7 @@ fn devices_can_be_hidden() {
     let (code, said) = run("auto", "");
     assert!(code == Some(0) && said.contains("auto takes the cpu: the CUDA driver sees no device"), "{said}");
     let (code, said) = run("cuda:1", "1");
-    assert!(code == Some(64) && said.contains("there is one device"), "{said}");
+    assert!(code == Some(64) && said.contains("one device, cuda:0; CUDA_VISIBLE_DEVICES is \"1\""), "{said}");
     let (code, said) = run("cuda:1", "0,1");
     assert_eq!(code, Some(0), "{said}");
 }
@@ -566,6 +592,12 @@ fn steps_of_random_models_are_measured() {
         assert!(["qkv", "o", "gate_up", "down", ""].into_iter().all(products), "{step}");
         assert!(step["us"][0].as_f64().unwrap() > 0.0);
     }
+    let cpu = bench(&["kernels", "-m", "random:tiny"], &[fake(), ("ENTROPIX_DEVICE", "cpu")]);
+    assert!(
+        words(&cpu).contains("ENTROPIX_DEVICE is \"cpu\": bench kernels measures CUDA"),
+        "{}",
+        words(&cpu)
+    );
     let other = bench(&["kernels", "-m", "random:tiny"], &[fake(), ("ENTROPIX_DEVICE", "cuda:7")]);
     assert!(other.status.code() == Some(64) && words(&other).contains("cuda:7"), "{}", words(&other));
     let output = run(&[

@@ -26,9 +26,20 @@ State::State() {
         n_devices = n_shown;
     }
     number("FAKE_CUDA_VERSION", version);
-    number("FAKE_CUDA_CAPABILITY", capability);
+    // One a device: 75,90.
+    if (const char* text = getenv("FAKE_CUDA_CAPABILITY")) {
+        capabilities.clear();
+        int one = 0, n_read = 0;
+        while (sscanf(text, "%d%n", &one, &n_read) == 1) {
+            capabilities.push_back(one), text += n_read;
+            if (*text != ',') break;
+            ++text;
+        }
+        if (capabilities.empty()) fprintf(stderr, "fake driver: FAKE_CUDA_CAPABILITY wants numbers\n"), abort();
+    }
     number("FAKE_CUDA_MEMORY", memory);
-    number("FAKE_CUDA_HANG", hangs);
+    number("FAKE_CUDA_HANG", hangs_from);
+    number("FAKE_CUDA_PAGEABLE", reads_pageable);
     number("FAKE_CUDA_FATBINS", takes_fatbins);
     // name:number of the call:code
     if (const char* text = getenv("FAKE_CUDA_FAIL")) {
@@ -80,9 +91,10 @@ EXPORT void fake_driver_reset() {
     state().bytes_in = state().bytes_out = state().launches = state().graph_launches = 0;
     state().fails.clear();
     state().sticky = Result::Success;
-    state().hangs = state().capturing = false;
+    state().reads_pageable = state().capturing = false;
+    state().hangs_from = 0;
     state().memory = size_t(1) << 30;
-    state().n_devices = 1, state().version = 13000, state().capability = 90, state().order = 0;
+    state().n_devices = 1, state().version = 13000, state().capabilities = {90}, state().order = 0;
 }
 EXPORT void fake_driver_fail(const char* name, uint64_t call, int code) {
     std::lock_guard<std::recursive_mutex> lock(state().mutex);
@@ -90,17 +102,19 @@ EXPORT void fake_driver_fail(const char* name, uint64_t call, int code) {
 }
 EXPORT void fake_driver_set(const char* what, uint64_t value) {
     std::lock_guard<std::recursive_mutex> lock(state().mutex);
-    if (!strcmp(what, "hang")) state().hangs = value != 0;
+    if (!strcmp(what, "hang")) state().hangs_from = value ? state().events + value : 0;
+    if (!strcmp(what, "pageable")) state().reads_pageable = value != 0;
     if (!strcmp(what, "memory")) state().memory = value;
     if (!strcmp(what, "order")) state().order = value;
     if (!strcmp(what, "devices")) state().n_devices = int(value);
     if (!strcmp(what, "version")) state().version = int(value);
-    if (!strcmp(what, "capability")) state().capability = int(value);
+    if (!strcmp(what, "capability")) state().capabilities = {int(value)};
 }
-/// {bytes to the device, bytes to the host, launches, launches of graphs, allocations alive, their bytes}
-EXPORT void fake_driver_counts(uint64_t out[6]) {
+/// {bytes to the device, bytes to the host, launches, launches of graphs, allocations alive, their bytes, what these take of
+/// its memory}
+EXPORT void fake_driver_counts(uint64_t out[7]) {
     std::lock_guard<std::recursive_mutex> lock(state().mutex);
-    const uint64_t counts[] = {state().bytes_in, state().bytes_out, state().launches, state().graph_launches, state().device.size(), state().used};
+    const uint64_t counts[] = {state().bytes_in, state().bytes_out, state().launches, state().graph_launches, state().device.size(), state().used, taken(0)};
     memcpy(out, counts, sizeof counts);
 }
 /// Makes memory that nobody wrote pass for written: each byte is 0xff.

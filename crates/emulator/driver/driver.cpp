@@ -6,6 +6,7 @@
 // (control.cpp), and calls and bytes are counted.
 #include "driver.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 
@@ -16,20 +17,22 @@ void* emulator_allocate(size_t bytes);
 void emulator_release(void* base);
 void emulator_write(void* to, const void* from, size_t bytes);
 size_t emulator_read(void* to, const void* from, size_t bytes);
+void emulator_limit_shared(size_t bytes);
 size_t emulator_launch(const char*, const uint32_t*, const uint32_t*, size_t, void**, size_t, uint64_t, char*, size_t, uint64_t*);
 size_t emulator_parameters(const char* name, uint32_t* sizes, size_t capacity);
 }
 
 namespace fake {
 
-State& state() {
-    static State& all = *new State;
-    return all;
-}
-
 namespace {
 
-constexpr unsigned kStaticShared = 48 << 10, kOptInShared = 227 << 10;
+/// Shared memory of a block, static and dynamic together: without asking, and asked for.
+constexpr unsigned kFreeShared = 48 << 10, kOptInShared = 227 << 10;
+
+/// Pieces of a mebibyte and more are whole granules; smaller ones share granules.
+constexpr size_t kLargePiece = 1 << 20, kGranule = 2 << 20, kSmallStep = 512;
+
+size_t rounded(size_t bytes, size_t step) { return (bytes + step - 1) / step * step; }
 
 Result fault(const char* call, const char* what) {
     fprintf(stderr, "fake driver: %s: %s\n", call, what);
@@ -73,6 +76,20 @@ Result enqueue(Stream& stream, Operation operation) {
 }
 
 }  // namespace
+
+State& state() {
+    static State& all = *new State;
+    return all;
+}
+
+size_t taken(size_t bytes) {
+    size_t large = 0, small = 0;
+    auto add = [&](size_t piece) { piece < kLargePiece ? small += rounded(piece, kSmallStep) : large += rounded(piece, kGranule); };
+    for (auto [base, piece] : state().device) add(piece);
+    if (bytes) add(bytes);
+    return large + rounded(small, kGranule);
+}
+
 }  // namespace fake
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -114,12 +131,14 @@ EXPORT Result cuDeviceTotalMem_v2(size_t* bytes, int) {
     *bytes = state().memory;
     return Result::Success;
 }
-EXPORT Result cuDeviceGetAttribute(int* value, int attribute, int) {
+EXPORT Result cuDeviceGetAttribute(int* value, int attribute, int device) {
     ENTER();
+    const int capability = state().capabilities[std::min(size_t(device), state().capabilities.size() - 1)];
     switch (attribute) {
         case 16: *value = 132; break;                   // multiprocessors
-        case 75: *value = state().capability / 10; break;
-        case 76: *value = state().capability % 10; break;
+        case 75: *value = capability / 10; break;
+        case 76: *value = capability % 10; break;
+        case 88: *value = state().reads_pageable; break;
         case 97: *value = kOptInShared; break;
         default: return fault(__func__, "an attribute nobody needed yet");
     }
@@ -142,14 +161,14 @@ EXPORT Result cuCtxSetCurrent(void*) {
 EXPORT Result cuMemGetInfo_v2(size_t* free, size_t* total) {
     ENTER();
     *total = state().memory;
-    *free = state().memory - state().used;
+    *free = state().memory - std::min(taken(0), state().memory);
     return Result::Success;
 }
 EXPORT Result cuMemAlloc_v2(uint64_t* at, size_t bytes) {
     ENTER();
     NOT_IN_CAPTURE();
     if (bytes == 0) return fault(__func__, "no bytes");
-    if (bytes > state().memory - state().used) return Result::OutOfMemory;
+    if (taken(bytes) > state().memory) return Result::OutOfMemory;
     void* base = emulator_allocate(bytes);
     if (!base) return Result::OutOfMemory;
     *at = reinterpret_cast<uint64_t>(base);
@@ -189,7 +208,8 @@ EXPORT Result cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, 
     if (!is_device(to, bytes)) return fault(__func__, "a range that is no device memory");
     state().bytes_in += bytes;
     auto* device = reinterpret_cast<void*>(to);
-    if (is_pinned(from))
+    // A device that reads ordinary memory itself does so when it gets there, not when it is told to.
+    if (is_pinned(from) || state().reads_pageable)
         return enqueue(*stream, [=] { return emulator_write(device, from, bytes), Result::Success; });
     std::string copy(static_cast<const char*>(from), bytes);
     return enqueue(*stream, [=] { return emulator_write(device, copy.data(), bytes), Result::Success; });
@@ -280,6 +300,7 @@ EXPORT Result cuEventRecord(Event* event, Stream* stream) {
     event->stream = stream;
     event->position = stream->queued;
     event->was_asked = false;
+    event->number = ++state().events;
     return Result::Success;
 }
 /// Not ready at the first look, then it is: whoever does not look again sees old memory.
@@ -287,7 +308,8 @@ EXPORT Result cuEventQuery(Event* event) {
     ENTER();
     NOT_IN_CAPTURE();
     if (!event->stream) return Result::Success;
-    if (state().hangs || !std::exchange(event->was_asked, true)) return Result::NotReady;
+    const bool hangs = state().hangs_from && event->number >= state().hangs_from;
+    if (hangs || !std::exchange(event->was_asked, true)) return Result::NotReady;
     run_until(*event->stream, event->position);
     return state().sticky;
 }
@@ -327,14 +349,15 @@ EXPORT Result cuModuleGetFunction(Function** function, void*, const char* name) 
 EXPORT Result cuFuncSetAttribute(Function* function, int attribute, int value) {
     ENTER();
     if (attribute != 8 || value < 0 || unsigned(value) > kOptInShared) return Result::InvalidValue;
-    function->most_dynamic = unsigned(value);
+    function->most_dynamic = value;
     return Result::Success;
 }
 EXPORT Result cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, Stream* stream,
                              void** arguments, void**) {
     ENTER();
     if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || !bx || bx * by * bz > 1024) return fault(f->name.c_str(), "a grid or block no device takes");
-    if (shared > (f->most_dynamic > kStaticShared ? f->most_dynamic : kStaticShared)) return fault(f->name.c_str(), "more shared memory than was asked for");
+    const bool asked = f->most_dynamic >= 0;
+    if (shared > (asked ? unsigned(f->most_dynamic) : kFreeShared)) return fault(f->name.c_str(), "more shared memory than was asked for");
     std::vector<std::string> values;
     for (size_t i = 0; i < f->sizes.size(); i++) values.emplace_back(static_cast<char*>(arguments[i]), f->sizes[i]);
     state().launches++;
@@ -349,6 +372,8 @@ EXPORT Result cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz,
         }
         char text[1024];
         uint64_t traffic[2];
+        // What a kernel has of it besides is known when it runs; a driver knows before, and refuses the launch.
+        emulator_limit_shared(asked ? kOptInShared : kFreeShared);
         if (!emulator_launch(f->name.c_str(), grid, block, shared, pointers.data(), pointers.size(), state().order, text, sizeof text, traffic)) return Result::Success;
         fprintf(stderr, "fake driver: %s\n", text);
         return Result::LaunchFailed;

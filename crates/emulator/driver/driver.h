@@ -39,22 +39,24 @@ struct Stream {
 
 struct Event {
     Stream* stream = nullptr;
-    uint64_t position = 0;
+    uint64_t position = 0, number = 0;
     bool was_asked = false;
 };
 
 struct Function {
     std::string name;
     std::vector<uint32_t> sizes;
-    unsigned most_dynamic = 0;
+    int most_dynamic = -1;  ///< that was asked for
 };
 
 struct State {
     std::recursive_mutex mutex;
     // What the device is; FAKE_CUDA_* in the environment.
-    int n_devices = 1, version = 13000, capability = 90;
+    int n_devices = 1, version = 13000;
+    std::vector<int> capabilities = {90};  ///< by device; the last is that of all further ones
     size_t memory = size_t(1) << 30;
-    bool hangs = false;
+    uint64_t hangs_from = 0;  ///< the number of the event from which on none is ever done; 0: no such
+    bool reads_pageable = false;  ///< copies of ordinary memory read it when they run
     bool takes_fatbins = true;
     uint64_t order = 0;
     // What there is.
@@ -62,6 +64,7 @@ struct State {
     std::set<Stream*> streams;
     std::map<std::string, Function> functions;
     size_t used = 0;
+    uint64_t events = 0;  ///< that were recorded
     bool capturing = false;
     Result sticky = Result::Success;
     // What was done since the last reset.
@@ -78,5 +81,7 @@ struct State {
 };
 
 State& state();
+/// What the device's pieces take of its memory, with one of so many bytes more unless they are 0.
+size_t taken(size_t bytes);
 
 }  // namespace fake

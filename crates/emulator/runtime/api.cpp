@@ -11,6 +11,7 @@ namespace emulator {
 std::string launch(const char*, dim3, dim3, size_t, void**, size_t, uint64_t);
 const std::vector<uint32_t>* parameters_of(const char*);
 std::vector<std::string> kernel_names();
+void memory_limit_shared(size_t bytes);
 
 namespace {
 struct Mapping {
@@ -59,6 +60,12 @@ EXPORT size_t emulator_read(void* to, const void* from, size_t bytes) {
     std::lock_guard<std::mutex> lock(one_at_a_time);
     std::memcpy(to, from, bytes);
     return memory_count_unwritten(from, bytes);
+}
+
+/// Most shared memory that a block of the launches to come may take, dynamic and static together; at first all there is.
+EXPORT void emulator_limit_shared(size_t bytes) {
+    std::lock_guard<std::mutex> lock(one_at_a_time);
+    memory_limit_shared(bytes);
 }
 
 /// Runs a kernel; 0, or the length of the message in `text`.

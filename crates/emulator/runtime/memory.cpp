@@ -49,6 +49,8 @@ uint32_t epoch = 1, launch_epoch = 1, block_epoch = 1;
 uint16_t syncs[32];
 alignas(128) char dynamic[kMaxDynamic + kCanary];
 size_t dynamic_bytes;
+/// Most shared memory of a block, dynamic and static together: less where a launch was not allowed all of it.
+size_t shared_limit = kMaxDynamic;
 /// Variables of the running launch, each a region of its own with room between them.
 struct Variable {
     const char* site;
@@ -199,6 +201,8 @@ static void add_shared(char* base, size_t bytes, Kind kind) {
     regions.insert(after, std::move(r));
 }
 
+void memory_limit_shared(size_t bytes) { shared_limit = bytes; }
+
 void memory_begin_launch(size_t bytes) {
     if (dynamic_bytes != bytes || bytes == 0 || epoch == 1) {
         dynamic_bytes = bytes;
@@ -240,6 +244,8 @@ void* static_shared(const char* site, size_t bytes) {
     variable_bytes += bytes;
     char* base = variable_room + variable_end;
     if (variable_bytes > kMaxStatic) fail("%zu bytes of static shared memory; 49152 at most", variable_bytes);
+    if (variable_bytes + dynamic_bytes > shared_limit)
+        fail("%zu bytes of static and %zu of dynamic shared memory; %zu at most together", variable_bytes, dynamic_bytes, shared_limit);
     variable_end += (bytes + kCanary + 15) / 16 * 16;
     std::memset(base, 0xff, bytes);
     add_shared(base, bytes, Kind::Static);

@@ -27,6 +27,8 @@ pub struct Counts {
     pub allocations: u64,
     /// Their bytes.
     pub claimed: u64,
+    /// What these take of the device's memory, which is handed out in larger pieces.
+    pub taken: u64,
 }
 
 impl FakeDriver {
@@ -84,8 +86,9 @@ impl FakeDriver {
         unsafe { fail(name.as_ptr(), already + call, code) }
     }
 
-    /// Changes the device: `memory` (bytes), `devices`, `version` (13000 is CUDA 13.0), `capability` (90 is 9.0), `hang` (0 or
-    /// 1), `order` (of threads, 0 and 1 as [`crate::Order`], else a seed).
+    /// Changes the device: `memory` (bytes), `devices`, `version` (13000 is CUDA 13.0), `capability` (90 is 9.0), `hang` (n: from
+    /// the n-th event recorded from now on none is ever done; 0: no such), `pageable` (1: copies of ordinary memory read it when
+    /// they run), `order` (of threads, 0 and 1 as [`crate::Order`], else a seed).
     pub fn set(&self, what: &str, value: u64) {
         let name = CString::new(what).expect("no zero byte in a name");
         // SAFETY: the signature is that of driver/control.cpp.
@@ -98,11 +101,11 @@ impl FakeDriver {
     pub fn counts(&self) -> Counts {
         // SAFETY: the signature is that of driver/control.cpp.
         let counts: unsafe extern "C" fn(*mut u64) = unsafe { self.symbol("fake_driver_counts") };
-        let mut out = [0u64; 6];
-        // SAFETY: six numbers are written.
+        let mut out = [0u64; 7];
+        // SAFETY: seven numbers are written.
         unsafe { counts(out.as_mut_ptr()) };
-        let [bytes_in, bytes_out, launches, graph_launches, allocations, claimed] = out;
-        Counts { bytes_in, bytes_out, launches, graph_launches, allocations, claimed }
+        let [bytes_in, bytes_out, launches, graph_launches, allocations, claimed, taken] = out;
+        Counts { bytes_in, bytes_out, launches, graph_launches, allocations, claimed, taken }
     }
 
     /// Makes device memory that nobody wrote pass for written: every byte of it is 0xff, and every float a NaN.

@@ -20,16 +20,31 @@ impl Driver {
         // A capture is ended even when something in it failed, or the stream could never be used again.
         // SAFETY: as above.
         let graph = unsafe { result::stream::end_capture(self.stream) };
-        queued?;
-        let graph = graph.map_err(|error| self.note("cuStreamEndCapture", error.0))?;
-        // SAFETY: the graph was just made; it is not needed once it is instantiated.
-        let executable = unsafe {
+        // SAFETY: the graph was just made; it is not needed once it is instantiated, nor where it lacks a launch.
+        let executable = queued.and_then(|()| unsafe {
+            let graph = graph.map_err(|error| self.note("cuStreamEndCapture", error.0))?;
             let made = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
-            let _ = result::graph::destroy(graph);
-            made
-        };
-        self.graphs.push(executable.map_err(|error| self.note("cuGraphInstantiate", error.0))?);
-        Ok(Graph(self.graphs.len() - 1))
+            made.map_err(|error| self.note("cuGraphInstantiate", error.0))
+        });
+        // SAFETY: as above; it is null where the capture could not be ended.
+        if let Some(graph) = graph.ok().filter(|graph| !graph.is_null()) {
+            let _ = unsafe { result::graph::destroy(graph) };
+        }
+        let executable = executable?;
+        let free = self.graphs.iter().position(|graph| graph.is_null());
+        let at = free.unwrap_or(self.graphs.len());
+        self.graphs.resize(self.graphs.len().max(at + 1), std::ptr::null_mut());
+        self.graphs[at] = executable;
+        Ok(Graph(at))
+    }
+
+    /// Gives a recorded sequence back, once nothing queued is of it.
+    pub(crate) fn release(&mut self, graph: Graph) -> Result<()> {
+        self.wait()?;
+        let executable = std::mem::replace(&mut self.graphs[graph.0], std::ptr::null_mut());
+        // SAFETY: it was given by the driver and is released once. What fails here has nobody to be told.
+        let _ = unsafe { result::graph::exec_destroy(executable) };
+        Ok(())
     }
 
     /// Queues a recorded sequence.

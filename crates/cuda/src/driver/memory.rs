@@ -7,6 +7,39 @@ use cudarc::driver::{result, sys};
 use entropix_model::Result;
 use std::ffi::c_void;
 
+/// The call that pins host memory.
+pub(super) const PIN: &str = "cuMemHostAlloc";
+
+/// From so many bytes on a piece of device memory is of whole granules.
+const LARGE_BYTES: u64 = 1 << 20;
+/// What a driver hands device memory out by; smaller pieces share granules.
+const GRANULE_BYTES: u64 = 2 << 20;
+/// What those begin at.
+const SMALL_BYTES: u64 = 512;
+
+/// What pieces of device memory take of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Claims {
+    large: u64,
+    small: u64,
+}
+
+impl Claims {
+    pub(crate) fn add(&mut self, bytes: usize) {
+        let bytes = bytes as u64;
+        if bytes < LARGE_BYTES {
+            self.small += bytes.max(1).next_multiple_of(SMALL_BYTES);
+        } else {
+            self.large += bytes.next_multiple_of(GRANULE_BYTES);
+        }
+    }
+
+    /// Bytes.
+    pub(crate) fn total(self) -> u64 {
+        self.large + self.small.next_multiple_of(GRANULE_BYTES)
+    }
+}
+
 /// A piece of device memory, owned by the driver that gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Memory {
@@ -15,6 +48,11 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// One that is only counted with.
+    pub(crate) fn planned(bytes: usize) -> Self {
+        Self { at: 0, bytes }
+    }
+
     /// Where a kernel finds it.
     pub(crate) fn pointer(self) -> Pointer {
         Pointer(self.at)
@@ -46,6 +84,11 @@ pub(crate) struct Pinned {
 unsafe impl Send for Pinned {}
 
 impl Pinned {
+    /// One that is only counted with: nothing can be read from it.
+    pub(crate) fn planned() -> Self {
+        Self { at: std::ptr::null_mut(), bytes: 0 }
+    }
+
     /// What the device wrote. Only after a wait; until then it is whatever was there.
     pub(crate) fn read(&self, first: usize, out: &mut [u8]) {
         assert!(first + out.len() <= self.bytes, "{} bytes at {first} of {}", out.len(), self.bytes);
@@ -61,12 +104,18 @@ impl Driver {
         result::mem_get_info().map(|(free, _)| free).map_err(|error| self.note("cuMemGetInfo", error.0))
     }
 
+    /// What was claimed of it.
+    pub(crate) fn claims(&self) -> Claims {
+        self.claims
+    }
+
     /// Claims device memory; what is there at first is undefined.
     pub(crate) fn allocate(&mut self, bytes: usize) -> Result<Memory> {
         // SAFETY: what is read from it was written before, which the emulator checks.
         let at = unsafe { result::malloc_sync(bytes.max(16)) };
         let at = at.map_err(|error| self.note("cuMemAlloc", error.0))?;
         self.memory.push(at);
+        self.claims.add(bytes.max(16));
         Ok(Memory { at, bytes: bytes.max(16) })
     }
 
@@ -74,7 +123,7 @@ impl Driver {
     pub(crate) fn allocate_pinned(&mut self, bytes: usize) -> Result<Pinned> {
         // SAFETY: freed when this is dropped.
         let at = unsafe { result::malloc_host(bytes.max(16), 0) };
-        let at = at.map_err(|error| self.note("cuMemHostAlloc", error.0))?;
+        let at = at.map_err(|error| self.note(PIN, error.0))?;
         self.pinned.push(at);
         Ok(Pinned { at: at.cast(), bytes: bytes.max(16) })
     }
@@ -86,9 +135,10 @@ impl Driver {
             return Ok(());
         }
         // SAFETY: the target is within device memory of this driver; the source is ordinary memory, which the driver
-        // copies before it returns.
+        // copies before it returns, but for devices that read such memory themselves, and then it lasts until the wait below.
         let copied = unsafe { result::memcpy_htod_async(to.at + first as u64, from, self.stream) };
-        copied.map_err(|error| self.note("cuMemcpyHtoDAsync", error.0))
+        copied.map_err(|error| self.note("cuMemcpyHtoDAsync", error.0))?;
+        if self.reads_pageable { self.wait() } else { Ok(()) }
     }
 
     /// Queues a copy to the host, to be read after a wait.

@@ -15,9 +15,9 @@ mod wait;
 pub use cublaslt::CublasLt;
 pub(crate) use cublaslt::Gemm;
 pub(crate) use graph::Graph;
-pub(crate) use memory::{Memory, Pinned};
+pub(crate) use memory::{Claims, Memory, Pinned};
 pub use nvrtc::Nvrtc;
-pub use probe::{Found, probe};
+pub use probe::{Found, devices, probe};
 
 use crate::launch::{Launch, MOST_ARGUMENTS};
 use cudarc::driver::{result, sys};
@@ -38,7 +38,11 @@ pub(crate) struct Driver {
     modules: Vec<sys::CUmodule>,
     functions: HashMap<String, Kernel>,
     memory: Vec<sys::CUdeviceptr>,
+    claims: Claims,
+    /// Whether the device reads ordinary memory itself, so that a copy of it may not be made when the call returns.
+    reads_pageable: bool,
     pinned: Vec<*mut c_void>,
+    /// Null where one was released.
     graphs: Vec<sys::CUgraphExec>,
     blas: Option<cublaslt::Blas>,
     /// How long a wait may take.
@@ -50,16 +54,13 @@ pub(crate) struct Driver {
 #[derive(Clone, Copy)]
 struct Kernel {
     function: sys::CUfunction,
-    /// Dynamic shared memory it was allowed.
+    /// Dynamic shared memory it may be launched with.
     shared: u32,
 }
 
 // SAFETY: the handles belong to this value alone, and the driver may be called from any thread that made the context
 // current, as every entry does.
 unsafe impl Send for Driver {}
-
-/// Bytes of dynamic shared memory that need no permission.
-const FREE_SHARED: u32 = 48 << 10;
 
 impl Driver {
     /// Opens a device of this machine.
@@ -79,6 +80,8 @@ impl Driver {
             modules: Vec::new(),
             functions: HashMap::new(),
             memory: Vec::new(),
+            claims: Claims::default(),
+            reads_pageable: false,
             pinned: Vec::new(),
             graphs: Vec::new(),
             blas: None,
@@ -86,6 +89,10 @@ impl Driver {
             lost: RefCell::new(None),
         };
         driver.enter()?;
+        let pageable = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS;
+        // SAFETY: the device was given by the driver.
+        let pageable = unsafe { result::device::get_attribute(device, pageable) };
+        driver.reads_pageable = pageable.map_err(|error| driver.note("cuDeviceGetAttribute", error.0))? != 0;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         driver.stream = stream.map_err(|error| driver.note("cuStreamCreate", error.0))?;
         let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
@@ -135,7 +142,8 @@ impl Driver {
             // SAFETY: the module was just loaded and lives as long as this value.
             let function = unsafe { result::module::get_function(module, text) };
             let function = function.map_err(|error| self.note("cuModuleGetFunction", error.0))?;
-            if *shared > FREE_SHARED {
+            // Static and dynamic together need no permission up to 48 KiB, and only the driver knows how much is static.
+            if *shared > 0 {
                 let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                 // SAFETY: the function is of a loaded module.
                 let set =
@@ -144,7 +152,7 @@ impl Driver {
                     sys::CUresult::CUDA_ERROR_INVALID_VALUE => Error::unsupported(
                         "SharedMemory",
                         format!(
-                            "{}: {name} needs {shared} bytes of shared memory a block, more than it has",
+                            "{}: {name} needs {shared} bytes of shared memory a block, more than it has; use --device cpu",
                             self.found
                         ),
                     ),
@@ -161,7 +169,7 @@ impl Driver {
         let kernel = self.functions.get(&launch.kernel);
         let kernel = kernel.unwrap_or_else(|| panic!("{} was not loaded", launch.kernel));
         assert!(
-            launch.shared <= kernel.shared.max(FREE_SHARED),
+            launch.shared <= kernel.shared,
             "{}: {} bytes of shared memory, {} were planned",
             launch.kernel,
             launch.shared,
@@ -218,7 +226,7 @@ impl Drop for Driver {
             if let Some(blas) = self.blas.take() {
                 blas.close();
             }
-            for graph in self.graphs.drain(..) {
+            for graph in self.graphs.drain(..).filter(|graph| !graph.is_null()) {
                 let _ = result::graph::exec_destroy(graph);
             }
             for at in self.memory.drain(..) {
@@ -255,6 +263,14 @@ fn name_of(code: sys::CUresult) -> String {
 fn failed(call: &str, code: sys::CUresult) -> Error {
     let what = probe::describe(code);
     match code {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY if call == memory::PIN => Error::new(
+            Class::Temp,
+            "HostMemory",
+            format!(
+                "{call}: this machine, not the device, has no memory that it can pin ({what}); end what else uses it, lower -b, or \
+                 use --device cpu"
+            ),
+        ),
         sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::new(
             Class::Temp,
             "OutOfMemory",
@@ -268,8 +284,4 @@ fn failed(call: &str, code: sys::CUresult) -> Error {
             format!("the CUDA device failed in {call}: {what}; try again, or use --device cpu"),
         ),
     }
-}
-
-fn check(call: &str, code: sys::CUresult) -> Result<()> {
-    if code == sys::CUresult::CUDA_SUCCESS { Ok(()) } else { Err(failed(call, code)) }
 }

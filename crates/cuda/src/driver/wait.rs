@@ -25,6 +25,18 @@ impl Driver {
     /// # Errors
     /// What broke on the device; `DeviceHang` when it does not answer in time. Nothing waits for it after that.
     pub(crate) fn wait(&self) -> Result<()> {
+        self.wait_with(SPIN)
+    }
+
+    /// As [`Driver::wait`], without a nap however long it takes: for what is timed.
+    ///
+    /// # Errors
+    /// As [`Driver::wait`].
+    pub(crate) fn wait_awake(&self) -> Result<()> {
+        self.wait_with(Duration::MAX)
+    }
+
+    fn wait_with(&self, spin: Duration) -> Result<()> {
         // SAFETY: event and stream live as long as this value.
         let recorded = unsafe { result::event::record(self.event, self.stream) };
         recorded.map_err(|error| self.note("cuEventRecord", error.0))?;
@@ -51,7 +63,7 @@ impl Driver {
                 self.lost.borrow_mut().get_or_insert_with(|| error.clone());
                 return Err(error);
             }
-            if waited < SPIN {
+            if waited < spin {
                 std::hint::spin_loop();
             } else {
                 std::thread::sleep(NAP);

@@ -2,7 +2,8 @@
 
 use crate::checkpoints::checkpoint;
 use crate::drive::{device, fake, kept, open, options, row, signals};
-use entropix_cuda::{CudaBackend, CudaOptions, probe};
+use entropix_cuda::{CudaBackend, CudaOptions, devices, probe};
+use entropix_emulator::FakeDriver;
 use entropix_model::{
     Ask, Backend, Batch, BlockCopy, Candidates, Class, Coin, Draw, Drawn, Error, Filters, Result, Signals,
 };
@@ -69,7 +70,8 @@ fn every_call_may_fail() {
                     }
                     Err(error) => {
                         assert!(
-                            ["DeviceError", "OutOfMemory", "SharedMemory"].contains(&error.code),
+                            ["DeviceError", "HostMemory", "OutOfMemory", "SharedMemory"]
+                                .contains(&error.code),
                             "{name}, call {call}: {error:?}"
                         );
                         assert!(error.message.len() > 40, "{name}: {error}");
@@ -85,6 +87,83 @@ fn every_call_may_fail() {
     }
     driver.reset();
     assert!(everything(true).unwrap() == whole, "a new backend works after all that");
+}
+
+fn calls(driver: &FakeDriver, entry: &str) -> u64 {
+    driver.calls().into_iter().find(|(name, _)| name == entry).map_or(0, |(_, n)| n)
+}
+
+/// Where the device has no memory for one more recorded step, steps are launched one by one: the same bits.
+#[test]
+fn steps_that_cannot_be_recorded_are_launched() {
+    let Some(driver) = fake() else { return };
+    let whole = everything(true).unwrap();
+    driver.reset();
+    everything(true).unwrap();
+    let recorded = driver.counts().graph_launches;
+    assert!(recorded > 0);
+    for name in
+        ["cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphLaunch"]
+    {
+        driver.reset();
+        driver.fail(name, 1, 2);
+        let seen = everything(true).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(seen == whole, "{name}: other bits");
+        assert!(driver.counts().graph_launches < recorded, "{name}: it was not told to fail");
+    }
+    // Within the sequence: what was recorded of it is given back.
+    driver.reset();
+    let mut backend = open(MODEL, &options());
+    for (code, is_told) in [(1, true), (2, false), (1, true)] {
+        driver.fail("cuLaunchKernel", 2, code);
+        let mut batch = Batch::default();
+        batch.push(&[3], 0, &[0], &[kept(0)]);
+        assert_eq!(backend.submit(&batch).is_err(), is_told, "{code}");
+        assert_eq!(calls(&driver, "cuStreamEndCapture"), calls(&driver, "cuGraphDestroy"), "a graph is left");
+        if !is_told {
+            break;
+        }
+    }
+}
+
+/// However many shapes there are, so many are recorded at once, and those in use stay.
+#[test]
+fn recorded_steps_are_bounded() {
+    let Some(driver) = fake() else { return };
+    let options = CudaOptions { n_blocks: 200, max_rows: 192, max_tokens: 192, max_kept: 192, ..options() };
+    let mut backend = open(MODEL, &options);
+    // How many there are after a step.
+    let step = |backend: &mut CudaBackend, rows: usize, kept: bool, attention: bool| {
+        let mut batch = Batch::default();
+        let ask = Ask { keep_logits: kept, attention, ..crate::drive::kept(0) };
+        (0..rows).for_each(|row| batch.push(&[3], 0, &[row as u32], std::slice::from_ref(&ask)));
+        let step = backend.submit(&batch).unwrap();
+        signals(backend, step, rows);
+        calls(&driver, "cuGraphInstantiateWithFlags") - calls(&driver, "cuGraphExecDestroy")
+    };
+    let mut most = 0;
+    for (kept, attention) in [(true, false), (false, false), (true, true), (false, true)] {
+        for rows in [1, 4, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192] {
+            most =
+                most.max(step(&mut backend, 2, true, false)).max(step(&mut backend, rows, kept, attention));
+        }
+    }
+    let recorded = calls(&driver, "cuGraphInstantiateWithFlags");
+    assert!(recorded > 64, "only {recorded} shapes");
+    assert_eq!(most, 64);
+    step(&mut backend, 2, true, false);
+    assert_eq!(calls(&driver, "cuGraphInstantiateWithFlags"), recorded, "what is used stays");
+    drop(backend);
+    assert_eq!(calls(&driver, "cuGraphExecDestroy"), recorded);
+}
+
+/// A device that reads ordinary memory itself, when it gets to it, reads what was there when the copy was asked for.
+#[test]
+fn sources_of_copies_last_until_they_were_read() {
+    let Some(driver) = fake() else { return };
+    let whole = everything(true).unwrap();
+    driver.set("pageable", 1);
+    assert!(everything(true).unwrap() == whole);
 }
 
 /// A broken device keeps saying so, and nothing panics.
@@ -144,12 +223,33 @@ fn what_cannot_be_used_says_why() {
         assert!(error.message.contains(words), "{error}");
     }
     // A library for building only, and parts of different ages: trying again would not help.
-    for what in [34, 803] {
+    for (what, remedy) in
+        [(34, "folder of stubs"), (802, "nvidia-fabricmanager"), (803, "anew"), (804, "compat")]
+    {
         driver.reset();
         driver.fail("cuInit", 1, what);
         let error = probe(0).unwrap_err();
         assert_eq!((error.class, error.code), (Class::Unsupported, "DriverBroken"), "{error}");
+        assert!(error.message.contains(remedy), "{error}");
     }
+    // A stand-in answers every call so, the first one too.
+    driver.reset();
+    driver.fail("cuDriverGetVersion", 1, 34);
+    let error = probe(0).unwrap_err();
+    assert!(error.code == "DriverBroken" && error.message.contains("folder of stubs"), "{error}");
+    // Of what cannot be used it is known what it is.
+    for (what, value, code) in [("version", 11080, "DriverTooOld"), ("capability", 75, "DeviceTooOld")] {
+        driver.reset();
+        driver.set(what, value);
+        let found = devices().unwrap().remove(0).unwrap();
+        assert_eq!((found.name.as_str(), found.memory), ("Emulated device", 1 << 30));
+        assert_eq!(found.check().unwrap_err().code, code);
+    }
+    driver.reset();
+    driver.set("devices", 2);
+    driver.fail("cuDeviceGetName", 1, 999);
+    let [first, second] = devices().unwrap().try_into().unwrap();
+    assert_eq!((first.unwrap_err().code, second.unwrap().ordinal), ("DeviceError", 1), "one hides no other");
     driver.reset();
     assert_eq!(probe(0).unwrap().capability, (9, 0));
 }
@@ -165,6 +265,7 @@ fn memory_is_planned_and_then_left_alone() {
     for word in ["weights", "cache", "0.5 MiB free", "fewer blocks"] {
         assert!(error.message.contains(word), "{word}: {error}");
     }
+    assert_eq!(calls(&driver, "cuMemAlloc_v2"), 0);
     driver.reset();
     let mut backend = open(MODEL, &options());
     let (claimed, planned) = (driver.counts().claimed, backend.memory().total());
@@ -180,6 +281,42 @@ fn memory_is_planned_and_then_left_alone() {
     assert_eq!(driver.counts().allocations, before);
     let allocated = driver.calls().into_iter().find(|(name, _)| name == "cuMemAlloc_v2").map(|(_, n)| n);
     assert_eq!(allocated, Some(before), "everything was claimed once");
+}
+
+/// The driver hands out memory in pieces larger than what was asked for. With exactly what the plan then takes, and what is to
+/// be left, it opens; with a page less nothing is claimed. What others take meanwhile is told as such, and what lacks on the host.
+#[test]
+fn memory_is_planned_as_the_driver_hands_it_out() {
+    let Some(driver) = fake() else { return };
+    // Caches of a little more than whole granules waste most of one.
+    let options = CudaOptions { n_blocks: 2600, ..options() };
+    let open = |memory: u64| {
+        driver.reset();
+        driver.set("memory", memory);
+        CudaBackend::open(&checkpoint(MODEL).unwrap(), &options)
+    };
+    let least = (1..512u64).find(|granules| open(granules << 21).is_ok()).unwrap() << 21;
+    let backend = open(least).unwrap();
+    let (counts, left) = (driver.counts(), 128 << 20);
+    assert!(counts.taken > counts.claimed + (2 << 20), "{counts:?} is no case");
+    assert!(
+        (left..left + (2 << 20)).contains(&(least - counts.taken)),
+        "{least} bytes of which are taken: {counts:?}"
+    );
+    drop(backend);
+    let error = open(least - 4096).unwrap_err();
+    assert_eq!((error.code, calls(&driver, "cuMemAlloc_v2")), ("OutOfMemory", 0), "{error}");
+    for call in [1, 9] {
+        driver.reset();
+        driver.fail("cuMemAlloc_v2", call, 2);
+        let error = CudaBackend::open(&checkpoint(MODEL).unwrap(), &options).unwrap_err();
+        let ended = if call == 1 { "; 0.0 MiB were claimed when" } else { " MiB were claimed when" };
+        assert!(error.code == "OutOfMemory" && error.message.contains(ended), "{error}");
+    }
+    driver.reset();
+    driver.fail("cuMemHostAlloc", 1, 2);
+    let error = CudaBackend::open(&checkpoint(MODEL).unwrap(), &options).unwrap_err();
+    assert!(error.code == "HostMemory" && error.message.contains("not the device"), "{error}");
 }
 
 /// Broken batches are faults of the engine and say so.

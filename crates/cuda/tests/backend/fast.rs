@@ -57,8 +57,12 @@ fn long_prompts_by_cublaslt_go_on_as_on_the_cpu() {
         let got = go_on(&mut backend, Some(&exact), FURTHER);
         let layers = checkpoint(name).unwrap().config.n_layers as u64;
         if let Some((opening, all)) = opening.zip(n_calls("cublasLtMatmul", "Matmul")) {
-            assert!(opening >= 4 * layers && opening <= 6 * layers, "{name}: {opening} products at first");
-            assert_eq!(all, 2 * opening, "{name}: as many of the prompt, none of single tokens");
+            let of_step = all - opening;
+            assert!(
+                of_step >= 4 * layers && of_step <= 6 * layers,
+                "{name}: {of_step} products of the prompt"
+            );
+            assert_eq!(opening, 2 * of_step, "{name}: of the shortest and the longest step at first");
         }
         let distance = apart(&got, &exact);
         assert!(
@@ -67,6 +71,20 @@ fn long_prompts_by_cublaslt_go_on_as_on_the_cpu() {
         );
         // Other additions, other bits: they would be the same if it were not used.
         assert!(!same(&got[PROMPT - 1].logits, &ours[PROMPT - 1].logits), "{name}");
+    }
+}
+
+/// Where no row is as long as the shortest step that takes part, several are; where all rows are not, none takes part.
+#[test]
+fn opening_takes_the_shortest_and_the_longest_step_in_rows_that_fit() {
+    let Some(driver) = fake() else { return };
+    for (n_blocks, max_rows, steps) in [(40, 6, 2), (4, 6, 2), (2, 6, 1), (1, 6, 0), (40, 1, 2)] {
+        driver.reset();
+        let opened = open("qwen2.F16.gguf", &CudaOptions { n_blocks, max_rows, ..fast(32) });
+        let layers = checkpoint("qwen2.F16.gguf").unwrap().config.n_layers as u64;
+        let products = calls(&driver, "cublasLtMatmul", "Matmul");
+        assert_eq!(products, steps * 4 * layers, "{n_blocks} blocks, {max_rows} rows");
+        drop(opened);
     }
 }
 
@@ -94,7 +112,8 @@ fn short_steps_have_the_bits_that_there_are_without() {
 
 /// Two prompts by cuBLASLt and a step of one token, from opening to closing.
 fn everything() -> Result<Vec<u8>> {
-    let mut backend = CudaBackend::open(&checkpoint("qwen2.F16.gguf").unwrap(), &fast(16))?;
+    let options = CudaOptions { max_tokens: 20, ..fast(16) };
+    let mut backend = CudaBackend::open(&checkpoint("qwen2.F16.gguf").unwrap(), &options)?;
     let mut seen = Vec::new();
     for (n, start) in [(20, 0), (17, 20), (1, 37)] {
         let tokens: Vec<u32> = (0..n).map(|i| (i * 37 + 11) % 384).collect();

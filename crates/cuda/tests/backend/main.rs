@@ -12,3 +12,4 @@ mod fast;
 mod invariance;
 mod seam;
 mod timing;
+mod vocabulary;

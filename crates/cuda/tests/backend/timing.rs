@@ -1,8 +1,9 @@
 //! Steps taken apart.
 
-use crate::drive::{device, kept, open, options, row, same, signals};
+use crate::drive::{device, fake, kept, open, options, row, same, signals};
 use entropix_cuda::{CudaBackend, CudaOptions, OperationTime, TimedStep};
-use entropix_model::{Checkpoint, Class};
+use entropix_model::{Backend, Checkpoint, Class, Error, Signals};
+use std::time::Duration;
 
 fn tiny(name: &str, rows: usize) -> CudaBackend {
     let options = CudaOptions { n_blocks: 40, max_rows: rows, max_tokens: 96, max_kept: rows, ..options() };
@@ -75,6 +76,34 @@ fn a_step_that_does_not_fit_is_refused() {
         let error = backend.time_step(step).unwrap_err();
         assert_eq!((error.class, error.code), (Class::Usage, "TimedStep"), "{step:?}: {error}");
     }
+}
+
+/// The host sleeps between its questions where nothing is measured, and never where something is.
+#[test]
+fn what_is_timed_is_waited_for_awake() {
+    let Some(driver) = fake() else { return };
+    // Questions before a device that hangs from the n-th wait on is given up.
+    let questions = |hang: u64, run: &dyn Fn(&mut CudaBackend) -> Error| {
+        driver.reset();
+        let mut backend =
+            open("llama-tied", &CudaOptions { patience: Duration::from_millis(200), ..options() });
+        let before = driver.calls();
+        driver.set("hang", hang);
+        assert_eq!(run(&mut backend).code, "DeviceHang");
+        let of = |calls: Vec<(String, u64)>| {
+            calls.into_iter().find(|(name, _)| name == "cuEventQuery").map_or(0, |(_, n)| n)
+        };
+        of(driver.calls()) - of(before)
+    };
+    let napping = questions(1, &|backend| {
+        let step = row(backend, &[1, 2], 0, 0, &[kept(1)]);
+        backend.signals(step, &mut [Signals::default()]).unwrap_err()
+    });
+    // The cache is filled and a step taken first.
+    let awake = questions(3, &|backend| {
+        backend.time_step(TimedStep { rows: 1, tokens: 1, context: 16 }).unwrap_err()
+    });
+    assert!(awake > 3 * napping, "{awake} questions, {napping} with naps");
 }
 
 #[test]

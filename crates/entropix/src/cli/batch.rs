@@ -8,8 +8,9 @@ use super::load::{self, Loaded};
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::{say, sayln};
 use crate::report::tally::{Tally, counted, facts, rate, speed};
-use crate::session::Processor;
+
 use anyhow::Result;
+use entropix::Processor;
 use entropix::jobs::manifest::PolicyRecord;
 use entropix::jobs::parquet::{self, Destination, Shape};
 use entropix::jobs::{

@@ -15,9 +15,6 @@ use std::time::{Duration, Instant};
 /// How long a program that is only asked for its version may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// No machine has more.
-const CUDA_DEVICES: u32 = 64;
-
 /// Looks around and tells.
 pub(crate) fn run(args: &DoctorArgs) -> Result<()> {
     let findings = Findings::gather();
@@ -42,7 +39,7 @@ struct Findings {
     cuda_devices: Vec<CudaDevice>,
     /// Why there is no CUDA device, if there is none.
     cuda: Option<String>,
-    /// Why some device that is there cannot be used.
+    /// What is wrong with devices of which nothing is known.
     cuda_refused: Vec<String>,
     cache: Option<PathBuf>,
     models: Vec<Cached>,
@@ -61,8 +58,10 @@ struct CudaDevice {
     memory_bytes: u64,
     /// CUDA version of its driver.
     driver: String,
+    /// Why it cannot be used, if so.
+    refused: Option<String>,
     /// Where its kernels come from.
-    kernels: String,
+    kernels: Option<String>,
     /// What --fast takes; none where it can take nothing.
     cublaslt: Option<String>,
     /// Why that is so.
@@ -72,9 +71,16 @@ struct CudaDevice {
 impl CudaDevice {
     fn of(found: &Found) -> Self {
         let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
-        let (cublaslt, no_cublaslt) = match CublasLt::find(found.driver) {
-            Ok(library) => (Some(library.to_string()), None),
-            Err(error) => (None, Some(error.message)),
+        let refused = found.check().err().map(|error| error.message);
+        let kernels = || match entropix_cuda::compiler(found) {
+            Ok(None) => "of this build".into(),
+            Ok(Some(nvrtc)) => format!("compiled by {nvrtc} when a model is opened"),
+            Err(none) => none.message,
+        };
+        let (cublaslt, no_cublaslt) = match refused.is_none().then(|| CublasLt::find(found.driver)) {
+            None => (None, None),
+            Some(Ok(library)) => (Some(library.to_string()), None),
+            Some(Err(error)) => (None, Some(error.message)),
         };
         Self {
             ordinal: found.ordinal,
@@ -82,11 +88,8 @@ impl CudaDevice {
             capability: version(found.capability),
             memory_bytes: found.memory,
             driver: version(found.driver),
-            kernels: match entropix_cuda::compiler(found) {
-                Ok(None) => "of this build".into(),
-                Ok(Some(nvrtc)) => format!("compiled by {nvrtc} when a model is opened"),
-                Err(none) => none.message,
-            },
+            kernels: refused.is_none().then(kernels),
+            refused,
             cublaslt,
             no_cublaslt,
         }
@@ -94,28 +97,36 @@ impl CudaDevice {
 
     /// In lines.
     fn tell(&self, line: &mut impl FnMut(&str)) {
-        let Self { ordinal, name, capability, memory_bytes, driver, .. } = self;
+        let Self { capability, memory_bytes, driver, .. } = self;
         let memory = amount(*memory_bytes, Unit::Bytes);
-        line(&format!("cuda:{ordinal} ({name}), capability {capability}, {memory}, driver of CUDA {driver}"));
-        line(&format!("kernels {}", self.kernels));
+        line(&format!("{self}, capability {capability}, {memory}, driver of CUDA {driver}"));
+        self.refused.iter().for_each(|why| line(&format!("cannot be used: {why}")));
+        self.kernels.iter().for_each(|from| line(&format!("kernels {from}")));
         self.cublaslt.iter().for_each(|library| line(&format!("--fast by {library}")));
         self.no_cublaslt.iter().for_each(|why| line(&format!("no --fast: {why}")));
     }
 }
 
-/// The CUDA devices that can be used, why there is none, and what is wrong with others.
-fn cuda() -> (Vec<Found>, Option<String>, Vec<String>) {
-    let (mut found, mut refused) = (Vec::new(), Vec::new());
-    for ordinal in 0..CUDA_DEVICES {
-        match entropix_cuda::probe(ordinal) {
-            Ok(device) => found.push(device),
-            // Beyond the last one.
-            Err(error) if error.code == "DeviceIndex" => break,
-            Err(error) if ordinal == 0 => return (found, Some(error.message), refused),
+impl std::fmt::Display for CudaDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cuda:{} ({})", self.ordinal, self.name)
+    }
+}
+
+/// The CUDA devices, why there is none, and what is wrong with those of which nothing is known.
+fn cuda() -> (Vec<CudaDevice>, Option<String>, Vec<String>) {
+    let all = match entropix_cuda::devices() {
+        Ok(all) => all,
+        Err(error) => return (Vec::new(), Some(error.message), Vec::new()),
+    };
+    let (mut known, mut refused) = (Vec::new(), Vec::new());
+    for device in all {
+        match device {
+            Ok(found) => known.push(CudaDevice::of(&found)),
             Err(error) => refused.push(error.message),
         }
     }
-    (found, None, refused)
+    (known, None, refused)
 }
 
 #[derive(Serialize)]
@@ -130,7 +141,7 @@ impl Findings {
         let models = cache.as_ref().map(|folder| cached(folder)).unwrap_or_default();
         let python = version_of(&["python3", "--version"]);
         let pip = version_of(&["python3", "-m", "pip", "--version"]);
-        let (found, no_cuda, cuda_refused) = cuda();
+        let (cuda_devices, no_cuda, cuda_refused) = cuda();
         let mut missing = Vec::new();
         missing.extend(device_missing());
         if cache.is_none() {
@@ -154,9 +165,9 @@ impl Findings {
             memory_bytes: memory("MemTotal"),
             memory_available_bytes: memory("MemAvailable"),
             devices: std::iter::once("cpu".into())
-                .chain(found.iter().map(|found| found.to_string()))
+                .chain(cuda_devices.iter().filter(|it| it.refused.is_none()).map(|it| it.to_string()))
                 .collect(),
-            cuda_devices: found.iter().map(CudaDevice::of).collect(),
+            cuda_devices,
             cuda: no_cuda,
             cuda_refused,
             cache,

@@ -22,8 +22,11 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
         Device::Cuda(ordinal) => ordinal,
         Device::Auto => 0,
         Device::Cpu => {
-            let message = "--device cpu: bench kernels measures CUDA kernels; whole steps of the CPU are measured by bench, \
-                           its products by cargo bench -p entropix-cpu --bench linear";
+            let said = if args.device.is_some() { "--device cpu" } else { "ENTROPIX_DEVICE is \"cpu\"" };
+            let message = format!(
+                "{said}: bench kernels measures CUDA kernels; whole steps of the CPU are measured by bench, its products by \
+                 cargo bench -p entropix-cpu --bench linear"
+            );
             return Err(Error::new(Class::Usage, "Flags", message).into());
         }
     };

@@ -1,6 +1,6 @@
 //! `verify`: some requests of an output computed again, as its manifest says, and compared byte for byte.
 
-use super::args::{OutputArgs, VerifyArgs};
+use super::args::{ModelArgs, OutputArgs, VerifyArgs};
 use super::interrupt;
 use super::job::input_options;
 use super::load;
@@ -105,7 +105,11 @@ fn open_session(args: &VerifyArgs, manifest: &Manifest, output: &OutputArgs) -> 
     };
     let unknown = || config(format!("the kernel path {:?} is not known here", record.kernel_path));
     let (device, kernel_path) = if record.kernel_path.starts_with("sm_") {
-        (Device::Cuda(0), None)
+        // Which of several may be said; what kind it was is no choice.
+        match load::device(&ModelArgs::default(), Device::Cuda(0))? {
+            Device::Cuda(ordinal) => (Device::Cuda(ordinal), None),
+            Device::Auto | Device::Cpu => (Device::Cuda(0), None),
+        }
     } else {
         (Device::Cpu, Some(record.kernel_path.parse().map_err(|_| unknown())?))
     };

@@ -194,14 +194,16 @@ fn by_arithmetic(
         Device::Auto if other.is_some() => {
             Ok((None, Some("device auto takes the cpu: CUDA devices compute in bf16 only".into())))
         }
-        Device::Auto => Ok(match (kernel_path, probe(0)) {
-            (Some(path), _) => (None, Some(format!("device auto takes the cpu: it has the kernels {path}"))),
-            (None, Ok(found)) => {
-                let why = format!("device auto takes {found}");
-                (Some(found), Some(why))
-            }
-            (None, Err(error)) => (None, Some(instead(&error))),
-        }),
+        Device::Auto => match kernel_path {
+            Some(path) => Ok((None, Some(format!("device auto takes the cpu: it has the kernels {path}")))),
+            None => Ok(match probe(0) {
+                Ok(found) => {
+                    let why = format!("device auto takes {found}");
+                    (Some(found), Some(why))
+                }
+                Err(error) => (None, Some(instead(&error))),
+            }),
+        },
     }
 }
 
