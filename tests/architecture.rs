@@ -47,6 +47,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "crates/cpu/benches/linear.rs",
     // Calling the CUDA driver, NVRTC and cuBLASLt.
     "crates/cuda/src/driver/cublaslt.rs",
+    "crates/cuda/src/driver/functions.rs",
     "crates/cuda/src/driver/graph.rs",
     "crates/cuda/src/driver/library.rs",
     "crates/cuda/src/driver/memory.rs",

@@ -51,6 +51,59 @@ fn fake() -> (&'static str, &'static str) {
     ("LD_LIBRARY_PATH", FakeDriver::folder().to_str().unwrap())
 }
 
+/// Names that a library exports and that begin as the driver's do.
+fn exported(library: &Path) -> Vec<String> {
+    let output = Command::new("nm").args(["-D", "--defined-only"]).arg(library).output().unwrap();
+    assert!(output.status.success(), "nm: {}", words(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let names = text.lines().filter_map(|line| line.split_whitespace().nth(2));
+    names.filter(|name| name.starts_with("cu")).map(str::to_owned).collect()
+}
+
+/// A library called libcuda.so that has these functions; each says that there is no device.
+fn stand_in(folder: &Path, names: &[String]) {
+    let source: String = names.iter().map(|name| format!("int {name}() {{ return 100; }}\n")).collect();
+    std::fs::write(folder.join("driver.c"), source + "int nothing;\n").unwrap();
+    let mut command = Command::new("g++");
+    command.args(["-x", "c", "-shared", "-fPIC", "-o", "libcuda.so", "driver.c"]).current_dir(folder);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "g++: {}", words(&output));
+}
+
+/// A library that is called as the driver is and lacks a function is told as what it is, whichever it lacks; and `auto`
+/// computes without it.
+#[test]
+fn a_driver_without_a_function_is_none() {
+    let names = exported(&FakeDriver::folder().join("libcuda.so"));
+    assert!(names.len() > 30, "{names:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let place = ("LD_LIBRARY_PATH", folder.path().to_str().unwrap());
+    let doctor = || {
+        let mut command = Command::new(program());
+        words_of_both(&said(command.arg("doctor"), &[place]))
+    };
+    stand_in(folder.path(), &names);
+    let whole = doctor();
+    assert!(whole.contains("sees no device") && !whole.contains("lacks"), "{whole}");
+    for (i, name) in names.iter().enumerate() {
+        let others = [&names[..i], &names[i + 1..]].concat();
+        stand_in(folder.path(), &others);
+        let told = doctor();
+        assert!(told.contains(&format!("it lacks {name};")), "{name}: {told}");
+    }
+    stand_in(folder.path(), &[]);
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    let refused = batch(folder.path(), "qwen3", &["--device", "cuda"], &[place]);
+    assert_eq!(refused.status.code(), Some(69), "{}", words(&refused));
+    let done = batch(folder.path(), "qwen3", &["--device", "auto"], &[place]);
+    assert_eq!(done.status.code(), Some(0), "{}", words(&done));
+    assert_eq!(answers(folder.path()).len(), 4);
+}
+
+fn words_of_both(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &words(output)
+}
+
 /// (id, tokens) of every answer, by id.
 type Answers = Vec<(String, Vec<u64>)>;
 

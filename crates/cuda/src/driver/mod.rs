@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 mod cublaslt;
+mod functions;
 mod graph;
 mod library;
 mod memory;

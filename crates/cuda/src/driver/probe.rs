@@ -1,6 +1,7 @@
 //! Whether there is a device to use, said in words when there is none.
 #![allow(unsafe_code)]
 
+use super::functions::lacking;
 use super::{Nvrtc, name_of};
 use crate::images::{self, CUDA_MAJOR};
 use cudarc::driver::{result, sys};
@@ -60,6 +61,13 @@ fn start() -> Result<((u32, u32), u32)> {
             "NoDriver",
             "no CUDA driver: libcuda.so was not found or is none; install NVIDIA's driver, or use --device cpu",
         ));
+    }
+    if let Some(name) = lacking() {
+        let message = format!(
+            "the libcuda that was found is no CUDA driver, or one too old: it lacks {name}; install NVIDIA's driver anew, \
+             look for a stand-in on LD_LIBRARY_PATH, or use --device cpu"
+        );
+        return Err(Error::unsupported("DriverBroken", message));
     }
     let no_device = || {
         let message = format!("the CUDA driver sees no device{}; use --device cpu", hidden());
