@@ -64,12 +64,11 @@ impl CudaBackend {
         let with_table = |driver: &Driver, error: Error| match error.code {
             "OutOfMemory" => {
                 let claimed = driver.claims().total() as f64 / f64::from(1 << 20);
-                refuse(
-                    driver,
-                    &format!(
-                        "; {claimed:.1} MiB were claimed when there was no more: something else takes it too"
-                    ),
-                )
+                let ended = format!(
+                    "; {claimed:.1} MiB were claimed when there was no more: something else takes it too, or the driver takes more \
+                     for itself"
+                );
+                refuse(driver, &ended)
             }
             _ => error,
         };

@@ -26,8 +26,8 @@ impl Driver {
             let made = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
             made.map_err(|error| self.note("cuGraphInstantiate", error.0))
         });
-        // SAFETY: as above; it is null where the capture could not be ended.
         if let Some(graph) = graph.ok().filter(|graph| !graph.is_null()) {
+            // SAFETY: as above; there is none where the capture could not be ended.
             let _ = unsafe { result::graph::destroy(graph) };
         }
         let executable = executable?;

@@ -151,8 +151,8 @@ impl Found {
             return Err(Error::unsupported(
                 "DeviceTooOld",
                 format!(
-                    "{self} has compute capability {major}.{minor}; at least {}.{} is needed (Ampere or newer): name another device \
-                     with --device cuda:N, or use --device cpu",
+                    "{self} has compute capability {major}.{minor}; at least {}.{} is needed (Ampere or newer): name another \
+                     device (--device cuda:N or ENTROPIX_DEVICE), or use --device cpu",
                     LEAST_CAPABILITY.0, LEAST_CAPABILITY.1
                 ),
             ));
