@@ -52,7 +52,9 @@ def of_rows(model, rows):
 
 
 def ablation(step, name, regime=None):
-    """Microseconds of an ablation of a step, None where it has no such."""
+    """Microseconds of an ablation of a step ({"name", "regime", "us": [median, least, most]}), None where it has no such. Whole
+    steps: "greedy" (no signals but the likeliest token), "signals" (entropy and varentropy too), "attention" (attention signals
+    too). Of a regime, by itself: "draw"."""
     for entry in (step or {}).get("ablations") or []:
         if entry["name"] == name and entry.get("regime") == regime:
             return entry["us"][0]

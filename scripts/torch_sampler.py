@@ -17,7 +17,7 @@ CHAIN_TEMPERATURE = 0.8
 REGIMES = {
     "flat": (0.9, []),
     "typical": (3.0, [6 + 6 * i / 19 for i in range(20)]),
-    "peaked": (3.0, [20.0]),
+    "peaked": (0.9, [20.0]),
 }
 
 
