@@ -14,6 +14,14 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 
 #if defined(__CUDACC__)
+// Devices before capability 8.0 lack bf16, cp.async and these products, and the backend refuses them. nvcc compiles for 7.5 when
+// it is told nothing; what it makes then stops at the first of these instructions.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#warning "these kernels need compute capability 8.0 and only trap below it; give nvcc -gencode arch=compute_80,code=sm_80 or newer"
+#define SM80(instruction) __trap()
+#else
+#define SM80(instruction) instruction
+#endif
 #define KERNEL extern "C" __global__
 #define REGISTER_KERNEL(name)
 #define SHARED(T, name, dimensions) __shared__ T name dimensions
@@ -66,8 +74,8 @@ DEV float exp2_fast(float x) {
 /// Two floats to bf16, round to nearest even; `low` in the low half.
 DEV u32 pack_bf16(float low, float high) {
 #if defined(__CUDACC__)
-    u32 pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    u32 pair = 0;
+    SM80(asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low)));
     return pair;
 #else
     u32 halves[2];
@@ -85,8 +93,8 @@ DEV bf16 to_bf16(float x) { bf16 b = {u16(pack_bf16(x, 0.0f))}; return b; }
 /// a + b on two bf16 at once, each rounded once.
 DEV u32 add_bf16x2(u32 a, u32 b) {
 #if defined(__CUDACC__)
-    u32 sum;  // 1 a + b: sm_80 has no other addition of bf16
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3f803f80u), "r"(b));
+    u32 sum = 0;  // 1 a + b: sm_80 has no other addition of bf16
+    SM80(asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3f803f80u), "r"(b)));
     return sum;
 #else
     return pack_bf16(low_bf16(a) + low_bf16(b), high_bf16(a) + high_bf16(b));
@@ -110,8 +118,8 @@ DEV float half_to_float(u32 half) {
 /// Two floats to IEEE halves, round to nearest even, too large ones to infinity; `low` in the low half.
 DEV u32 pack_f16(float low, float high) {
 #if defined(__CUDACC__)
-    u32 pair;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    u32 pair = 0;
+    SM80(asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low)));
     return pair;
 #else
     u32 halves[2];
@@ -173,14 +181,14 @@ DEV u32 stream4(const void* p) {
 DEV void cp_async16(void* shared, const void* global, u32 bytes) {
 #if defined(__CUDACC__)
     u32 to = static_cast<u32>(__cvta_generic_to_shared(shared));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+    SM80(asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory"));
 #else
     emulator::copy_async(shared, global, bytes, 16);
 #endif
 }
 DEV void cp_async_commit() {
 #if defined(__CUDACC__)
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    SM80(asm volatile("cp.async.commit_group;" ::: "memory"));
 #else
     emulator::copy_async_commit();
 #endif
@@ -189,7 +197,7 @@ DEV void cp_async_commit() {
 template <int N>
 DEV void cp_async_wait() {
 #if defined(__CUDACC__)
-    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+    SM80(asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"));
 #else
     emulator::copy_async_wait(N);
 #endif
@@ -228,9 +236,9 @@ DEV void ldmatrix_x4_transposed(u32 (&out)[4], const void* row) {
 /// neighbour; b = {(q, g), (q + 8, g)} each with the one below; d = {(g, q), (g, q + 1), (g + 8, q), (g + 8, q + 1)}.
 DEV void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 #if defined(__CUDACC__)
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    SM80(asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1)));
 #else
     u32 in[10] = {a[0], a[1], a[2], a[3], b0, b1}, out[4];
     memcpy(in + 6, d, 16);
@@ -242,9 +250,9 @@ DEV void mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 /// As mma_bf16, of IEEE halves.
 DEV void mma_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 #if defined(__CUDACC__)
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    SM80(asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1)));
 #else
     u32 in[10] = {a[0], a[1], a[2], a[3], b0, b1}, out[4];
     memcpy(in + 6, d, 16);

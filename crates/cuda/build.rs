@@ -64,8 +64,12 @@ fn main() {
 fn find_nvcc() -> Option<(PathBuf, u32)> {
     if let Some(named) = env::var_os("NVCC").filter(|v| !v.is_empty()) {
         let path = PathBuf::from(named);
-        let major =
-            version(&path).unwrap_or_else(|| panic!("$NVCC is {}, which does not run", path.display()));
+        let major = version(&path).unwrap_or_else(|| {
+            fail(&format!(
+                "$NVCC is {}, which does not say its version; unset it or name an nvcc of CUDA 12 or 13",
+                path.display()
+            ))
+        });
         return Some((path, major));
     }
     let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(PathBuf::from);
@@ -93,9 +97,17 @@ fn compile(nvcc: &Path, kernels: &Path, source: &Path, image: &Path) {
         command.args(["-gencode", target]);
     }
     let output = command.arg(source).arg("-o").arg(image).output();
-    let output = output.unwrap_or_else(|e| panic!("cannot run {}: {e}", nvcc.display()));
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{} could not compile {}:\n{text}", nvcc.display(), source.display());
+    let output = output.unwrap_or_else(|e| fail(&format!("cannot run {}: {e}", nvcc.display())));
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        fail(&format!("{} could not compile {}:\n{text}", nvcc.display(), source.display()));
+    }
+}
+
+/// Ends the build with words: a panic would bury them in a backtrace.
+fn fail(message: &str) -> ! {
+    eprintln!("{message}");
+    std::process::exit(1)
 }
 
 /// The source of `images`.

@@ -91,7 +91,7 @@ impl CpuBackend {
         let with_table = |error: Error| match error.code {
             "OutOfMemory" => {
                 let table = plan(config, &checkpoint.weights, options);
-                let remedy = "open with fewer blocks, rows or tokens";
+                let remedy = "open with fewer blocks or rows, or take a smaller model";
                 Error { message: format!("{}; {remedy}. Wanted:\n{table}", error.message), ..error }
             }
             _ => error,

@@ -5,7 +5,7 @@ use crate::cubins::{Key, cached};
 use crate::driver::{Driver, Found, Nvrtc};
 use crate::images::{self, IMAGES};
 use crate::ops;
-use crate::options::Sizes;
+use crate::options::{CudaOptions, Sizes};
 use crate::weights::{self, Opening, Progress};
 use entropix_model::{Error, Result, Weights};
 use std::collections::BTreeMap;
@@ -47,15 +47,28 @@ pub(crate) fn load(
     Ok(Some(nvrtc.version()))
 }
 
-/// What makes the kernels of a device: none where this build holds them, else the NVRTC that compiles them there.
+/// What makes the kernels of a device: none where this build holds them and its driver takes one of them, which is tried, else
+/// the NVRTC that compiles them there.
 ///
 /// # Errors
-/// `NoKernels` of class `Unsupported`: that there is neither.
+/// `NoKernels` of class `Unsupported`: that there is neither; and whatever the device fails in.
 pub fn compiler(found: &Found) -> Result<Option<Nvrtc>> {
-    if images::are_usable(found.driver) {
-        return Ok(None);
+    let mut refused = String::new();
+    if images::are_usable(found.driver)
+        && let Some((file, image)) = IMAGES.iter().min_by_key(|(_, image)| image.len())
+    {
+        let mut driver = Driver::open(found.ordinal, CudaOptions::default().patience)?;
+        match driver.load(file, image, &[]) {
+            Ok(()) => return Ok(None),
+            Err(error) if error.code == "KernelImage" => refused = format!("{}, and ", error.message),
+            Err(error) => return Err(error),
+        }
     }
-    Nvrtc::find(found.driver).map(Some).map_err(|none| Error::unsupported("NoKernels", none))
+    Nvrtc::find(found.driver).map(Some).map_err(|none| {
+        let message =
+            format!("{refused}there is no NVRTC to compile them: {none}; {}", Nvrtc::remedy(found.driver));
+        Error::unsupported("NoKernels", message)
+    })
 }
 
 fn wanted(sizes: &Sizes, weights: &Weights) -> Wanted {

@@ -120,6 +120,9 @@ struct Share {
     supers: Vec<u8>,
 }
 
+/// A matrix of so many packed bytes is packed by all cores.
+const LARGE_BYTES: usize = 1 << 20;
+
 /// Packs a matrix. `row(i)` gives the stored bytes of packed row i, in [`Format::dtype`]; none is a row of zeros.
 ///
 /// # Panics
@@ -128,9 +131,9 @@ pub fn pack<'a>(
     format: Format,
     n_rows: usize,
     n_cols: usize,
-    row: impl Fn(usize) -> Option<&'a [u8]>,
+    row: impl Fn(usize) -> Option<&'a [u8]> + Sync,
 ) -> Vec<u8> {
-    let (block_values, block_bytes) = format.dtype().block();
+    let block_values = format.dtype().block().0;
     assert!(
         n_cols.is_multiple_of(block_values) && n_cols.is_multiple_of(8),
         "{n_cols} columns of {}",
@@ -138,32 +141,69 @@ pub fn pack<'a>(
     );
     let (loads, extra, scale_bytes, super_bytes) = format.layout();
     let (n_tiles, n_units) = (n_rows.div_ceil(TILE_ROWS), n_cols.div_ceil(UNIT_COLS));
-    let n_supers = n_units.div_ceil(4);
-    let unit_bytes = LANES * (16 * loads + 4 * extra);
-    let scales_at = n_tiles * n_units * unit_bytes;
-    let supers_at = scales_at + n_tiles * n_units * 8 * scale_bytes;
+    // Bytes of a tile in each of the three parts of the matrix.
+    let of_tile = [
+        n_units * LANES * (16 * loads + 4 * extra),
+        n_units * 8 * scale_bytes,
+        n_units.div_ceil(4) * 8 * super_bytes,
+    ];
     let mut out = vec![0u8; format.packed_bytes(n_rows, n_cols)];
-    for tile in 0..n_tiles {
-        for r in 0..TILE_ROWS {
-            let Some(bytes) = (tile * TILE_ROWS + r < n_rows).then(|| row(tile * TILE_ROWS + r)).flatten()
-            else {
-                continue;
-            };
-            assert_eq!(bytes.len(), n_cols / block_values * block_bytes, "bytes of row {r} of tile {tile}");
-            let (g, half) = (r % 8, r / 8);
-            for unit in 0..n_units {
-                let share = share_of(format, bytes, unit, n_cols);
-                let index = tile * n_units + unit;
-                scatter(format, &share.numbers, g, half, &mut out[index * unit_bytes..][..unit_bytes]);
-                let at = scales_at + (index * 8 + g) * scale_bytes + half * scale_bytes / 2;
-                out[at..at + share.scales.len()].copy_from_slice(&share.scales);
-                let at =
-                    supers_at + ((tile * n_supers + unit / 4) * 8 + g) * super_bytes + half * super_bytes / 2;
-                out[at..at + share.supers.len()].copy_from_slice(&share.supers);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let n_threads = if out.len() < LARGE_BYTES { 1 } else { cores };
+    let per_thread = n_tiles.div_ceil(n_threads).max(1);
+    let (units, rest) = out.split_at_mut(n_tiles * of_tile[0]);
+    let (scales, supers) = rest.split_at_mut(n_tiles * of_tile[1]);
+    let mut parts = [units, scales, supers];
+    std::thread::scope(|scope| {
+        for first in (0..n_tiles).step_by(per_thread) {
+            let tiles = first..(first + per_thread).min(n_tiles);
+            let mut share = [&mut [][..], &mut [][..], &mut [][..]];
+            for (i, part) in parts.iter_mut().enumerate() {
+                let (head, tail) = std::mem::take(part).split_at_mut(tiles.len() * of_tile[i]);
+                (share[i], *part) = (head, tail);
             }
+            let row = &row;
+            let work = move || {
+                for (at, tile) in tiles.enumerate() {
+                    let [units, scales, supers] = &mut share;
+                    let mut tile_of = [&mut units[..], &mut scales[..], &mut supers[..]];
+                    for (part, bytes) in tile_of.iter_mut().zip(of_tile) {
+                        *part = &mut std::mem::take(part)[at * bytes..(at + 1) * bytes];
+                    }
+                    let rows = tile * TILE_ROWS..n_rows.min((tile + 1) * TILE_ROWS);
+                    pack_tile(format, n_cols, rows, row, tile_of);
+                }
+            };
+            if n_threads == 1 { work() } else { drop(scope.spawn(work)) }
+        }
+    });
+    out
+}
+
+/// Packs up to 16 rows into the units, scales and super-blocks of their tile.
+fn pack_tile<'a>(
+    format: Format,
+    n_cols: usize,
+    rows: std::ops::Range<usize>,
+    row: &impl Fn(usize) -> Option<&'a [u8]>,
+    [units, scales, supers]: [&mut [u8]; 3],
+) {
+    let (block_values, block_bytes) = format.dtype().block();
+    let (loads, extra, scale_bytes, super_bytes) = format.layout();
+    let unit_bytes = LANES * (16 * loads + 4 * extra);
+    for (r, i) in rows.enumerate() {
+        let Some(bytes) = row(i) else { continue };
+        assert_eq!(bytes.len(), n_cols / block_values * block_bytes, "bytes of packed row {i}");
+        let (g, half) = (r % 8, r / 8);
+        for unit in 0..n_cols.div_ceil(UNIT_COLS) {
+            let share = share_of(format, bytes, unit, n_cols);
+            scatter(format, &share.numbers, g, half, &mut units[unit * unit_bytes..][..unit_bytes]);
+            let at = (unit * 8 + g) * scale_bytes + half * scale_bytes / 2;
+            scales[at..at + share.scales.len()].copy_from_slice(&share.scales);
+            let at = (unit / 4 * 8 + g) * super_bytes + half * super_bytes / 2;
+            supers[at..at + share.supers.len()].copy_from_slice(&share.supers);
         }
     }
-    out
 }
 
 /// Puts a row's 64 numbers where the lanes of its group look for them.
@@ -284,4 +324,37 @@ pub fn gated_row(i: usize) -> (bool, usize) {
 /// Packed rows of a gated product of `n` gates: whole tiles.
 pub fn gated_rows(n: usize) -> usize {
     n.div_ceil(8) * TILE_ROWS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use entropix_model::random::splitmix64;
+
+    /// A matrix that all cores pack is its tiles one by one, the last of them not whole.
+    #[test]
+    fn large_matrices_are_packed_as_small_ones() {
+        let (n_rows, n_cols) = (TILE_ROWS * 260 - 5, 512);
+        for format in Format::ALL {
+            let (block_values, block_bytes) = format.dtype().block();
+            let row_bytes = n_cols / block_values * block_bytes;
+            let mut state = 1;
+            let stored: Vec<u8> = (0..n_rows * row_bytes).map(|_| splitmix64(&mut state) as u8).collect();
+            let rows: Vec<&[u8]> = stored.chunks_exact(row_bytes).collect();
+            let whole = pack(format, n_rows, n_cols, |i| Some(rows[i]));
+            assert!(whole.len() >= LARGE_BYTES, "{format:?} is no case");
+            let (loads, extra, scale_bytes, _) = format.layout();
+            let n_units = n_cols / UNIT_COLS;
+            let scales_at = n_units * LANES * (16 * loads + 4 * extra);
+            let supers_at = scales_at + n_units * 8 * scale_bytes;
+            let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+            for tile in rows.chunks(TILE_ROWS) {
+                let packed = pack(format, tile.len(), n_cols, |i| Some(tile[i]));
+                parts[0].extend_from_slice(&packed[..scales_at]);
+                parts[1].extend_from_slice(&packed[scales_at..supers_at]);
+                parts[2].extend_from_slice(&packed[supers_at..]);
+            }
+            assert!(parts.concat() == whole, "{format:?}");
+        }
+    }
 }

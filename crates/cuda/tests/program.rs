@@ -392,7 +392,11 @@ fn auto_says_what_it_takes_and_why() {
     // Out of memory is told: the cpu would take a hundred times as long.
     let small = [fake(), ("FAKE_CUDA_MEMORY", "1000000")];
     let output = batch(folder.path(), "qwen3", &["--device", "auto"], &small);
-    assert!(output.status.code() == Some(75) && words(&output).contains("--kv-blocks"), "{}", words(&output));
+    assert!(
+        output.status.code() == Some(75) && words(&output).contains("MiB are lacking"),
+        "{}",
+        words(&output)
+    );
 }
 
 #[test]
@@ -429,6 +433,19 @@ fn doctor_tells_of_every_device() {
         assert!(told.contains(part), "{part:?} is not in: {told}");
     }
     assert!(!told.contains("--fast"), "{told}");
+    // What the driver refuses is found out by trying.
+    let refusing =
+        [fake(), ("FAKE_CUDA_FATBINS", "0"), ("ENTROPIX_NVRTC", "off"), ("ENTROPIX_DEVICE", "cuda")];
+    let told = doctor(&refusing[..3]);
+    assert!(told.contains("cannot be used: cuda:0 (Emulated device): the kernels of "), "{told}");
+    assert!(told.contains("$ENTROPIX_NVRTC is off; unset") && !told.contains("of this build\n"), "{told}");
+    assert!(doctor(&refusing).contains("missing  ENTROPIX_DEVICE is \"cuda\": cuda:0"), "{told}");
+    let places = format!("{}:{}", fake().1, compilers::nvrtc().parent().unwrap().display());
+    let told = doctor(&[("LD_LIBRARY_PATH", places.as_str()), ("FAKE_CUDA_FATBINS", "0")]);
+    assert!(
+        told.contains("kernels compiled by NVRTC 13.0 (libnvrtc.so.13) when a model is opened\n"),
+        "{told}"
+    );
     for (device, why) in
         [("cuda:2", "there is one device, cuda:0"), ("gpu", "wants auto, cpu, cuda or cuda:N")]
     {
@@ -440,6 +457,34 @@ fn doctor_tells_of_every_device() {
     }
     let told = doctor(&[fake(), ("FAKE_CUDA_DEVICES", "0"), ("ENTROPIX_DEVICE", "auto")]);
     assert!(told.contains("sees no device") && told.contains("ready"), "{told}");
+}
+
+/// Without a driver that is told with its remedy, and `auto` computes on the CPU.
+#[test]
+fn without_a_driver_the_cpu_is_what_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    // What is no library hides one that the system has.
+    let hiding = tempfile::tempdir().unwrap();
+    for name in ["libcuda.so", "libcuda.so.1", "libnvcuda.so", "libnvcuda.so.1"] {
+        std::fs::write(hiding.path().join(name), "").unwrap();
+    }
+    let none = [("LD_LIBRARY_PATH", hiding.path().to_str().unwrap())];
+    let remedy = "no CUDA driver: libcuda.so was not found or is none; install NVIDIA's driver";
+    let output = said(Command::new(program()).arg("doctor"), &none);
+    let told = words_of_both(&output);
+    assert!(output.status.success() && told.contains(&format!("cuda     {remedy}")), "{told}");
+    assert!(told.contains("verdict  ready"), "{told}");
+    let run = |device: &str| {
+        let output = batch(folder.path(), "qwen3", &["--device", device, "--policy", "greedy"], &none);
+        (output.status.code(), words(&output))
+    };
+    let (code, told) = run("cuda");
+    assert!(code == Some(69) && told.contains(&format!("{remedy}, or use --device cpu")), "{code:?} {told}");
+    assert!(!folder.path().join("out").exists(), "something was written");
+    let (code, told) = run("auto");
+    assert!(code == Some(0) && told.contains(&format!("auto takes the cpu: {remedy}\n")), "{code:?} {told}");
+    assert_eq!(answers(folder.path()).len(), 4);
 }
 
 /// What runs for seconds to compile kernels says so.
@@ -611,6 +656,123 @@ fn a_broken_device_ends_the_job_and_keeps_what_was_finished() {
     let ended = run(&[fake(), ("FAKE_CUDA_MEMORY", "1000000")]);
     assert_eq!(ended.status.code(), Some(75), "{}", words(&ended));
     assert!(words(&ended).contains("--kv-blocks"), "{}", words(&ended));
+}
+
+/// A device that stops answering in the middle of a job is given up: what was finished is kept, and the same command goes on.
+#[test]
+fn a_hanging_device_ends_the_job_and_keeps_what_was_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    let run = |environment: &[(&str, &str)]| {
+        let flags = ["--device", "cuda", "--policy", "greedy", "-b", "1"];
+        batch(folder.path(), "qwen2", &flags, environment)
+    };
+    assert!(run(&[fake()]).status.success());
+    let whole = answers(folder.path());
+    let hanging = [fake(), ("FAKE_CUDA_HANG", "40"), ("ENTROPIX_CUDA_TIMEOUT", "1")];
+    let start = std::time::Instant::now();
+    let ended = run(&hanging);
+    let told = words(&ended);
+    assert_eq!(ended.status.code(), Some(75), "{told}");
+    assert!(start.elapsed().as_secs() < 60, "that is not its patience");
+    assert!(told.contains("did not finish a step within 1 s; rows that were finished are kept"), "{told}");
+    let kept = answers(folder.path());
+    assert!(!kept.is_empty() && kept.len() < whole.len(), "{kept:?}");
+    assert!(kept.iter().all(|row| whole.contains(row)), "{kept:?}");
+    let mut command = Command::new(program());
+    command
+        .args(["batch", "-i", "in", "-o", "out", "--device", "cuda", "--policy", "greedy", "-b", "1", "-m"]);
+    command.arg(tiny("qwen2")).args(["--threads", "1"]).current_dir(folder.path());
+    let output = said(command.env("XDG_CACHE_HOME", folder.path()), &[fake()]);
+    assert!(output.status.success(), "{}", words(&output));
+    assert_eq!(answers(folder.path()), whole);
+    let refused = run(&[fake(), ("ENTROPIX_CUDA_TIMEOUT", "soon")]);
+    assert_eq!(refused.status.code(), Some(64), "{}", words(&refused));
+}
+
+/// The number before a word of a message.
+fn number_before(text: &str, word: &str) -> usize {
+    let before = text.split(word).next().filter(|before| before.len() < text.len());
+    let before = before.unwrap_or_else(|| panic!("{word:?} is not in: {text}"));
+    before.split_whitespace().last().unwrap().parse().unwrap_or_else(|_| panic!("no number: {text}"))
+}
+
+/// What a device without enough memory advises fits, and no more than that does; flags are named that the verb has.
+#[test]
+fn advice_on_memory_is_true() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), INPUT).unwrap();
+    // The driver's own share and a little.
+    let memory = ("FAKE_CUDA_MEMORY", "148897792");
+    let run = |flags: &[&str]| {
+        let all = [&["--device", "cuda", "--policy", "greedy", "-c", "64"], flags].concat();
+        let output = batch(folder.path(), "llama-sure", &all, &[fake(), memory]);
+        (output.status.code(), words(&output))
+    };
+    let refused = |flags: &[&str]| {
+        let (code, told) = run(flags);
+        assert!(code == Some(75) && told.contains(" MiB are lacking: "), "{code:?} {told}");
+        assert!(told.contains("weights  ") && told.contains("activations  "), "no table: {told}");
+        assert!(
+            told.contains("blocks: -c or --kv-blocks; rows: -b; int8: --kv-cache-dtype int8"),
+            "no flags: {told}"
+        );
+        told
+    };
+    let blocks = 2600;
+    let of = |blocks: usize| blocks.to_string();
+    let told = refused(&["-b", "4", "--kv-blocks", &of(blocks)]);
+    let fitting = number_before(&told, " blocks (");
+    assert!(
+        told.contains(&format!("with {fitting} blocks ({} positions) instead of {blocks}", fitting * 16))
+    );
+    assert_eq!(run(&["-b", "4", "--kv-blocks", &of(fitting)]).0, Some(0));
+    refused(&["-b", "4", "--kv-blocks", &of(fitting + 300)]);
+    assert!(told.contains("or with the cache in int8"), "{told}");
+    assert_eq!(run(&["-b", "4", "--kv-blocks", &of(blocks), "--kv-cache-dtype", "int8"]).0, Some(0));
+    let int8 = ["-b", "4", "--kv-blocks", "9000", "--kv-cache-dtype", "int8"];
+    assert!(!refused(&int8).contains("cache in int8"), "that it is already");
+    // Many rows keep many rows of logits.
+    let told = refused(&["-b", "20000", "--kv-blocks", "100"]);
+    let fitting = number_before(&told, " rows instead of 20000");
+    assert_eq!(run(&["-b", &of(fitting), "--kv-blocks", "100"]).0, Some(0), "{told}");
+    refused(&["-b", &of(fitting + fitting / 4), "--kv-blocks", "100"]);
+    let told = refused(&["-b", "20000", "--kv-blocks", "100000"]);
+    assert!(told.contains("it fits with 1 row, the cache in int8 and "), "{told}");
+    let fitting = number_before(&told, " blocks (");
+    let together = of(fitting);
+    let together = ["-b", "1", "--kv-cache-dtype", "int8", "--kv-blocks", &together];
+    assert_eq!(run(&together).0, Some(0), "{told}");
+
+    let refused = |arguments: &[&str], memory: &str, flags: &str| {
+        let mut command = Command::new(program());
+        command.args(arguments).current_dir(folder.path()).env("XDG_CACHE_HOME", folder.path());
+        let output = said(&mut command, &[fake(), ("FAKE_CUDA_MEMORY", memory)]);
+        let told = words(&output);
+        assert_eq!(output.status.code(), Some(75), "{told}");
+        assert!(told.contains("weights  ") && told.contains(" MiB are lacking: "), "no table: {told}");
+        assert!(told.contains(&format!("flags that lower it: {flags}\n")), "{flags:?} is not in: {told}");
+        told
+    };
+    let kernels = ["bench", "kernels", "-m", "random:tiny"];
+    for memory in ["1000000", "140000000"] {
+        let told = refused(&kernels, memory, "blocks: -b, -d or -p; rows: -b; int8: --kv-cache-dtype int8");
+        assert!(!told.contains("--kv-blocks") && !told.contains("--device cpu"), "{told}");
+    }
+    let told = refused(
+        &["bench", "--device", "cuda", "-m", "random:tiny"],
+        "1000000",
+        "blocks: -b, -d, -p or -n; rows: -b; int8: --kv-cache-dtype int8",
+    );
+    assert!(told.contains("neither fewer blocks nor fewer rows would do"), "{told}");
+    let model = tiny("llama-sure");
+    let model = model.to_str().unwrap();
+    refused(
+        &["run", "--prompt", "x", "--device", "cuda", "-m", model],
+        "1000000",
+        "blocks: -c or --kv-blocks; int8: --kv-cache-dtype int8",
+    );
+    refused(&["verify", "out"], "1000000", "blocks: -b; rows: -b");
 }
 
 /// Steps are taken apart, and measured whole, on weights that lie in no file.

@@ -1,8 +1,9 @@
-//! `scripts/gpu check` on a machine whose program is a stand-in: what it hands to the parts, and what it writes of them.
+//! `scripts/gpu check` on a machine whose program is a stand-in: what it hands to the parts, and what it writes of them; the table
+//! of gates; and what the build script says.
 #![forbid(unsafe_code)]
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Says what `doctor` says of a driver of CUDA 12.8, answers, and measures; with `--fast` it fails as it is told to. Every call
@@ -24,6 +25,10 @@ case "$*" in
 esac
 "#;
 
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts").join(name)
+}
+
 /// Runs it on a shape, where a Python environment has NVRTC of CUDA 12 and 13; what it said, its report, and the calls.
 fn check(device: &str, fast: &str) -> (Output, String, Vec<String>) {
     let place = tempfile::tempdir().unwrap();
@@ -33,8 +38,9 @@ fn check(device: &str, fast: &str) -> (Output, String, Vec<String>) {
         std::fs::write(at(name), text).unwrap();
         std::fs::set_permissions(at(name), PermissionsExt::from_mode(0o755)).unwrap();
     };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/gpu");
-    write("scripts/gpu", &std::fs::read_to_string(script).unwrap());
+    for name in ["gpu", "gates.py"] {
+        write(&format!("scripts/{name}"), &std::fs::read_to_string(script(name)).unwrap());
+    }
     write("bin/entropix", PROGRAM);
     write("bin/backend-tests", "#!/usr/bin/env bash\necho \"${ENTROPIX_NVRTC:-none} tests\" >>\"$CALLS\"\n");
     write("examples/prompts.jsonl", "");
@@ -62,10 +68,16 @@ fn an_older_driver_is_checked_with_kernels_of_nvrtc() {
     ] {
         let (output, report, calls) = check(device, NO_CUBLASLT);
         assert!(output.status.success(), "{device}: {report}");
-        for part in ["doctor", "backend", "answers-llama-sure", "nvrtc", "kernels-tiny", "steps-tiny"] {
+        let parts =
+            ["doctor", "backend", "answers-llama-sure", "nvrtc", "kernels-tiny", "gates", "steps-tiny"];
+        for part in parts {
             assert!(report.contains(&format!("| {part} | passed |")), "{part}: {report}");
         }
         assert!(report.contains("| fast | not measured"), "{report}");
+        // What was checked stands before what came of it, and no gate is met by what nobody measured.
+        let (head, rest) = report.split_once("| part |").unwrap();
+        assert!(head.contains(&format!("\n{device}\n")), "{report}");
+        assert!(rest.contains("| E1 |") && !rest.contains("| met |"), "{report}");
         // Before the library is known there are only questions.
         let working: Vec<&String> = calls.iter().filter(|call| !call.ends_with(" doctor")).collect();
         assert!(working.len() > 10, "{calls:?}");
@@ -85,11 +97,202 @@ fn an_older_driver_is_checked_with_kernels_of_nvrtc() {
     assert!(calls.iter().any(|call| call == "none tests"), "{calls:?}");
 }
 
+/// What has gone wrong stands in the line of its part, and the rest is checked all the same.
+#[test]
+fn a_failure_says_why_in_its_line() {
+    let device = "cuda:0 (H200), driver of CUDA 13.0";
+    for (fast, why) in [
+        ("warning: x\nerror: CUBLAS_STATUS_INTERNAL_ERROR\nmore", "error: CUBLAS_STATUS_INTERNAL_ERROR"),
+        ("it | ends\nso\n\n", "so"),
+        ("thread 'a' panicked at a.rs:1:2:\nwhat was left\nnote: run\nerror: y", "what was left"),
+        ("a | b", "a / b"),
+    ] {
+        let (output, report, _) = check(device, fast);
+        assert_eq!(output.status.code(), Some(1), "{report}");
+        assert!(report.contains(&format!("| fast | FAILED, see cublaslt.log: {why} |")), "{report}");
+        assert!(report.contains("| steps-tiny | passed |"), "{report}");
+    }
+}
+
+/// What is no folder and no flag is refused before anything is written.
+#[test]
+fn wrong_words_are_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let run = |words: &[&str]| {
+        let script = place.path().join("scripts/gpu");
+        let output = Command::new(script).args(words).current_dir(place.path()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    std::fs::create_dir(place.path().join("scripts")).unwrap();
+    std::fs::copy(script("gpu"), place.path().join("scripts/gpu")).unwrap();
+    for words in [
+        &["pack", "--out", "x"][..],
+        &["pack", "--out"],
+        &["pack", "a", "b"],
+        &["rehearse", "--bogus"],
+        &["check", "--out"],
+        &["check", "--minutes"],
+        &["check", "--minutes", "x"],
+        &["check", "--bogus"],
+        &["check", "x"],
+        &["what"],
+        &[],
+    ] {
+        let (code, said) = run(words);
+        assert_eq!(code, Some(64), "{words:?}: {said}");
+        assert!(
+            words.is_empty() || said.contains(words[words.len() - 1]) || said.contains("usage"),
+            "{said}"
+        );
+    }
+    let (code, said) = run(&["check"]);
+    assert!(code == Some(66) && said.contains("no bin/entropix"), "{said}");
+    let left = std::fs::read_dir(place.path()).unwrap().count();
+    assert_eq!(left, 1, "nothing but the script");
+}
+
+/// Decode steps of one model at 512 positions as `bench kernels` writes them, in microseconds a step of which the head takes a
+/// hundredth; and what PyTorch took: `times` as long for samplers, so much longer for the bare head.
+fn measured(
+    model: &str,
+    rows: &[u64],
+    times: f64,
+) -> (serde_json::Value, Vec<serde_json::Value>, Vec<serde_json::Value>) {
+    let step = |&rows: &u64| {
+        let ablation = |name: &str, regime: Option<&str>, us: f64| serde_json::json!({"name": name, "regime": regime, "us": [us, us, us]});
+        let mut ablations = vec![
+            ablation("greedy", None, 1000.0),
+            ablation("signals", None, 1005.0),
+            ablation("attention", None, 1015.0),
+        ];
+        ablations.extend(["flat", "typical", "peaked"].map(|regime| ablation("draw", Some(regime), 5.0)));
+        serde_json::json!({
+            "model": format!("random:{model}"), "rows": rows, "tokens": 1, "context": 512, "us": [1005.0, 1005.0, 1005.0],
+            "kernels": [{"kernel": "head_bf16_n8", "us": [10.3, 10.0, 11.0]}], "ablations": ablations,
+        })
+    };
+    let samplers = ["flat", "typical", "peaked"].iter().flat_map(|regime| {
+        [("shared", times), ("as_written", 3.0 * times), ("flashinfer_chain", times / 5.0)].map(|(peer, us)| {
+            serde_json::json!({"shape": model, "rows": 256, "regime": regime, "peer": peer, "how": "plain", "us": [10.0 * us], "why": null})
+        })
+    });
+    let heads = rows.iter().map(|rows| serde_json::json!({"shape": model, "rows": rows, "us": [10.0]}));
+    (rows.iter().map(step).collect(), samplers.collect(), heads.collect())
+}
+
+/// The verdict on each gate: met only where all of it was measured and nothing is beyond its bar.
+#[test]
+fn gates_are_met_by_measurements_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let verdicts = |steps: &[serde_json::Value], torch: Option<serde_json::Value>| -> Vec<String> {
+        let mut command = Command::new("python3");
+        command.arg(script("gates.py")).arg("-o").arg(place.path());
+        for (i, steps) in steps.iter().enumerate() {
+            let path = place.path().join(format!("kernels-{i}.json"));
+            std::fs::write(&path, steps.to_string()).unwrap();
+            command.arg("--ours").arg(path);
+        }
+        if let Some(torch) = torch {
+            std::fs::write(place.path().join("torch.json"), torch.to_string()).unwrap();
+            command.arg("--torch").arg(place.path().join("torch.json"));
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let table = std::fs::read_to_string(place.path().join("gates.json")).unwrap();
+        let table: serde_json::Value = serde_json::from_str(&table).unwrap();
+        let told = std::fs::read_to_string(place.path().join("gates.md")).unwrap();
+        let gates = table["gates"].as_array().unwrap().iter();
+        let verdicts: Vec<String> = gates.map(|gate| gate["verdict"].as_str().unwrap().to_owned()).collect();
+        verdicts.iter().for_each(|verdict| assert!(told.contains(verdict.as_str()), "{verdict}: {told}"));
+        verdicts
+    };
+    let rows = [1, 8, 32, 64, 128, 256];
+    let shapes = ["smollm2-135m", "llama-3.2-1b", "llama-3.1-8b"];
+    let all = |times: f64| {
+        let parts: Vec<_> = shapes.iter().map(|shape| measured(shape, &rows, times)).collect();
+        let steps: Vec<_> = parts.iter().map(|(steps, ..)| steps.clone()).collect();
+        let samplers: Vec<_> = parts.iter().flat_map(|(_, samplers, _)| samplers.clone()).collect();
+        let heads: Vec<_> = parts.iter().flat_map(|(.., heads)| heads.clone()).collect();
+        (steps, serde_json::json!({"samplers": samplers, "heads": heads}))
+    };
+    let (steps, torch) = all(10.5);
+    assert_eq!(verdicts(&steps, Some(torch.clone())), ["met"; 5]);
+    // The fastest way to run the family's sampler is what counts.
+    let (_, slower) = all(9.5);
+    assert_eq!(verdicts(&steps, Some(slower)), ["met", "met", "not met", "not met", "met"]);
+    // One number beyond its bar.
+    let mut worse = steps.clone();
+    for step in worse[1].as_array_mut().unwrap().iter_mut().filter(|step| step["rows"] == 64) {
+        step["ablations"][5]["us"][0] = 15.1.into();
+        step["ablations"][2]["us"][0] = 1025.1.into();
+        step["kernels"][0]["us"][0] = 10.31.into();
+    }
+    let found = verdicts(&worse, Some(torch.clone()));
+    assert_eq!(found, ["not met", "not met", "met", "met", "not met"]);
+    // What is missing is never met.
+    let found = verdicts(&steps, None);
+    assert_eq!(found[..2], ["met", "met"]);
+    assert!(found[2..].iter().all(|verdict| verdict.starts_with("not measured: ")), "{found:?}");
+    assert!(verdicts(&steps[..1], Some(torch.clone())).iter().all(|v| v.starts_with("not measured: ")));
+    let mut bare = steps.clone();
+    bare[1].as_array_mut().unwrap().iter_mut().for_each(|step| step["ablations"] = serde_json::Value::Null);
+    let found = verdicts(&bare, Some(torch.clone()));
+    assert!(found[..4].iter().all(|verdict| verdict.starts_with("not measured: ")), "{found:?}");
+    assert_eq!(found[4], "met");
+    let mut unknown = torch;
+    for sampler in unknown["samplers"].as_array_mut().unwrap() {
+        if sampler["peer"] == "flashinfer_chain" {
+            (sampler["us"], sampler["why"]) = (serde_json::Value::Null, "no module".into());
+        }
+    }
+    let found = verdicts(&steps, Some(unknown));
+    assert_eq!(found[2], "met");
+    assert_eq!(found[3], "not measured: flashinfer_chain, flat: no module (and 2 more)");
+}
+
 /// A part that failed is never told as passed.
 #[test]
 fn a_cublaslt_that_fails_is_a_failure() {
     let (output, report, _) = check("cuda:0 (H200), driver of CUDA 13.0", "CUBLAS_STATUS_INTERNAL_ERROR");
     assert_eq!(output.status.code(), Some(1), "{report}");
-    assert!(report.contains("| fast | FAILED, see cublaslt.log |"), "{report}");
+    assert!(report.contains("| fast | FAILED, see cublaslt.log: "), "{report}");
     assert!(!report.contains("| fast | passed |"), "{report}");
+}
+
+/// What the build script of this crate says in an environment that names a compiler, and whether it ended well.
+fn build_script(nvcc: &Path) -> (bool, String) {
+    let place = tempfile::tempdir().unwrap();
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = place.path().join("build");
+    let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let made =
+        command.args(["--edition", "2024", "-o"]).arg(&program).arg(here.join("build.rs")).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let output = Command::new(&program)
+        .env("CARGO_MANIFEST_DIR", here)
+        .env("OUT_DIR", place.path())
+        .env("NVCC", nvcc)
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A compiler that is none ends the build with a line, not with a backtrace.
+#[test]
+fn a_compiler_that_does_not_run_is_told_in_a_line() {
+    for nvcc in ["/nowhere/nvcc", "/bin/false"] {
+        let (is_built, told) = build_script(Path::new(nvcc));
+        assert!(!is_built && told.lines().count() == 1, "{told}");
+        assert!(told.starts_with(&format!("$NVCC is {nvcc}, which does not say its version; ")), "{told}");
+    }
+    // One that runs and refuses is told with what it said.
+    let place = tempfile::tempdir().unwrap();
+    let refusing = place.path().join("nvcc");
+    let text = "#!/usr/bin/env bash\n[[ $1 == --version ]] && echo release 13.0 || { echo no licence >&2; exit 1; }\n";
+    std::fs::write(&refusing, text).unwrap();
+    std::fs::set_permissions(&refusing, PermissionsExt::from_mode(0o755)).unwrap();
+    let (is_built, told) = build_script(&refusing);
+    assert!(!is_built && told.contains("could not compile ") && told.contains("\nno licence\n"), "{told}");
+    assert!(!told.contains("panicked"), "{told}");
 }

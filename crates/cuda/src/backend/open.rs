@@ -3,6 +3,7 @@
 use super::CudaBackend;
 use crate::driver::{Claims, CublasLt, Driver};
 use crate::kernels;
+use crate::ops::KvType;
 use crate::options::{CudaOptions, LEFT_BYTES, MOST_GRAPHS, Sizes, plan};
 use crate::rooms::Rooms;
 use crate::step::{StepPlan, narrow};
@@ -41,34 +42,34 @@ impl CudaBackend {
             let library = CublasLt::find(driver.found().driver)?;
             driver.take_blas(library)?;
         }
-        let free = driver.free_memory()?;
-        let mut claims = Claims::default();
-        let pieces = weights::pieces(&checkpoint.weights).into_iter().chain(Rooms::pieces(&sizes)?);
-        pieces.for_each(|bytes| claims.add(bytes));
-        let refuse = |driver: &Driver, ended: &str| {
-            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let free = driver.free_memory()? as u64;
+        let claims = claims(checkpoint, options)?;
+        let refuse = |driver: &Driver, why: String| {
             let message = format!(
                 "{} has {:.1} MiB free, {:.1} MiB are wanted: {:.1} in the pieces that its driver hands out, {:.1} to be left for \
-                 itself{ended}; open with fewer blocks, rows or tokens, or take a smaller model. Wanted:\n{memory}",
+                 itself{why}. Wanted:\n{memory}",
                 driver.found(),
-                mib(free as u64),
+                mib(free),
                 mib(claims.total() + LEFT_BYTES),
                 mib(claims.total()),
                 mib(LEFT_BYTES),
             );
-            Error::new(Class::Temp, "OutOfMemory", message)
+            Error::new(Class::Temp, "DeviceMemory", message)
         };
-        if claims.total() + LEFT_BYTES > free as u64 {
-            return Err(refuse(&driver, ""));
+        let lacking = (claims.total() + LEFT_BYTES).saturating_sub(free);
+        if lacking > 0 {
+            let why =
+                format!("; {:.1} MiB are lacking: {}", mib(lacking), advice(checkpoint, options, free)?);
+            return Err(refuse(&driver, why));
         }
         let with_table = |driver: &Driver, error: Error| match error.code {
-            "OutOfMemory" => {
-                let claimed = driver.claims().total() as f64 / f64::from(1 << 20);
-                let ended = format!(
+            "DeviceMemory" => {
+                let claimed = mib(driver.claims().total());
+                let why = format!(
                     "; {claimed:.1} MiB were claimed when there was no more: something else takes it too, or the driver takes more \
-                     for itself"
+                     for itself; end what else uses it, or ask for less"
                 );
-                refuse(driver, &ended)
+                refuse(driver, why)
             }
             _ => error,
         };
@@ -131,4 +132,74 @@ impl CudaBackend {
         }
         Ok(())
     }
+}
+
+/// What opening takes of the device's memory.
+fn claims(checkpoint: &Checkpoint, options: &CudaOptions) -> Result<Claims> {
+    let mut claims = Claims::default();
+    let rooms = Rooms::pieces(&Sizes::of(&checkpoint.config, options))?;
+    weights::pieces(&checkpoint.weights).into_iter().chain(rooms).for_each(|bytes| claims.add(bytes));
+    Ok(claims)
+}
+
+/// What would fit into `free` bytes: less of one thing, else less of everything that can be less. Which flags lower what only the
+/// caller knows.
+fn advice(checkpoint: &Checkpoint, options: &CudaOptions, free: u64) -> Result<String> {
+    let fits = |options: &CudaOptions| -> Result<bool> {
+        Ok(claims(checkpoint, options)?.total() + LEFT_BYTES <= free)
+    };
+    let with_blocks = |options: &CudaOptions| -> Result<Option<usize>> {
+        most(options.n_blocks, |n_blocks| fits(&CudaOptions { n_blocks, ..options.clone() }))
+    };
+    let with_rows = |rows: usize| {
+        // As many tokens as rows are a step that only decodes.
+        let follow = options.max_tokens == options.max_rows;
+        let tokens = if follow { rows.max(CudaOptions::default().max_tokens) } else { options.max_tokens };
+        let (max_tokens, max_kept) = (tokens.min(options.max_tokens), rows.min(options.max_kept));
+        CudaOptions { max_rows: rows, max_tokens, max_kept, ..options.clone() }
+    };
+    let int8 = CudaOptions { kv_type: KvType::Int8, ..options.clone() };
+    let positions = |blocks: usize| format!("{blocks} blocks ({} positions)", blocks * options.block_size);
+    let mut ways = Vec::new();
+    if let Some(blocks) = with_blocks(options)? {
+        ways.push(format!("with {} instead of {}", positions(blocks), options.n_blocks));
+    }
+    if let Some(rows) = most(options.max_rows, |rows| fits(&with_rows(rows)))? {
+        ways.push(format!("with {rows} rows instead of {}", options.max_rows));
+    }
+    if int8 != *options && fits(&int8)? {
+        ways.push("with the cache in int8".into());
+    }
+    if options.fast.is_some() && fits(&CudaOptions { fast: None, ..options.clone() })? {
+        ways.push("without --fast".into());
+    }
+    if !ways.is_empty() {
+        return Ok(format!("it fits {}", ways.join(", or ")));
+    }
+    let least = CudaOptions { kv_type: KvType::Int8, fast: None, ..with_rows(1) };
+    Ok(match with_blocks(&least)? {
+        Some(blocks) => {
+            let fast = if options.fast.is_some() { ", without --fast" } else { "" };
+            format!("it fits with 1 row, the cache in int8 and {} together{fast}", positions(blocks))
+        }
+        None => format!(
+            "neither fewer blocks nor fewer rows would do beside the weights and the activations of {} tokens; end what else uses the \
+             device, or take a smaller model or one in fewer bits",
+            options.max_tokens
+        ),
+    })
+}
+
+/// The most of 1 to `n` that fits, where less fits too.
+fn most(n: usize, fits: impl Fn(usize) -> Result<bool>) -> Result<Option<usize>> {
+    let (mut fitting, mut failing) = (0, n + 1);
+    while failing > fitting + 1 {
+        let middle = fitting + (failing - fitting) / 2;
+        if fits(middle)? { fitting = middle } else { failing = middle }
+    }
+    Ok((fitting > 0).then_some(fitting))
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }

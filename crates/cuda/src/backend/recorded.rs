@@ -76,7 +76,7 @@ impl CudaBackend {
         };
         let queued = graph.and_then(|graph| self.driver.replay(graph));
         match queued {
-            Err(error) if error.code == "OutOfMemory" => {
+            Err(error) if error.code == "DeviceMemory" => {
                 self.forget(shape)?;
                 self.most_graphs = self.graphs.len();
                 Ok(false)

@@ -268,15 +268,15 @@ fn failed(call: &str, code: sys::CUresult) -> Error {
             Class::Temp,
             "HostMemory",
             format!(
-                "{call}: this machine, not the device, has no memory that it can pin ({what}); end what else uses it, lower -b, or \
-                 use --device cpu"
+                "{call}: this machine, not the device, has no memory that it can pin ({what}); end what else uses it, or use --device \
+                 cpu"
             ),
         ),
         sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::new(
             Class::Temp,
-            "OutOfMemory",
+            "DeviceMemory",
             format!(
-                "{call}: the device has no memory left ({what}); end what else uses it, lower --kv-blocks or -b, or use --device cpu"
+                "{call}: the device has no memory left ({what}); end what else uses it, ask for less, or use --device cpu"
             ),
         ),
         _ => Error::new(

@@ -10,6 +10,10 @@ use entropix_model::{Class, Error, Result};
 /// Least compute capability: bf16 tensor cores and asynchronous copies.
 const LEAST_CAPABILITY: (u32, u32) = (8, 0);
 
+/// What a driver gives that is older than its kernel module or than what it is asked for: the runtime's code of it, which some
+/// pass on and the binding has no name for, and its own.
+const REQUIRES_NEWER: [u32; 2] = [35, 36];
+
 /// A CUDA device of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -93,7 +97,9 @@ fn start() -> Result<((u32, u32), u32)> {
 
 /// What is wrong with a driver that says so, where that does not heal by itself.
 fn broken(code: sys::CUresult) -> Option<Error> {
+    let too_old = REQUIRES_NEWER.contains(&(code as u32));
     let remedy = match code {
+        _ if too_old => "update the driver",
         // A stand-in for building only, which answers every call so.
         sys::CUresult::CUDA_ERROR_STUB_LIBRARY => "take the folder of stubs off LD_LIBRARY_PATH",
         sys::CUresult::CUDA_ERROR_SYSTEM_NOT_READY => "start nvidia-fabricmanager",

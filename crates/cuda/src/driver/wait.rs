@@ -54,8 +54,8 @@ impl Driver {
                     Class::Temp,
                     "DeviceHang",
                     format!(
-                        "{} did not finish a step within {} s; rows that were finished are kept. Start again, or use --device \
-                         cpu",
+                        "{} did not finish a step within {} s; rows that were finished are kept. Start again, with more seconds in \
+                         ENTROPIX_CUDA_TIMEOUT if it only is slow, or use --device cpu",
                         self.found(),
                         self.patience.as_secs_f32()
                     ),

@@ -193,6 +193,26 @@ fn check_code(nvcc: &Path, file: &str, cubin: &Path) {
     }
 }
 
+/// As a stranger compiles: without an architecture, for which this nvcc takes one that lacks what the kernels need. Between them
+/// these have every such instruction.
+#[test]
+fn a_file_compiles_when_nvcc_is_told_no_architecture() {
+    let nvcc = nvcc();
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["embed.cu", "matmul_f16.cu", "attend_f16_16.cu"] {
+        let output = Command::new(&nvcc)
+            .current_dir(root())
+            .args(["-Ikernels", "-std=c++17", "-O3", "-c", "-o"])
+            .arg(folder.path().join(file).with_extension("o"))
+            .arg(format!("kernels/{file}"))
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{file}: {told}");
+        assert!(told.contains("give nvcc -gencode arch=compute_80,code=sm_80"), "{file}: {told}");
+    }
+}
+
 /// The parameters in PTX, which a launch must match, against the table.
 #[test]
 fn parameters_are_those_of_the_ptx() {

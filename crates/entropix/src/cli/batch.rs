@@ -4,7 +4,7 @@ use super::args::{BatchArgs, ChatArgs, OutputArgs};
 use super::exit::{self, Ending, Failures};
 use super::interrupt;
 use super::job::{self, Job};
-use super::load::{self, Loaded};
+use super::load::{self, Loaded, Lowers};
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::{say, sayln};
 use crate::report::tally::{Tally, counted, facts, rate, speed};
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
     let mut job = Job::open::<JobRequest>(&args.job, plain)?;
     let chat = ChatArgs { date: args.chat.date.or(job.date()), ..args.chat.clone() };
     let Loaded { mut session, sources } =
-        load::session(&args.model, Some(&chat), args.batch_size, flags, output)?;
+        load::session(&args.model, Some(&chat), args.batch_size, Lowers::JOB, flags, output)?;
     if job.input.format() == InputFormat::Text && plain == PlainText::Question && !session.has_chat_template()
     {
         return Err(ChatTemplate::missing(&session.model().path).into());

@@ -1,7 +1,7 @@
 //! `bench`: the tests asked for, on one session.
 
 use super::args::{BenchArgs, BenchFormat, BenchPart, OutputArgs};
-use super::load;
+use super::load::{self, Lowers};
 use crate::bench::limit::Limits;
 use crate::bench::result::{self, BenchResult, Setup};
 use crate::bench::run::{Bench, Test};
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
         max_context: args.model.max_model_len.or(Some(context)),
         ..load::options(&args.model, rows)?
     };
-    let mut session = load::prepare(&checkpoint, &options, output)?;
+    let mut session = load::prepare(&checkpoint, &options, Lowers::BENCH, output)?;
     if session.context_limit() < context {
         let limit = session.context_limit();
         let message = match args.model.kv_blocks {

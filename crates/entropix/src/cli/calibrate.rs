@@ -2,7 +2,7 @@
 
 use super::args::{AnswerArg, CalibrateArgs, OutputArgs};
 use super::job::input_options;
-use super::load::{self, Loaded};
+use super::load::{self, Loaded, Lowers};
 use super::roles::Roles;
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::{say, sayln};
@@ -38,8 +38,14 @@ pub(crate) fn run(args: &CalibrateArgs, output: &OutputArgs) -> Result<()> {
     if !args.overwrite {
         lines.refuse_existing()?;
     }
-    let Loaded { mut session, .. } =
-        load::session(&args.model, Some(&args.chat), args.batch_size, Params::default(), output)?;
+    let Loaded { mut session, .. } = load::session(
+        &args.model,
+        Some(&args.chat),
+        args.batch_size,
+        Lowers::JOB,
+        Params::default(),
+        output,
+    )?;
     let sha256 = load::fingerprint(&session, output)?;
     if !output.quiet {
         sayln!(

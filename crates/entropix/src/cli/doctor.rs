@@ -71,11 +71,11 @@ struct CudaDevice {
 impl CudaDevice {
     fn of(found: &Found) -> Self {
         let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
-        let refused = found.check().err().map(|error| error.message);
-        let kernels = || match entropix_cuda::compiler(found) {
-            Ok(None) => "of this build".into(),
-            Ok(Some(nvrtc)) => format!("compiled by {nvrtc} when a model is opened"),
-            Err(none) => none.message,
+        let kernels = found.check().and_then(|()| entropix_cuda::compiler(found));
+        let (kernels, refused) = match kernels {
+            Ok(None) => (Some("of this build".into()), None),
+            Ok(Some(nvrtc)) => (Some(format!("compiled by {nvrtc} when a model is opened")), None),
+            Err(error) => (None, Some(error.message)),
         };
         let (cublaslt, no_cublaslt) = match refused.is_none().then(|| CublasLt::find(found.driver)) {
             None => (None, None),
@@ -88,7 +88,7 @@ impl CudaDevice {
             capability: version(found.capability),
             memory_bytes: found.memory,
             driver: version(found.driver),
-            kernels: refused.is_none().then(kernels),
+            kernels,
             refused,
             cublaslt,
             no_cublaslt,
@@ -219,7 +219,10 @@ impl Findings {
 fn device_missing() -> Option<String> {
     let value = std::env::var_os("ENTROPIX_DEVICE").filter(|value| !value.is_empty())?;
     let wrong = match value.to_string_lossy().parse::<Device>() {
-        Ok(Device::Cuda(ordinal)) => entropix_cuda::probe(ordinal).err()?.message,
+        Ok(Device::Cuda(ordinal)) => {
+            let found = entropix_cuda::probe(ordinal);
+            found.and_then(|found| entropix_cuda::compiler(&found)).err()?.message
+        }
         Ok(_) => return None,
         Err(wrong) => wrong,
     };

@@ -1,7 +1,7 @@
 //! `bench kernels`: steps of a CUDA device taken apart.
 
 use super::args::{BenchFormat, KernelsArgs, KvTypeArg, ModelArgs, OutputArgs};
-use super::load;
+use super::load::{self, Lowers};
 use crate::bench::kernels::{self, KernelSetup, Step};
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::sayln;
@@ -46,6 +46,7 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
         max_tokens: most(|s| s.rows * s.tokens),
         max_kept: most(|s| s.rows),
         cache: hub::Settings::from_env().cache,
+        patience: load::patience()?.unwrap_or(default.patience),
         ..default
     };
     let longest = most(|s| s.context);
@@ -56,6 +57,18 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
         );
         return Err(Error::new(Class::Usage, "Flags", message).into());
     }
+    let bandwidth = match entropix_cuda::copy_bandwidth(ordinal) {
+        // There is no memory for the model either, and of that more is known.
+        Err(error) if error.code != "DeviceMemory" => return Err(error.into()),
+        measured => measured,
+    };
+    let mut backend = load::with_bar(output, Lowers::KERNELS, |progress| {
+        CudaBackend::open_with_progress(&checkpoint, &options, &|opening| match opening {
+            Opening::Weights { done, total } => progress(done, total),
+            Opening::Kernels { .. } if output.quiet => {}
+            Opening::Kernels { .. } => sayln!("{opening}"),
+        })
+    })?;
     let setup = KernelSetup {
         build_commit: super::BUILD_COMMIT.into(),
         build_version: env!("CARGO_PKG_VERSION").into(),
@@ -66,15 +79,8 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
             .unwrap_or(checkpoint.path.as_os_str())
             .to_string_lossy()
             .into_owned(),
-        limit_bytes_per_s: entropix_cuda::copy_bandwidth(ordinal)?,
+        limit_bytes_per_s: bandwidth?,
     };
-    let mut backend = load::with_bar(output, "lower -b, -d or -p", |progress| {
-        CudaBackend::open_with_progress(&checkpoint, &options, &|opening| match opening {
-            Opening::Weights { done, total } => progress(done, total),
-            Opening::Kernels { .. } if output.quiet => {}
-            Opening::Kernels { .. } => sayln!("{opening}"),
-        })
-    })?;
     let mut results = Vec::with_capacity(steps.len());
     let mut progress = Progress::new(output, "bench kernels", Some(steps.len() as u64), Unit::Pieces);
     for step in steps {

@@ -19,12 +19,46 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// The policy of `run` and `batch` when none is named.
 const DEFAULT_POLICY: &str = "attic";
 
 /// Bytes of weights whose reading takes long enough to be shown.
 pub(super) const LARGE: u64 = 256 << 20;
+
+/// What a verb's flags can take less memory by, for when there is not enough.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lowers {
+    /// Blocks of the KV cache.
+    blocks: &'static str,
+    /// Rows at once.
+    rows: Option<&'static str>,
+    /// Whether the type of the KV cache can be chosen.
+    kv_type: bool,
+}
+
+impl Lowers {
+    pub(crate) const RUN: Self = Self { blocks: "-c or --kv-blocks", rows: None, kv_type: true };
+    pub(crate) const JOB: Self = Self { rows: Some("-b"), ..Self::RUN };
+    /// The context and the type of the cache are those of the job.
+    pub(crate) const VERIFY: Self = Self { blocks: "-b", rows: Some("-b"), kv_type: false };
+    pub(crate) const BENCH: Self = Self { blocks: "-b, -d, -p or -n", rows: Some("-b"), kv_type: true };
+    pub(crate) const KERNELS: Self = Self { blocks: "-b, -d or -p", rows: Some("-b"), kv_type: true };
+
+    /// The flags of what the error advises.
+    fn tell(self, error: &Error) -> Option<String> {
+        let rows = self.rows.map(|flag| format!("rows: {flag}"));
+        let kv_type = self.kv_type.then(|| "int8: --kv-cache-dtype int8".to_owned());
+        let blocks = format!("blocks: {}", self.blocks);
+        let flags: Vec<String> = match error.code {
+            "OutOfMemory" => [Some(blocks), rows].into_iter().flatten().collect(),
+            "DeviceMemory" => [Some(blocks), rows, kv_type].into_iter().flatten().collect(),
+            _ => return None,
+        };
+        Some(format!("flags that lower it: {}", flags.join("; ")))
+    }
+}
 
 /// A model ready to answer, and what requests get that say nothing themselves.
 pub(crate) struct Loaded {
@@ -37,6 +71,7 @@ pub(crate) fn session(
     model: &ModelArgs,
     chat: Option<&ChatArgs>,
     rows: usize,
+    lowers: Lowers,
     flags: Params,
     output: &OutputArgs,
 ) -> Result<Loaded> {
@@ -46,7 +81,7 @@ pub(crate) fn session(
         date: chat.and_then(|chat| chat.date),
         ..options(model, rows)?
     };
-    let mut session = open(&path, &options, output)?;
+    let mut session = open(&path, &options, lowers, output)?;
     check_tokens(&flags, session.engine().capacity().vocab_size)?;
     if chat.is_some_and(|chat| chat.system.is_some()) && !session.has_chat_template() {
         return Err(ChatTemplate::missing(&session.model().path).into());
@@ -73,14 +108,20 @@ fn check_tokens(flags: &Params, vocab_size: usize) -> Result<()> {
 }
 
 /// Opens a checkpoint; a large one with a bar.
-pub(crate) fn open(path: &Path, options: &SessionOptions, output: &OutputArgs) -> Result<Session> {
-    prepare(&Checkpoint::open(path)?, options, output)
+pub(crate) fn open(
+    path: &Path,
+    options: &SessionOptions,
+    lowers: Lowers,
+    output: &OutputArgs,
+) -> Result<Session> {
+    prepare(&Checkpoint::open(path)?, options, lowers, output)
 }
 
 /// As [`open`], of a checkpoint that was opened already.
 pub(crate) fn prepare(
     checkpoint: &Checkpoint,
     options: &SessionOptions,
+    lowers: Lowers,
     output: &OutputArgs,
 ) -> Result<Session> {
     let options = SessionOptions {
@@ -88,19 +129,17 @@ pub(crate) fn prepare(
         tell: if output.quiet { |_| {} } else { say },
         ..options.clone()
     };
-    with_bar(output, "lower -c, -b or --kv-blocks", |progress| {
-        Session::of_checkpoint(checkpoint, &options, progress)
-    })
+    with_bar(output, lowers, |progress| Session::of_checkpoint(checkpoint, &options, progress))
 }
 
 fn say(what: &str) {
     sayln!("{what}");
 }
 
-/// Loads with a bar that shows how far it is, if that is much; `remedy` is what helps when there is no memory.
+/// Loads with a bar that shows how far it is, if that is much.
 pub(super) fn with_bar<T>(
     output: &OutputArgs,
-    remedy: &str,
+    lowers: Lowers,
     load: impl FnOnce(&(dyn Fn(u64, u64) + Sync)) -> entropix_model::Result<T>,
 ) -> Result<T> {
     let shown: Mutex<Option<Progress>> = Mutex::default();
@@ -115,9 +154,9 @@ pub(super) fn with_bar<T>(
     if let Some(progress) = shown.into_inner().unwrap_or_else(PoisonError::into_inner) {
         progress.finish();
     }
-    Ok(loaded.map_err(|error| match error.code {
-        "OutOfMemory" => Error { message: format!("{}\n{remedy}", error.message), ..error },
-        _ => error,
+    Ok(loaded.map_err(|error| match lowers.tell(&error) {
+        Some(flags) => Error { message: format!("{}\n{flags}", error.message), ..error },
+        None => error,
     })?)
 }
 
@@ -130,6 +169,7 @@ pub(crate) fn options(model: &ModelArgs, rows: usize) -> Result<SessionOptions> 
         kernel_path: model.kernel_path,
         kv_type: model.kv_cache_dtype.and_then(KvTypeArg::kv_type),
         fast: model.fast,
+        patience: patience()?,
         max_context: model.max_model_len,
         max_rows: rows,
         kv_blocks: model.kv_blocks,
@@ -367,6 +407,15 @@ fn threads(model: &ModelArgs) -> Result<Option<usize>> {
             Ok(threads) => Ok(Some(threads)),
             Err(message) => Err(usage("ENTROPIX_THREADS", &text, message).into()),
         },
+    }
+}
+
+/// How long ENTROPIX_CUDA_TIMEOUT lets a device take for a step; none if it does not say.
+pub(super) fn patience() -> Result<Option<Duration>> {
+    let Some(text) = variable("ENTROPIX_CUDA_TIMEOUT") else { return Ok(None) };
+    match super::args::values::at_least_one(&text) {
+        Ok(seconds) => Ok(Some(Duration::from_secs(seconds as u64))),
+        Err(message) => Err(usage("ENTROPIX_CUDA_TIMEOUT", &text, message).into()),
     }
 }
 

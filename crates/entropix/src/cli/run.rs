@@ -3,7 +3,7 @@
 use super::args::{OutputArgs, RunArgs, SignalsArg};
 use super::explain::Explainer;
 use super::interrupt::{self, INTERRUPTED};
-use super::load::{self, Loaded};
+use super::load::{self, Loaded, Lowers};
 use crate::report::paint::{Mark, Paint};
 use crate::report::progress::duration;
 use crate::report::say::{say, sayln};
@@ -30,7 +30,8 @@ pub(crate) fn run(args: &RunArgs, output: &OutputArgs) -> Result<ExitCode> {
     let flags = load::flags(&args.sampling)?;
     let policy_file = load::policy_file(&args.sampling)?;
     let prompt = prompt(args)?;
-    let Loaded { session, sources } = load::session(&args.model, Some(&args.chat), 1, flags, output)?;
+    let Loaded { session, sources } =
+        load::session(&args.model, Some(&args.chat), 1, Lowers::RUN, flags, output)?;
     load::tell(&session, &policy_file, &sources, output);
     let policy = session.bind(&load::calibrated(&policy_file, &args.sampling, &session, output)?)?;
     let explain = args.explain.then(|| {

@@ -4,7 +4,7 @@ use super::args::{OutputArgs, ScoreArgs};
 use super::exit::{self, Ending, Failures};
 use super::interrupt;
 use super::job::{self, Job};
-use super::load::{self, Loaded};
+use super::load::{self, Loaded, Lowers};
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::{say, sayln};
 use crate::report::tally::{facts, rate, speed};
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &ScoreArgs, output: &OutputArgs) -> Result<ExitCode> {
     job::roles(&args.job).read("--model", args.model.model.as_deref().map(Path::new)).check()?;
     let job = Job::open::<ScoreRequest>(&args.job, PlainText::Raw)?;
     let Loaded { mut session, .. } =
-        load::session(&args.model, None, args.batch_size, Params::default(), output)?;
+        load::session(&args.model, None, args.batch_size, Lowers::JOB, Params::default(), output)?;
     let score = ScoreJob {
         special: args.special.into(),
         max_in_flight: args.batch_size.saturating_mul(2),

@@ -3,7 +3,7 @@
 use super::args::{ModelArgs, OutputArgs, VerifyArgs};
 use super::interrupt;
 use super::job::input_options;
-use super::load;
+use super::load::{self, Lowers};
 use crate::report::progress::{Progress, Unit};
 use crate::report::say::sayln;
 use anyhow::Result;
@@ -121,6 +121,7 @@ fn open_session(args: &VerifyArgs, manifest: &Manifest, output: &OutputArgs) -> 
         precision: Some(precision),
         kernel_path,
         kv_type,
+        patience: load::patience()?,
         max_context: Some(record.context),
         max_rows: args.batch_size,
         kv_blocks: None,
@@ -138,7 +139,7 @@ fn open_session(args: &VerifyArgs, manifest: &Manifest, output: &OutputArgs) -> 
         ),
         ..error
     })?;
-    let session = load::open(&path, &options, output)?;
+    let session = load::open(&path, &options, Lowers::VERIFY, output)?;
     let kernels = session.model().processor.kernels();
     if kernels != record.kernel_path {
         let message = format!(

@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use timed::Times;
 
 /// How a checkpoint is opened.
@@ -40,6 +40,8 @@ pub struct SessionOptions {
     /// Whether the matrix products of prompt steps of many tokens ([`entropix_cuda::FAST_TOKENS`]) are computed by cuBLASLt, on
     /// CUDA alone: faster, and the bits of an answer then depend on what is computed with it.
     pub fast: bool,
+    /// How long a CUDA device may take for a step before it is given up; none is two minutes.
+    pub patience: Option<Duration>,
     /// Most tokens of a sequence; none is what the model was made for.
     pub max_context: Option<usize>,
     /// Most sequences computed at once.
@@ -70,6 +72,7 @@ impl Default for SessionOptions {
             kernel_path: None,
             kv_type: None,
             fast: false,
+            patience: None,
             max_context: None,
             max_rows: 8,
             kv_blocks: None,

@@ -118,6 +118,7 @@ fn cuda_options(checkpoint: &Checkpoint, options: &SessionOptions, found: &Found
         max_tokens: default.max_tokens.max(options.max_rows),
         max_kept: options.max_rows,
         cache: options.cache.clone(),
+        patience: options.patience.unwrap_or(default.patience),
         ..default
     };
     let plan = entropix_cuda::plan(config, &checkpoint.weights, &cuda);

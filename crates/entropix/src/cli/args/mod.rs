@@ -40,6 +40,7 @@ Environment: ENTROPIX_MODEL, ENTROPIX_POLICY, ENTROPIX_DEVICE, ENTROPIX_PRECISIO
 ENTROPIX_<PARAMETER> for the parameters of a request that a policy does not decide (ENTROPIX_SEED,
 ENTROPIX_MAX_TOKENS, ENTROPIX_STOP, ...). ENTROPIX_NVRTC: the library that compiles the CUDA kernels at run time, used
 even where this program holds compiled ones; off for none. ENTROPIX_CUBLASLT: the cuBLASLt of --fast; off for none.
+ENTROPIX_CUDA_TIMEOUT: seconds that a CUDA device may take for a step before it is given up [120].
 HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE as Hugging Face has them; XDG_CACHE_HOME; NO_COLOR.
 
 Exit codes: 0 done, 3 done with failed requests, 64 usage, 65 bad data or model, 66 missing input, 69 unsupported,
