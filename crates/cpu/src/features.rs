@@ -101,9 +101,63 @@ impl std::str::FromStr for KernelPath {
     }
 }
 
+/// Bytes of a core's first-level data cache; 0 where the processor does not say.
+pub(crate) fn first_level_bytes() -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // To ask takes tens of microseconds on a virtual machine.
+        static BYTES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+        *BYTES.get_or_init(x86_first_level_bytes)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    0
+}
+
+/// Intel's leaf 4 lists its caches, AMD's 0x80000005 has the first level alone.
+#[cfg(target_arch = "x86_64")]
+fn x86_first_level_bytes() -> usize {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    if __cpuid(0x8000_0000).eax >= 0x8000_0005 {
+        let amd = (__cpuid(0x8000_0005).ecx >> 24) as usize * 1024;
+        if amd > 0 {
+            return amd;
+        }
+    }
+    if __cpuid(0).eax < 4 {
+        return 0;
+    }
+    let caches = (0..16).map(|i| __cpuid_count(4, i)).take_while(|cache| cache.eax & 31 != 0);
+    // A data cache is of type 1.
+    let first = caches.into_iter().find(|cache| cache.eax & 31 == 1 && cache.eax >> 5 & 7 == 1);
+    first.map_or(0, |cache| {
+        let field = |bits: u32, at: u32, n: u32| (bits >> at & ((1 << n) - 1)) as usize + 1;
+        field(cache.ebx, 22, 10)
+            * field(cache.ebx, 12, 10)
+            * field(cache.ebx, 0, 12)
+            * (cache.ecx as usize + 1)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Linux reads it from other leaves than we do on AMD's processors, and from the same on Intel's.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    #[test]
+    fn the_first_level_cache_is_as_large_as_linux_says() {
+        let caches = std::path::Path::new("/sys/devices/system/cpu/cpu0/cache");
+        let read = |index: u32, what: &str| {
+            std::fs::read_to_string(caches.join(format!("index{index}/{what}"))).unwrap_or_default()
+        };
+        let first = (0..8).find(|&i| read(i, "level").trim() == "1" && read(i, "type").trim() == "Data");
+        let told = first.and_then(|i| read(i, "size").trim().strip_suffix('K')?.parse::<usize>().ok());
+        match told {
+            Some(kib) => assert_eq!(first_level_bytes(), kib << 10),
+            // A machine that hides its caches from Linux: no core has another size.
+            None => assert!(matches!(first_level_bytes() >> 10, 0 | 8..=512), "{}", first_level_bytes()),
+        }
+    }
 
     #[test]
     fn names_are_read_back() {

@@ -133,6 +133,15 @@ impl Matrix {
         Ok(Self { segments, bytes, n_rows, n_cols })
     }
 
+    /// The same weights and other kernels that read the same form.
+    #[cfg(test)]
+    pub(super) fn with_kernels(mut self, kernel_of: impl Fn(DType) -> Kernel) -> Self {
+        for segment in &mut self.segments {
+            segment.kernel = kernel_of(segment.dtype);
+        }
+        self
+    }
+
     /// Bytes of a matrix of these parts in an arena.
     pub(crate) fn packed_bytes(parts: &[Part<'_>]) -> usize {
         let bytes = |part: &Part<'_>| {

@@ -1,8 +1,9 @@
 //! Kernels of 512-bit vectors: one lane a row of the group, up to twelve tokens at once in registers, each
 //! activation broadcast from memory by the instruction that multiplies it.
 //!
-//! Twelve tokens need 12 sums of f32 and 12 of integers; the other eight registers hold weights, scales and
-//! constants. One token and twelve run the same code, so an output has one order of operations.
+//! Twelve tokens need 12 sums of f32 and 12 of integers, and so do six tokens that meet two groups; the other eight
+//! registers hold weights, scales and constants. One token and twelve run the same code, so an output has one order of
+//! operations.
 //!
 //! Methods that open weights are inlined by force into functions that have the instructions; a closure in one of
 //! them would be a function without, and the call of each of its instructions a call indeed.
@@ -19,6 +20,8 @@ mod round;
 mod tiles;
 mod weights;
 
+#[cfg(test)]
+pub(super) use int8::select_for as select_int8;
 #[cfg(test)]
 pub(super) use round::sum_of_halves;
 pub(super) use round::{write_int8, write_pairs};

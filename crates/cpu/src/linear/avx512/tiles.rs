@@ -73,7 +73,7 @@ unsafe fn run<W: Packed>(job: &Job<'_>) {
     // SAFETY: the job's promise.
     unsafe {
         if job.tokens.len() < FEWEST_TOKENS {
-            return int8::run::<W>(job);
+            return int8::run::<W, false>(job);
         }
         match (W::SIGNED, W::HALVES) {
             (true, false) => run_opened::<W, true, false>(job),

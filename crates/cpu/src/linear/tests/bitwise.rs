@@ -53,6 +53,30 @@ fn a_product_does_not_depend_on_batch_or_tiles() {
     }
 }
 
+// Which of the two a machine runs depends on its first-level cache, so each would be tested on some machines only.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn pairs_of_groups_give_the_bits_of_single_ones() {
+    use super::super::avx512::select_int8;
+    if !KernelPath::Avx512.is_available() {
+        return;
+    }
+    // An odd number of groups.
+    let (n_tokens, n_rows, n_cols) = (100, 80, 1024);
+    for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_quantised()) {
+        let tensor = tensor(dtype, n_rows, n_cols, 25);
+        let matrix = || pack(&tensor, Precision::Int8, KernelPath::Avx512);
+        let inputs = activations(&matrix(), &inputs(n_tokens, n_cols, 26), KernelPath::Avx512);
+        let pairs = matrix().with_kernels(select_int8::<true>);
+        let product = |tokens: Range<usize>, rows: Range<usize>, out: &mut [f32], stride: usize| {
+            pairs.multiply(&inputs, tokens, rows, out, stride, Upcoming::NOTHING);
+        };
+        assert_eq!(first_difference(&product, n_tokens, n_rows, 27), None, "{dtype}");
+        let singles = multiply(&matrix().with_kernels(select_int8::<false>), &inputs, n_tokens);
+        assert_eq!(multiply(&pairs, &inputs, n_tokens), singles, "{dtype}");
+    }
+}
+
 // The same token in other company: its slot in the panel and its neighbours' numbers must not matter.
 #[test]
 fn a_token_does_not_feel_its_neighbours() {
