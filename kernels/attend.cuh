@@ -6,6 +6,8 @@
 // reads   q (n_tokens, n_heads, head_dim) bf16, f16 for a cache in f16; cache of one layer, in a type of kv.cuh;
 //         tables: block tables of all sequences, one after the other; tiles (n_tiles) Tile; n_tiles (1)
 // writes  out (n_tokens, n_heads, head_dim) bf16; stats (n_tokens, n_heads) {h, varentropy, mean |score|, ln sum exp score} f32
+//         stats may be null (`spread` 0 where decoding): nobody asks how spread attention was, and its moments are not taken;
+//         out has the same bits
 // twins   entropix_cpu::reference::{attend, attention_signals}
 //
 // THE ORDER OF OPERATIONS is a property of the position alone. Keys are cut into chunks of 64 and splits of 256, both at
@@ -144,11 +146,29 @@ DEV u32 component_of(u32 t, u32 c) {
     return WHOLE + REST32 + c * 2 + (t - (WHOLE + REST32) / 8);
 }
 
+/// The scores of rows g + 8 h become exponentials; adds up {e, e d, e d^2}, the last two for those who ask for the SPREAD.
+template <bool SPREAD>
+DEV void exponentials(float (&s)[CHUNK / 8][4], u32 h, float most, float (&sums)[3]) {
+#pragma unroll
+    for (u32 n = 0; n < CHUNK / 8; n++)
+#pragma unroll
+        for (u32 i = 0; i < 2; i++) {
+            float& x = s[n][h * 2 + i];
+            const float d = x == neg_inf() ? -80.0f : fmaxf(add(x, -most), -80.0f), e = x == neg_inf() ? 0.0f : exp_fast(d);
+            sums[0] = add(sums[0], e);
+            if (SPREAD) {
+                const float ed = mul(e, d);
+                sums[1] = add(sums[1], ed), sums[2] = fmaf(ed, d, sums[2]);
+            }
+            x = e;
+        }
+}
+
 /// One chunk of keys against 16 queries. `before(moments)` runs when the moments are known, `emit(tile, sums)` for every 8
 /// components of the weighted values, in the frame of the chunk's maximum.
 template <typename Kv, u32 HD, typename Before, typename Emit>
 DEV void attend_chunk(const u32 (&queries)[HD / 16][4], const u8* cache, const u32* table, const AttendShape& shape, u32 kv_head, u32 first_key, u32 n_keys,
-                      const u32 (&row_keys)[2], u32 lane, Before before, Emit emit) {
+                      const u32 (&row_keys)[2], bool spread, u32 lane, Before before, Emit emit) {
     float s[CHUNK / 8][4] = {};
     // Of value n * 8 + g.
     float value_scales[CHUNK / 8] = {};
@@ -190,22 +210,14 @@ DEV void attend_chunk(const u32 (&queries)[HD / 16][4], const u8* cache, const u
             }
         most = fmaxf(most, __shfl_xor_sync(FULL, most, 1));
         most = fmaxf(most, __shfl_xor_sync(FULL, most, 2));
-        float s0 = 0, s1 = 0, s2 = 0;
-#pragma unroll
-        for (u32 n = 0; n < CHUNK / 8; n++)
-#pragma unroll
-            for (u32 i = 0; i < 2; i++) {
-                float& x = s[n][h * 2 + i];
-                const float d = x == neg_inf() ? -80.0f : fmaxf(add(x, -most), -80.0f), e = x == neg_inf() ? 0.0f : exp_fast(d), ed = mul(e, d);
-                s0 = add(s0, e), s1 = add(s1, ed), s2 = fmaf(ed, d, s2);
-                x = e;
-            }
+        float sums[3] = {};
+        spread ? exponentials<true>(s, h, most, sums) : exponentials<false>(s, h, most, sums);
 #pragma unroll
         for (int lanes = 1; lanes <= 2; lanes *= 2) {
-            s0 = add(s0, __shfl_xor_sync(FULL, s0, lanes)), s1 = add(s1, __shfl_xor_sync(FULL, s1, lanes));
-            s2 = add(s2, __shfl_xor_sync(FULL, s2, lanes)), size = add(size, __shfl_xor_sync(FULL, size, lanes));
+            sums[0] = add(sums[0], __shfl_xor_sync(FULL, sums[0], lanes)), size = add(size, __shfl_xor_sync(FULL, size, lanes));
+            if (spread) sums[1] = add(sums[1], __shfl_xor_sync(FULL, sums[1], lanes)), sums[2] = add(sums[2], __shfl_xor_sync(FULL, sums[2], lanes));
         }
-        result.moments[h] = moments_of(most, s0, s1, s2);
+        result.moments[h] = spread ? moments_of(most, sums[0], sums[1], sums[2]) : mass_of(most, sums[0]);
         result.abs_sum[h] = size;
     }
     before(result);
@@ -240,7 +252,7 @@ DEV void finish_stats(float* stats, const Moments& m, float abs_sum, u32 n_keys)
 }
 
 template <typename Kv, u32 HD>
-DEV void attend_decode(const u16* q, const u8* cache, const u32* tables, const Tile* tiles, float* parts, u32 n_tiles, const AttendShape& shape) {
+DEV void attend_decode(const u16* q, const u8* cache, const u32* tables, const Tile* tiles, float* parts, u32 n_tiles, bool spread, const AttendShape& shape) {
     SHARED(float, sums, [CHUNKS][TILE_QUERIES][HD + 4]);
     SHARED(Moments, moments, [CHUNKS][TILE_QUERIES]);
     SHARED(float, abs_sums, [CHUNKS][TILE_QUERIES]);
@@ -254,7 +266,7 @@ DEV void attend_decode(const u16* q, const u8* cache, const u32* tables, const T
     load_queries<Kv, HD>(queries, q, tile, shape, kv_head, lane);
     const u32 row_keys[2] = {query_of(tile, shape, kv_head, lane / 4).n_keys, query_of(tile, shape, kv_head, lane / 4 + 8).n_keys};
     attend_chunk<Kv, HD>(
-        queries, cache, tables + tile.table, shape, kv_head, first_key, n_keys, row_keys, lane,
+        queries, cache, tables + tile.table, shape, kv_head, first_key, n_keys, row_keys, spread, lane,
         [&](const ChunkResult<HD>& result) {
 #pragma unroll
             for (u32 h = 0; h < 2; h++)
@@ -273,7 +285,7 @@ DEV void attend_decode(const u16* q, const u8* cache, const u32* tables, const T
         float size = 0, total[(HD + WARP - 1) / WARP] = {};
 #pragma unroll
         for (u32 c = 0; c < CHUNKS; c++) {
-            const Moments chunk = moments[c][row], merged = merge(all, chunk);
+            const Moments chunk = moments[c][row], merged = merge(all, chunk, spread);
             const float old_scale = rescale(all, merged), new_scale = rescale(chunk, merged);
 #pragma unroll
             for (u32 i = 0; i < (HD + WARP - 1) / WARP; i++)
@@ -297,6 +309,7 @@ DEV void attend_merge(const float* parts, const Tile* tiles, bf16* out, float* s
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, kv_head = blockIdx.y;
     if (blockIdx.x >= n_tiles) return;
     const Tile tile = tiles[blockIdx.x];
+    const bool spread = stats != nullptr;
     for (u32 row = warp; row < TILE_QUERIES; row += ATTEND_THREADS / WARP) {
         const Query query = query_of(tile, shape, kv_head, row);
         if (query.n_keys == 0) continue;
@@ -305,7 +318,7 @@ DEV void attend_merge(const float* parts, const Tile* tiles, bf16* out, float* s
         for (u32 split = 0; split * SPLIT < query.n_keys; split++) {
             const float* part = parts + ((u64(tile.part + split) * shape.n_kv_heads + kv_head) * TILE_QUERIES + row) * (HD + PART_EXTRA);
             const float4 m = *reinterpret_cast<const float4*>(part + HD);
-            const Moments one = {m.x, m.y, m.z, m.w}, merged = merge(all, one);
+            const Moments one = {m.x, m.y, m.z, m.w}, merged = merge(all, one, spread);
             const float old_scale = rescale(all, merged), new_scale = rescale(one, merged);
 #pragma unroll
             for (u32 i = 0; i < (HD + WARP - 1) / WARP; i++)
@@ -317,7 +330,7 @@ DEV void attend_merge(const float* parts, const Tile* tiles, bf16* out, float* s
 #pragma unroll
         for (u32 i = 0; i < (HD + WARP - 1) / WARP; i++)
             if (lane + i * WARP < HD) out[at * HD + lane + i * WARP] = finish_component(total[i], all, size);
-        if (lane == 0) finish_stats(stats + at * 4, all, size, query.n_keys);
+        if (spread && lane == 0) finish_stats(stats + at * 4, all, size, query.n_keys);
     }
 }
 
@@ -331,6 +344,7 @@ DEV void attend_prefill(const u16* q, const u8* cache, const u32* tables, const 
     const u32 n_keys = keys_of(tile, shape);
     const Query rows[2] = {query_of(tile, shape, kv_head, lane / 4), query_of(tile, shape, kv_head, lane / 4 + 8)};
     const u32 row_keys[2] = {rows[0].n_keys, rows[1].n_keys};
+    const bool spread = stats != nullptr;
 
     Moments all[2] = {no_moments(), no_moments()};
     float all_size[2] = {0, 0};
@@ -342,11 +356,11 @@ DEV void attend_prefill(const u16* q, const u8* cache, const u32* tables, const 
             u32 queries[HD / 16][4];
             load_queries<Kv, HD>(queries, q, tile, shape, kv_head, lane);
             attend_chunk<Kv, HD>(
-                queries, cache, tables + tile.table, shape, kv_head, first_key, n_keys, row_keys, lane,
+                queries, cache, tables + tile.table, shape, kv_head, first_key, n_keys, row_keys, spread, lane,
                 [&](const ChunkResult<HD>& result) {
 #pragma unroll
                     for (u32 h = 0; h < 2; h++) {
-                        const Moments merged = merge(part[h], result.moments[h]);
+                        const Moments merged = merge(part[h], result.moments[h], spread);
                         old_scale[h] = rescale(part[h], merged), new_scale[h] = rescale(result.moments[h], merged);
                         size[h] = add(size[h], result.abs_sum[h]);
                         part[h] = merged;
@@ -359,7 +373,7 @@ DEV void attend_prefill(const u16* q, const u8* cache, const u32* tables, const 
         }
 #pragma unroll
         for (u32 h = 0; h < 2; h++) {
-            const Moments merged = merge(all[h], part[h]);
+            const Moments merged = merge(all[h], part[h], spread);
             old_scale[h] = rescale(all[h], merged), new_scale[h] = rescale(part[h], merged);
             all_size[h] = add(all_size[h], size[h]);
             all[h] = merged;
@@ -380,16 +394,16 @@ DEV void attend_prefill(const u16* q, const u8* cache, const u32* tables, const 
         for (u32 t = 0; t < HD / 8; t++)
 #pragma unroll
             for (u32 i = 0; i < 2; i++) out[at * HD + component_of<HD>(t, lane % 4 * 2 + i)] = finish_component(finished[t * 4 + h * 2 + i][threadIdx.x], all[h], all_size[h]);
-        if (lane % 4 == 0) finish_stats(stats + at * 4, all[h], all_size[h], row_keys[h]);
+        if (spread && lane % 4 == 0) finish_stats(stats + at * 4, all[h], all_size[h], row_keys[h]);
     }
 }
 
 // One block an SM is enough for prefilling; ptxas aims at more when it is not told so, and spills for it.
 #define ATTEND_KERNELS(Kv, kv, hd)                                                                                                    \
     KERNEL void __launch_bounds__(ATTEND_THREADS) attend_decode_##kv##_##hd(const u16* q, const u8* cache, const u32* tables, const Tile* tiles, float* parts, \
-                                                                            const u32* n_tiles, u32 n_heads, u32 n_kv_heads, u32 block_size, float scale) { \
+                                                                            const u32* n_tiles, u32 spread, u32 n_heads, u32 n_kv_heads, u32 block_size, float scale) { \
         const AttendShape shape = {n_heads, n_kv_heads, block_size, scale};                                                           \
-        attend_decode<Kv, hd>(q, cache, tables, tiles, parts, *n_tiles, shape);                                                       \
+        attend_decode<Kv, hd>(q, cache, tables, tiles, parts, *n_tiles, spread, shape);                                               \
     }                                                                                                                                 \
     REGISTER_KERNEL(attend_decode_##kv##_##hd);                                                                                       \
     KERNEL void __launch_bounds__(ATTEND_THREADS, 1) attend_prefill_##kv##_##hd(const u16* q, const u8* cache, const u32* tables, const Tile* tiles, bf16* out, \

@@ -4,7 +4,8 @@
 //         x        (n_asks, n_cols) bf16, n_cols a multiple of 8, 16-byte aligned
 //         n_asks   (1)
 // writes  logits   (n_asks, stride) f32, stride a multiple of 4, 16-byte aligned: to the bit what matmul.cuh stores
-//         parts    (n_asks, n_chunks) ChunkPart of logits.cuh, 16-byte aligned
+//         parts    (n_asks, n_chunks) ChunkPart of logits.cuh, 16-byte aligned; null: only maxima, all that greedy decoding needs,
+//                  and what moments cost is measured against
 //         maxima   (n_asks, n_chunks) f32
 // twin    entropix_cpu::reference::ops::linear, then entropix_model::sampling::signals_of by signals.cu
 //
@@ -63,14 +64,18 @@ DEV float token_max(float x) {
     return x;
 }
 
-/// The part of a chunk and its maximum, in all eight lanes of a token; each brings 16 logits, minus infinity for none.
-DEV ChunkPart part_of(const float (&z)[4][4], float& most) {
-    most = neg_inf();
+/// The maximum of a chunk, in all eight lanes of a token; each brings 16 logits, minus infinity for none.
+DEV float most_of(const float (&z)[4][4]) {
+    float most = neg_inf();
 #pragma unroll
     for (u32 k = 0; k < 4; k++)
 #pragma unroll
         for (u32 i = 0; i < 4; i++) most = fmaxf(most, z[k][i]);
-    most = token_max(most);
+    return token_max(most);
+}
+
+/// Its part, likewise.
+DEV ChunkPart part_of(const float (&z)[4][4], float most) {
     float s0 = 0, s1 = 0, s2 = 0, squares = 0, sum_d = 0;
     u32 count = 0;  // finite ones, and those that are NaN or +inf above bit 16
 #pragma unroll
@@ -208,7 +213,7 @@ DEV void head(const u8* weights, const bf16* x, float* logits, ChunkPart* parts,
         for (u32 first = warp * (WARP / TOKEN_LANES); first < S::TOKENS && first_ask + first < n_asks; first += MATMUL_THREADS / TOKEN_LANES) {
             const u32 token = first + lane / TOKEN_LANES, ask = first_ask + token;
             const bool live = ask < n_asks;
-            float z[4][4], most;
+            float z[4][4];
 #pragma unroll
             for (u32 k = 0; k < 4; k++) {
                 const u32 within = (k * TOKEN_LANES + own) * 4, row = chunk * LOGIT_CHUNK + within;
@@ -225,12 +230,14 @@ DEV void head(const u8* weights, const bf16* x, float* logits, ChunkPart* parts,
                     }
                 }
             }
-            const ChunkPart part = part_of(z, most);
+            const float most = most_of(z);
             const u64 place = u64(ask) * n_chunks + chunk;
+            if (live && own == 2) maxima[place] = most;
+            if (!parts) continue;
+            const ChunkPart part = part_of(z, most);
             float4* to = reinterpret_cast<float4*>(parts + place);
             if (live && own == 0) to[0] = make_float4(part.sum, part.mean, part.var, part.squares);
             if (live && own == 1) to[1] = make_float4(part.n_finite, part.mean_off, part.deviation, part.n_bad);
-            if (live && own == 2) maxima[place] = most;
         }
     }
 }

@@ -31,13 +31,23 @@ DEV Moments moments_of(float max, float s0, float s1, float s2) {
     return m;
 }
 
-DEV Moments merge(const Moments& a, const Moments& b) {
+/// A part whose mean and variance nobody wants.
+DEV Moments mass_of(float max, float s0) {
+    Moments m = no_moments();
+    if (s0 > 0) m.max = max, m.sum = s0;
+    return m;
+}
+
+/// Without `spread`, the maximum and the sum alone, the same bits.
+DEV Moments merge(const Moments& a, const Moments& b, bool spread = true) {
     Moments m;
     m.max = fmaxf(a.max, b.max);
     const float shift_a = frame_shift(a.max, m.max), shift_b = frame_shift(b.max, m.max);
     const float weight_a = mul(a.sum, exp_fast(shift_a)), weight_b = mul(b.sum, exp_fast(shift_b));
     m.sum = add(weight_a, weight_b);
     if (!(m.sum > 0)) return no_moments();
+    m.mean = m.var = 0;
+    if (!spread) return m;
     const float pa = weight_a / m.sum, pb = weight_b / m.sum;
     const float mean_a = add(a.mean, shift_a), mean_b = add(b.mean, shift_b), apart = add(mean_a, -mean_b);
     m.mean = fmaf(pa, mean_a, mul(pb, mean_b));

@@ -5,6 +5,8 @@
 //                 writes  signals (n_asks) SignalsRecord
 //                 grid (A), block 256
 // n_asks (1); blocks beyond it leave. A NaN or +inf poisons its own record only (status 1, all else 0).
+// parts may be null: the record is the best token alone, all measures 0, as greedy decoding needs it. Status 1 then tells of a
+// maximum that is not finite; of a row with a NaN among finite logits it tells nothing.
 // bytes moved: 36 a chunk from L2 (the second look is an L1 hit), 2 chunks
 // formulas: all parts at once in the frame of the row's maximum M. Part k with maximum m_k has weight w_k = S0_k exp(m_k - M) and
 //           mean A_k = mean_k + m_k - M: S0 = sum w_k, A = sum w_k A_k / S0, V = sum w_k (var_k + (A_k - A)^2) / S0, H = ln S0 - A;
@@ -98,25 +100,27 @@ KERNEL void __launch_bounds__(SIGNAL_THREADS)
     const float most = logit_of(best.first);
 
     // {S0, S0 mean, sum of e^2, finite, bad, sum of z - most over the finite}
-    float v[6] = {};
-    for (u32 c = threadIdx.x; c < n_chunks; c += SIGNAL_THREADS) {
-        const Weighed w = weigh(part_of + c, max_of[c], most);
-        v[0] = add(v[0], w.weight), v[1] = fmaf(w.weight, w.mean, v[1]), v[2] = fmaf(mul(w.scale, w.scale), w.part.squares, v[2]);
-        v[3] = add(v[3], w.part.n_finite), v[4] = add(v[4], w.part.n_bad), v[5] = fmaf(w.part.n_finite, add(w.part.mean_off, w.shift), v[5]);
-    }
-    block_sum(v, sums_room);
-    const float mean = v[1] / v[0], mean_off = v[5] / v[3];
-
+    float v[6] = {}, mean = 0;
     // {S0 V, sum of squared deviations from the mean logit}
     float spread[2] = {};
-    for (u32 c = threadIdx.x; c < n_chunks; c += SIGNAL_THREADS) {
-        const Weighed w = weigh(part_of + c, max_of[c], most);
-        const float apart = add(w.mean, -mean), logits_apart = add(add(w.part.mean_off, w.shift), -mean_off);
-        spread[0] = fmaf(w.weight, fmaf(apart, apart, w.part.var), spread[0]);
-        spread[1] = add(spread[1], fmaf(mul(w.part.n_finite, logits_apart), logits_apart, w.part.deviation));
+    if (parts) {
+        for (u32 c = threadIdx.x; c < n_chunks; c += SIGNAL_THREADS) {
+            const Weighed w = weigh(part_of + c, max_of[c], most);
+            v[0] = add(v[0], w.weight), v[1] = fmaf(w.weight, w.mean, v[1]), v[2] = fmaf(mul(w.scale, w.scale), w.part.squares, v[2]);
+            v[3] = add(v[3], w.part.n_finite), v[4] = add(v[4], w.part.n_bad), v[5] = fmaf(w.part.n_finite, add(w.part.mean_off, w.shift), v[5]);
+        }
+        block_sum(v, sums_room);
+        mean = v[1] / v[0];
+        const float mean_off = v[5] / v[3];
+        for (u32 c = threadIdx.x; c < n_chunks; c += SIGNAL_THREADS) {
+            const Weighed w = weigh(part_of + c, max_of[c], most);
+            const float apart = add(w.mean, -mean), logits_apart = add(add(w.part.mean_off, w.shift), -mean_off);
+            spread[0] = fmaf(w.weight, fmaf(apart, apart, w.part.var), spread[0]);
+            spread[1] = add(spread[1], fmaf(mul(w.part.n_finite, logits_apart), logits_apart, w.part.deviation));
+        }
     }
     if (warp < 2) {
-        const u64 chunk_rank = warp == 0 ? best.first : best.second;
+        const u64 chunk_rank = warp == 0 ? best.first : parts ? best.second : 0;
         TwoBest within = {0, 0};
         if (chunk_rank) {
             const u32 chunk = token_of(chunk_rank);
@@ -131,11 +135,13 @@ KERNEL void __launch_bounds__(SIGNAL_THREADS)
         within = warp_two_best(within);
         if (lane == 0) of_chunk[warp] = within;
     }
-    block_sum(spread, spreads_room);
+    if (parts) block_sum(spread, spreads_room);
     if (threadIdx.x != 0) return;
 
     SignalsRecord out = {};
-    if (v[4] > 0 || v[3] == 0) {
+    if (!parts) {
+        out.status = !is_finite(most), out.best_token = out.status ? 0 : token_of(of_chunk[0].first);
+    } else if (v[4] > 0 || v[3] == 0) {
         out.status = 1;
     } else {
         const float log_sum = logf(v[0]);

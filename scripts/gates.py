@@ -51,13 +51,13 @@ def of_rows(model, rows):
     return f"{model}, {rows} row{'s' if rows > 1 else ''}"
 
 
-def ablation(step, name, regime=None):
-    """Microseconds of an ablation of a step ({"name", "regime", "us": [median, least, most]}), None where it has no such. Whole
-    steps: "greedy" (no signals but the likeliest token), "signals" (entropy and varentropy too), "attention" (attention signals
-    too). Of a regime, by itself: "draw"."""
+def ablation(step, name, regime=None, of="us"):
+    """Microseconds of an ablation of a step ({"name", "regime", "us": [median, least, most], "extra_us"}), None where it has no
+    such. Whole steps: "greedy" (no signals but the likeliest token), "signals" (entropy and varentropy too), "attention"
+    (attention signals too); their "extra_us" is what they take beyond the one before, in pairs. Of a regime, by itself: "draw"."""
     for entry in (step or {}).get("ablations") or []:
         if entry["name"] == name and entry.get("regime") == regime:
-            return entry["us"][0]
+            return entry[of] and entry[of][0]
     return None
 
 
@@ -96,21 +96,21 @@ def share_gate(name, what, steps, costs):
 
 def sampler_costs(step):
     """(regime, microseconds of signals and draws) of a step, or words that say what is missing."""
-    greedy, signals = ablation(step, "greedy"), ablation(step, "signals")
+    signals = ablation(step, "signals", of="extra_us")
     for regime in ("flat", "typical", "peaked"):
         draw = ablation(step, "draw", regime)
-        if greedy is None or signals is None:
+        if signals is None:
             yield f", {regime}", "no step with and without signals"
         elif draw is None:
             yield f", {regime}", f"no draw ({regime})"
         else:
-            yield f", {regime}", signals - greedy + draw
+            yield f", {regime}", signals + draw
 
 
 def attention_costs(step):
     """Microseconds of attention signals."""
-    signals, attention = ablation(step, "signals"), ablation(step, "attention")
-    yield "", attention - signals if signals is not None and attention is not None else "no step with attention signals"
+    attention = ablation(step, "attention", of="extra_us")
+    yield "", "no step with attention signals" if attention is None else attention
 
 
 def sampler_gate(name, what, steps, samplers, peers, times):

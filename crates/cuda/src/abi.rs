@@ -79,7 +79,7 @@ pub fn kernels() -> Vec<Kernel> {
             let kind = format!("{}_{head_dim}", kv.name());
             let file = format!("attend_{kind}.cu");
             let shared = 64 * (head_dim + 4) * 4 + 64 * 20;
-            add(format!("attend_decode_{kind}"), &file, "ppppppuuuf", 128, 168, shared);
+            add(format!("attend_decode_{kind}"), &file, "ppppppuuuuf", 128, 168, shared);
             add(format!("attend_prefill_{kind}"), &file, "pppppppuuuf", 128, 255, head_dim * 256);
         }
         add(format!("attend_merge_{head_dim}"), "attend_merge.cu", "pppppuu", 128, 64, 0);

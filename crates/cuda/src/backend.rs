@@ -13,6 +13,7 @@ use entropix_model::{
 };
 use std::collections::HashMap;
 
+pub(crate) mod ablation;
 mod choices;
 mod open;
 mod recorded;
@@ -38,6 +39,8 @@ pub struct CudaBackend {
     /// Whether the answers of the step have arrived.
     has_answers: bool,
     bytes: Vec<u8>,
+    /// Whether a timed step has filled the cache.
+    has_noise: bool,
 }
 
 impl CudaBackend {
@@ -77,7 +80,7 @@ impl CudaBackend {
 
     fn forward(&self) -> Forward<'_> {
         let Self { model, sizes, rooms, plan, .. } = self;
-        Forward { model, sizes, rooms, sections: &plan.sections, fast: None }
+        Forward { model, sizes, rooms, sections: &plan.sections, fast: None, measures: true }
     }
 
     /// Waits for the step's records.

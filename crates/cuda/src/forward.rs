@@ -37,6 +37,8 @@ pub(crate) struct Forward<'a> {
     pub(crate) sections: &'a Sections,
     /// The device itself, where long steps take the products of the layers by cuBLASLt: not in what is recorded.
     pub(crate) fast: Option<&'a Driver>,
+    /// Whether the head measures; else it finds the likeliest tokens alone, which is what measuring is timed against.
+    pub(crate) measures: bool,
 }
 
 /// Queues or records a launch.
@@ -74,6 +76,16 @@ impl Forward<'_> {
             self.product("down", layer.down, rooms.gated, out, hidden, tokens, Product::Add, run)?;
         }
         if shape.kept == 0 { Ok(()) } else { self.head(0, 0, shape.kept, self.count(N_KEPT), run) }
+    }
+
+    /// The launches of a step, in order.
+    pub(crate) fn launches(&self, shape: Shape) -> Result<Vec<Launch>> {
+        let mut all = Vec::new();
+        self.step(shape, &mut |launch| {
+            all.push(launch);
+            Ok(())
+        })?;
+        Ok(all)
     }
 
     fn norm(&self, weight: Pointer, tokens: u32, run: &mut Run<'_>) -> Result<()> {
@@ -146,7 +158,8 @@ impl Forward<'_> {
             n_tiles: self.count(N_DECODE),
             parts: rooms.parts.pointer(),
             out: rooms.attended.pointer(),
-            stats: rooms.stats.pointer(),
+            // Moments of attention are taken for those who ask for them.
+            stats: if shape.attention > 0 { rooms.stats.pointer() } else { Pointer(0) },
         };
         if shape.decode_tiles > 0 {
             for launch in ops::attend_decode(decode, shape.decode_tiles, shape.splits, heads) {
@@ -207,7 +220,11 @@ impl Forward<'_> {
         let (rooms, sizes) = (self.rooms, self.sizes);
         LogitBuffers {
             logits: rooms.logits.offset(4 * row * sizes.stride),
-            parts: rooms.moments.offset(PART_BYTES * row * sizes.n_chunks()),
+            parts: if self.measures {
+                rooms.moments.offset(PART_BYTES * row * sizes.n_chunks())
+            } else {
+                Pointer(0)
+            },
             maxima: rooms.maxima.offset(4 * row * sizes.n_chunks()),
             signals: rooms.signals.offset(size_of::<Signals>() * place),
             n_asks,

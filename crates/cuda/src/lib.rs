@@ -22,6 +22,7 @@ mod step;
 mod weights;
 
 pub use backend::CudaBackend;
+pub use backend::ablation::Ablation;
 pub use backend::timing::{OperationTime, StepTime, TimedStep, whole_splits};
 pub use ceiling::copy_bandwidth;
 pub use driver::{CublasLt, Found, Nvrtc, devices, probe};

@@ -2,6 +2,7 @@
 
 use super::CudaBackend;
 use crate::draws::{self, Orders};
+use crate::launch::Launch;
 use crate::ops;
 use crate::options::MAX_CANDIDATES;
 use crate::rooms::{DRAWN_BYTES, drawn_at};
@@ -44,22 +45,29 @@ impl CudaBackend {
     /// Queues lists of candidates, for which there is room.
     pub(super) fn queue_candidates(&mut self, asks: &[(Slot, u16)]) -> Result<Listed> {
         let most = asks.iter().map(|&(_, k)| usize::from(k).min(MAX_CANDIDATES)).max().unwrap_or(0);
-        let n = u32::try_from(asks.len()).expect("checked batches fit 32 bits");
-        let mut words = vec![n, 0, 0, 0];
-        for &(slot, k) in asks {
-            words.extend([self.kept(slot), u32::from(k).min(MAX_CANDIDATES as u32)]);
-        }
+        let launch = self.list_candidates(asks.iter().map(|&(slot, k)| (self.kept(slot), u32::from(k))))?;
+        self.driver.launch(&launch)?;
         let rooms = &self.rooms;
-        self.driver.write(rooms.wanted, 0, bytemuck::cast_slice(&words))?;
-        let buffers = self.forward().logits(0, 0, rooms.wanted.pointer());
-        let (wanted, lists, counts) =
-            (rooms.wanted.offset(16), rooms.lists.pointer(), rooms.list_counts.pointer());
-        self.driver.launch(&ops::candidates(buffers, wanted, lists, counts, rooms.wanted.pointer(), n))?;
         let width = most * size_of::<Candidate>();
         let pitch = MAX_CANDIDATES * size_of::<Candidate>();
         self.driver.read_rows(rooms.lists, pitch, width, asks.len(), &rooms.answers)?;
         self.driver.read(rooms.list_counts, 0, 4 * asks.len(), &rooms.answers, asks.len() * width)?;
         Ok(Listed { n: asks.len(), most })
+    }
+
+    /// Queues the copy of a list of (place, k); the launch that is to follow.
+    pub(super) fn list_candidates(&self, asks: impl Iterator<Item = (u32, u32)>) -> Result<Launch> {
+        let mut words = vec![0; 4];
+        for (place, k) in asks {
+            words.extend([place, k.min(MAX_CANDIDATES as u32)]);
+            words[0] += 1;
+        }
+        let (rooms, n) = (&self.rooms, words[0]);
+        self.driver.write(rooms.wanted, 0, bytemuck::cast_slice(&words))?;
+        let count = rooms.wanted.pointer();
+        let (wanted, lists, counts) =
+            (rooms.wanted.offset(16), rooms.lists.pointer(), rooms.list_counts.pointer());
+        Ok(ops::candidates(self.forward().logits(0, 0, count), wanted, lists, counts, count, n))
     }
 
     /// What [`Self::queue_candidates`] queued, after a wait.

@@ -101,6 +101,7 @@ impl CudaBackend {
             step: StepId(0),
             has_answers: false,
             bytes: Vec::new(),
+            has_noise: false,
         };
         if let Some(least) = options.fast {
             backend.warm_up(least)?;

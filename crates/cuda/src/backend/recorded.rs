@@ -94,7 +94,7 @@ impl CudaBackend {
             self.forget(oldest)?;
         }
         let Self { driver, model, sizes, rooms, plan, .. } = self;
-        let forward = Forward { model, sizes, rooms, sections: &plan.sections, fast: None };
+        let forward = Forward { model, sizes, rooms, sections: &plan.sections, fast: None, measures: true };
         let graph = driver.capture(|driver| forward.step(shape, &mut |launch| driver.launch(&launch)))?;
         self.graphs.insert(shape, (graph, self.step));
         Ok(graph)

@@ -5,6 +5,7 @@
 //! Nothing is computed with the results, and which launches are there changes no other's work.
 
 use super::CudaBackend;
+use super::ablation::Ablation;
 use crate::driver::Graph;
 use crate::launch::Launch;
 use crate::ops::SPLIT;
@@ -59,6 +60,8 @@ pub struct StepTime {
     pub seconds: [f64; 3],
     /// Its operations in the order of their first launches.
     pub operations: Vec<OperationTime>,
+    /// What signals and draws cost, of decode steps.
+    pub ablations: Vec<Ablation>,
 }
 
 impl CudaBackend {
@@ -67,12 +70,15 @@ impl CudaBackend {
     /// # Errors
     /// `Usage` for a step that the backend was not opened for, and whatever the device fails in.
     pub fn time_step(&mut self, step: TimedStep) -> Result<StepTime> {
-        let batch = self.timed_batch(step)?;
-        self.fill_cache()?;
+        let batch = self.timed_batch(step, false)?;
+        if !self.has_noise {
+            self.fill_cache()?;
+            self.has_noise = true;
+        }
         // The first step warms up, and leaves its inputs where the launches find them.
         let submitted = self.submit(&batch)?;
         self.signals(submitted, &mut vec![Signals::default(); step.rows])?;
-        let launches = self.launches()?;
+        let launches = self.forward().launches(self.exact_shape())?;
         let mut kinds: Vec<Vec<&Launch>> = Vec::new();
         for launch in &launches {
             match kinds.iter_mut().find(|kind| is_alike(kind[0], launch)) {
@@ -81,9 +87,7 @@ impl CudaBackend {
             }
         }
         let whole = self.record(launches.iter())?;
-        self.replay(whole, 1)?;
-        let replays = (LEAST.as_secs_f64() / self.replay(whole, 3)?.max(1e-9)).ceil();
-        let replays = replays.clamp(1.0, f64::from(MOST_REPLAYS)) as u32;
+        let replays = self.replays_of(whole)?;
         let mut all = Vec::with_capacity(ROUNDS * kinds.len());
         let mut operations = Vec::with_capacity(kinds.len());
         for kind in kinds {
@@ -107,11 +111,13 @@ impl CudaBackend {
         }
         self.driver.release(whole)?;
         let seconds = spread(all);
-        Ok(StepTime { seconds, operations })
+        let ablations = if step.tokens == 1 { self.ablations(step)? } else { Vec::new() };
+        Ok(StepTime { seconds, operations, ablations })
     }
 
-    /// Rows that each ask about their last token and see `context` positions, in blocks that lie in disorder.
-    fn timed_batch(&self, step: TimedStep) -> Result<Batch> {
+    /// Rows that each ask about their last token, about its `attention` too, and see `context` positions, in blocks that lie in
+    /// disorder.
+    pub(super) fn timed_batch(&self, step: TimedStep, attention: bool) -> Result<Batch> {
         let capacity = self.capacity();
         let TimedStep { rows, tokens, context } = step;
         let per_row = context.div_ceil(capacity.block_size);
@@ -134,7 +140,7 @@ impl CudaBackend {
             let first = row * tokens;
             let ids: Vec<u32> =
                 (first..first + tokens).map(|i| (i * 7919 % capacity.vocab_size) as u32).collect();
-            let ask = Ask { index: tokens - 1, target: None, attention: false, keep_logits: true };
+            let ask = Ask { index: tokens - 1, target: None, attention, keep_logits: true };
             batch.push(&ids, context - tokens, &blocks[row * per_row..(row + 1) * per_row], &[ask]);
         }
         Ok(batch)
@@ -153,24 +159,30 @@ impl CudaBackend {
         self.driver.wait()
     }
 
-    /// The launches of the step that was submitted last, in order.
-    fn launches(&self) -> Result<Vec<Launch>> {
-        let mut all = Vec::new();
-        self.forward().step(self.exact_shape(), &mut |launch| {
-            all.push(launch);
-            Ok(())
-        })?;
-        Ok(all)
-    }
-
     /// Records launches.
-    fn record<'l>(&mut self, mut launches: impl Iterator<Item = &'l Launch>) -> Result<Graph> {
+    pub(super) fn record<'l>(&mut self, mut launches: impl Iterator<Item = &'l Launch>) -> Result<Graph> {
         self.driver.enter()?;
         self.driver.capture(|driver| launches.try_for_each(|launch| driver.launch(launch)))
     }
 
+    /// How many replays last long enough to be measured; warms up.
+    pub(super) fn replays_of(&self, graph: Graph) -> Result<u32> {
+        self.replay(graph, 1)?;
+        let replays = (LEAST.as_secs_f64() / self.replay(graph, 3)?.max(1e-9)).ceil();
+        Ok(replays.clamp(1.0, f64::from(MOST_REPLAYS)) as u32)
+    }
+
+    /// Seconds of a launch by itself, recorded and replayed: median, least and most.
+    pub(super) fn time_alone(&mut self, launch: &Launch) -> Result<[f64; 3]> {
+        let graph = self.record([launch].into_iter())?;
+        let replays = self.replays_of(graph)?;
+        let seconds = (0..ROUNDS).map(|_| self.replay(graph, replays)).collect::<Result<_>>()?;
+        self.driver.release(graph)?;
+        Ok(spread(seconds))
+    }
+
     /// Seconds of one replay, of so many in a row.
-    fn replay(&self, graph: Graph, replays: u32) -> Result<f64> {
+    pub(super) fn replay(&self, graph: Graph, replays: u32) -> Result<f64> {
         let start = Instant::now();
         for _ in 0..replays {
             self.driver.replay(graph)?;
@@ -182,7 +194,7 @@ impl CudaBackend {
 }
 
 /// Median, least and most.
-fn spread(mut seconds: Vec<f64>) -> [f64; 3] {
+pub(super) fn spread(mut seconds: Vec<f64>) -> [f64; 3] {
     seconds.sort_by(f64::total_cmp);
     [seconds[seconds.len() / 2], seconds[0], seconds[seconds.len() - 1]]
 }

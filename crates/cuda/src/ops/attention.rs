@@ -72,7 +72,7 @@ pub struct AttendBuffers {
     pub parts: Pointer,
     /// (n_tokens, n_heads, head_dim) bf16.
     pub out: Pointer,
-    /// (n_tokens, n_heads, 4) f32.
+    /// (n_tokens, n_heads, 4) f32; null where nobody asks how spread attention was: then its moments are not taken.
     pub stats: Pointer,
 }
 
@@ -98,6 +98,7 @@ pub fn attend_decode(b: AttendBuffers, most_tiles: u32, most_splits: u32, heads:
             .with(b.tiles)
             .with(b.parts)
             .with(b.n_tiles)
+            .with(u32::from(b.stats != Pointer(0)))
             .with(heads.n_heads)
             .with(heads.n_kv_heads)
             .with(heads.block_size)
@@ -110,7 +111,11 @@ pub fn attend_decode(b: AttendBuffers, most_tiles: u32, most_splits: u32, heads:
         block: 128,
         shared: 0,
         bytes: bytes([most_tiles * most_splits, heads.n_heads, heads.head_dim + 5, 4])
-            + bytes([most_tiles, heads.n_heads, 2 * heads.head_dim + 16]),
+            + bytes([
+                most_tiles,
+                heads.n_heads,
+                2 * heads.head_dim + if b.stats == Pointer(0) { 0 } else { 16 },
+            ]),
         arguments: Arguments::default()
             .with(b.parts)
             .with(b.tiles)

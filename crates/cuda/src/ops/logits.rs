@@ -13,7 +13,7 @@ pub const PART_BYTES: usize = 32;
 pub struct LogitBuffers {
     /// (n_asks, stride) f32.
     pub logits: Pointer,
-    /// (n_asks, chunks, 8) f32.
+    /// (n_asks, chunks, 8) f32; null where only the best token is wanted.
     pub parts: Pointer,
     /// (n_asks, chunks) f32.
     pub maxima: Pointer,
@@ -31,6 +31,11 @@ impl LogitBuffers {
     /// Chunks of a row.
     pub fn n_chunks(&self) -> u32 {
         self.vocab.div_ceil(CHUNK as u32)
+    }
+
+    /// Bytes of what a chunk says.
+    fn chunk_bytes(&self) -> u32 {
+        4 + if self.parts == Pointer(0) { 0 } else { PART_BYTES as u32 }
     }
 }
 
@@ -93,7 +98,7 @@ pub fn head(w: Weights, x: Pointer, b: LogitBuffers, most_asks: u32, width: Head
         bytes: w.format.packed_bytes(w.n_rows as usize, w.n_cols as usize) as u64
             + bytes([most_asks, w.n_cols, 2])
             + bytes([most_asks, w.n_rows, 4])
-            + bytes([most_asks, b.n_chunks(), PART_BYTES as u32 + 4]),
+            + bytes([most_asks, b.n_chunks(), b.chunk_bytes()]),
         arguments: Arguments::default()
             .with(w.at)
             .with(x)
@@ -107,7 +112,8 @@ pub fn head(w: Weights, x: Pointer, b: LogitBuffers, most_asks: u32, width: Head
     }
 }
 
-/// H, V, collision, log Z, the spread of the logits, the two best, the target: of the parts that [`head`] left.
+/// H, V, collision, log Z, the spread of the logits, the two best, the target: of the parts that [`head`] left. Without parts the
+/// best token alone.
 pub fn signals(b: LogitBuffers, targets: Pointer, most_asks: u32) -> Launch {
     Launch {
         kernel: "signals_merge".into(),
@@ -116,7 +122,7 @@ pub fn signals(b: LogitBuffers, targets: Pointer, most_asks: u32) -> Launch {
         block: 256,
         shared: 0,
         // The two best are looked up in the chunks that have them.
-        bytes: bytes([most_asks, b.n_chunks(), PART_BYTES as u32 + 4])
+        bytes: bytes([most_asks, b.n_chunks(), b.chunk_bytes()])
             + bytes([most_asks, b.n_chunks().min(2), 4 * CHUNK as u32]),
         arguments: Arguments::default()
             .with(b.logits)

@@ -1,7 +1,7 @@
 //! Steps taken apart.
 
 use crate::drive::{device, fake, kept, open, options, row, same, signals};
-use entropix_cuda::{CudaBackend, CudaOptions, OperationTime, TimedStep};
+use entropix_cuda::{Ablation, CudaBackend, CudaOptions, OperationTime, TimedStep};
 use entropix_model::{Backend, Checkpoint, Class, Error, Signals};
 use std::time::Duration;
 
@@ -60,6 +60,32 @@ fn every_launch_of_a_step_belongs_to_one_operation() {
             assert_eq!(decode.bytes, (step.rows * step.context * 2 * 16 * 2 * 2) as u64);
         }
     }
+}
+
+#[test]
+fn decode_steps_are_measured_with_and_without_signals() {
+    let _device = device();
+    let mut backend = tiny("tiny:Q4_0", 3);
+    let time = backend.time_step(TimedStep { rows: 3, tokens: 1, context: 192 }).unwrap();
+    let names: Vec<_> = time.ablations.iter().map(|a| (a.name, a.regime)).collect();
+    let alone =
+        ["flat", "typical", "peaked"].map(|regime| [("draw", Some(regime)), ("candidates", Some(regime))]);
+    let whole = ["greedy", "signals", "attention"].map(|name| (name, None));
+    assert_eq!(names, [&whole[..], alone.as_flattened()].concat());
+    // Without measures, 32 bytes fewer of each of 4 chunks a row are written and read, and the second best is not looked up; with
+    // attention signals, both layers write and read 16 bytes more of each of 4 heads, and the last one's keys are read again.
+    let bytes = |name: &str| time.ablations.iter().find(|a| a.name == name).unwrap().bytes;
+    assert_eq!(bytes("signals") - bytes("greedy"), 3 * 4 * 32 * 2);
+    assert!(bytes("attention") - bytes("signals") >= 2 * 3 * 4 * 16 * 2, "{:?}", time.ablations);
+    for Ablation { name, seconds: [median, least, most], extra, .. } in time.ablations {
+        assert!(0.0 < least && least <= median && median <= most && most.is_finite(), "{name}");
+        assert_eq!(extra.is_some(), name != "greedy", "{name}");
+        let [median, least, most] = extra.unwrap_or_default();
+        assert!(least <= median && median <= most && most.is_finite(), "{name}");
+    }
+    // A prompt has none.
+    let time = backend.time_step(TimedStep { rows: 1, tokens: 33, context: 64 }).unwrap();
+    assert_eq!(time.ablations, []);
 }
 
 #[test]

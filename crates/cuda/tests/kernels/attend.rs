@@ -150,6 +150,11 @@ type Attended = (Vec<u16>, Vec<f32>, Vec<[f32; 6]>);
 /// (out, stats) of the batch through one of the two paths, and what attention signals they give for the last token of each
 /// sequence.
 fn run(device: &Device<'_>, case: &Case, prefill: bool) -> Result<Attended, String> {
+    run_for(device, case, prefill, true)
+}
+
+/// As [`run`]; with nobody asking how spread attention is, the output alone.
+fn run_for(device: &Device<'_>, case: &Case, prefill: bool, asked: bool) -> Result<Attended, String> {
     let heads = case.heads;
     let mut tiles = Vec::new();
     let (mut first, mut part) = (0, 0);
@@ -176,7 +181,7 @@ fn run(device: &Device<'_>, case: &Case, prefill: bool) -> Result<Attended, Stri
         n_tiles: at(&count),
         parts: at(&parts),
         out: at(&out),
-        stats: at(&stats),
+        stats: if asked { at(&stats) } else { Pointer(0) },
     };
     let most_tiles = tiles.len() as u32 + 3;
     let longest = case.sequences.iter().map(|s| s.start + s.n_tokens).max().expect("a sequence");
@@ -186,6 +191,9 @@ fn run(device: &Device<'_>, case: &Case, prefill: bool) -> Result<Attended, Stri
         for launch in ops::attend_decode(buffers, most_tiles, longest.div_ceil(SPLIT) as u32 + 1, heads) {
             device.run(&launch)?;
         }
+    }
+    if !asked {
+        return Ok((device.read(&out, 0, n_out)?, Vec::new(), Vec::new()));
     }
 
     let mut asks = Vec::new();
@@ -306,6 +314,18 @@ pub(crate) fn check_bits(device: &Device<'_>, kv: KvType) -> Outcome {
     let apart = out.iter().zip(&prefilled).filter(|(a, b)| a != b).count();
     if apart > 0 || bytes_of(&stats) != bytes_of(&prefilled_stats) {
         return Err(format!("decoded and prefilled differ in bits of {apart} of {} components", out.len()));
+    }
+    Ok(bytes_of(&out))
+}
+
+/// The output has the same bits when nobody asks how spread attention is.
+pub(crate) fn check_unasked(device: &Device<'_>, case: &Case) -> Outcome {
+    let (out, ..) = run(device, case, true)?;
+    for prefill in [false, true] {
+        let (unasked, ..) = run_for(device, case, prefill, false)?;
+        if unasked != out {
+            return Err(format!("other bits for nobody who asks, prefilled: {prefill}"));
+        }
     }
     Ok(bytes_of(&out))
 }
@@ -540,6 +560,15 @@ pub(crate) fn check_signals_alone(device: &Device<'_>) -> Outcome {
 fn decoding_and_prefilling_round_alike() {
     for kv in KvType::ALL {
         everywhere(&format!("{kv:?} heads that look everywhere"), |device| check_bits(device, kv));
+    }
+}
+
+#[test]
+fn nobody_who_asks_changes_no_bit() {
+    for (i, head_dim) in Heads::SIZES.into_iter().enumerate() {
+        let kv = KvType::ALL[i % 3];
+        let case = Case::new(heads(kv, 3, 2, head_dim, 16), &ragged(&[(300, 3), (0, 2)]), LARGE);
+        everywhere(&format!("{kv:?} heads of {head_dim}"), |device| check_unasked(device, &case));
     }
 }
 

@@ -152,8 +152,18 @@ fn one_split(device: &Device<'_>) -> Outcome {
     attention_over(device, KvType::Bf16, 32, &[(200, 20)])
 }
 
+fn unasked(device: &Device<'_>) -> Outcome {
+    let heads = Heads { n_heads: 6, n_kv_heads: 2, head_dim: 32, block_size: 16, kv: KvType::Bf16 };
+    let sequences = [(300, 3), (0, 2)].map(|(start, n_tokens)| attend::Sequence { start, n_tokens });
+    attend::check_unasked(device, &attend::Case::new(heads, &sequences, attend::LARGE))
+}
+
 fn rows(device: &Device<'_>) -> Outcome {
     signals::check(device, &signals::hard_rows(4200))
+}
+
+fn greedy(device: &Device<'_>) -> Outcome {
+    signals::check_greedy(device, &signals::hard_rows(4200))
 }
 
 /// More slices than units of some, no whole chunk of rows, two blocks of asks.
@@ -612,6 +622,30 @@ const FAULTS: &[Fault] = &[
         one_split,
         "entropy",
     ),
+    fault(
+        "weights are taken of moments alone",
+        ATTEND,
+        (
+            "spread ? exponentials<true>(s, h, most, sums) : exponentials<false>(s, h, most, sums);",
+            "if (spread) exponentials<true>(s, h, most, sums);",
+        ),
+        unasked,
+        "nobody",
+    ),
+    fault(
+        "a part without moments loses its maximum",
+        ("moments.cuh", "attend_bf16_32.cu"),
+        ("m.max = max, m.sum = s0;\n", "m.max = 0, m.sum = s0;\n"),
+        unasked,
+        "nobody",
+    ),
+    fault(
+        "statistics are written where nobody asked",
+        ("attend.cuh", "attend_merge.cu"),
+        ("if (spread && lane == 0) finish_stats(", "if (lane == 0) finish_stats("),
+        unasked,
+        "",
+    ),
     // the types of the cache
     fault(
         "halves are multiplied as bf16",
@@ -825,7 +859,13 @@ const FAULTS: &[Fault] = &[
         vocabulary,
         "uninitialised",
     ),
-    fault("every lane has a maximum of its own", HEAD, ("    most = token_max(most);\n", ""), vocabulary, ""),
+    fault(
+        "every lane has a maximum of its own",
+        HEAD,
+        ("return token_max(most);", "return most;"),
+        vocabulary,
+        "",
+    ),
     fault(
         "a token's sums are those of its lanes' neighbours too",
         HEAD,
@@ -881,7 +921,38 @@ const FAULTS: &[Fault] = &[
         rows,
         "logit_std",
     ),
+    fault(
+        "maxima are left out with the measures",
+        HEAD,
+        (
+            "            if (live && own == 2) maxima[place] = most;\n            if (!parts) continue;\n",
+            "            if (!parts) continue;\n            if (live && own == 2) maxima[place] = most;\n",
+        ),
+        greedy,
+        "uninitialised",
+    ),
+    fault(
+        "measures are written where nobody wants them",
+        HEAD,
+        ("            if (!parts) continue;\n", ""),
+        greedy,
+        "",
+    ),
     // signals
+    fault(
+        "the greedy token is the chunk's",
+        SIGNALS,
+        ("token_of(of_chunk[0].first);", "token_of(best.first);"),
+        greedy,
+        "without measures",
+    ),
+    fault(
+        "infinity is a greedy token",
+        SIGNALS,
+        ("out.status = !is_finite(most), ", ""),
+        greedy,
+        "without measures",
+    ),
     fault(
         "sums of warps are read before all are written",
         SIGNALS,
@@ -897,8 +968,8 @@ const FAULTS: &[Fault] = &[
         "the part of another chunk",
         SIGNALS,
         (
-            "weigh(part_of + c, max_of[c], most);\n        v[0]",
-            "weigh(part_of + c / 2, max_of[c], most);\n        v[0]",
+            "weigh(part_of + c, max_of[c], most);\n            v[0]",
+            "weigh(part_of + c / 2, max_of[c], most);\n            v[0]",
         ),
         rows,
         "",
@@ -907,8 +978,8 @@ const FAULTS: &[Fault] = &[
         "the maximum of another chunk",
         SIGNALS,
         (
-            "weigh(part_of + c, max_of[c], most);\n        const float apart",
-            "weigh(part_of + c, max_of[c / 2], most);\n        const float apart",
+            "weigh(part_of + c, max_of[c], most);\n            const float apart",
+            "weigh(part_of + c, max_of[c / 2], most);\n            const float apart",
         ),
         rows,
         "",
@@ -938,8 +1009,8 @@ const FAULTS: &[Fault] = &[
         "chunks past the first 256 are forgotten",
         SIGNALS,
         (
-            "c += SIGNAL_THREADS) {\n        const Weighed w = weigh(part_of + c, max_of[c], most);\n        v[0]",
-            "c += n_chunks) {\n        const Weighed w = weigh(part_of + c, max_of[c], most);\n        v[0]",
+            "c += SIGNAL_THREADS) {\n            const Weighed w = weigh(part_of + c, max_of[c], most);\n            v[0]",
+            "c += n_chunks) {\n            const Weighed w = weigh(part_of + c, max_of[c], most);\n            v[0]",
         ),
         |d| signals::check(d, &signals::hard_rows(33_000)[..1]),
         "entropy",
@@ -1074,6 +1145,7 @@ fn symptom(fault: &Fault) -> Result<String, String> {
     // What the check runs besides the faulty file.
     let with: &[&str] = match fault.files.1 {
         "attention_signals.cu" => &["attend_int8_32", "attend_merge"],
+        "attend_merge.cu" => &["attend_bf16_32", "attention_signals"],
         file if file.starts_with("attend_") => &["attend_merge", "attention_signals"],
         "head_bf16.cu" => &["matmul_bf16", "signals"],
         "signals.cu" => &["head_bf16"],

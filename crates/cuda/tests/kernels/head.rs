@@ -2,7 +2,7 @@
 
 use crate::device::{Device, Outcome, at, at_length, bytes_of, everywhere};
 use crate::matmul::{self, Case, WIDTHS};
-use crate::signals::{HEAD_WIDTHS, Scored, compare, run};
+use crate::signals::{HEAD_WIDTHS, Scored, compare, compare_greedy, run};
 use entropix_cuda::ops::{self, HeadWidth, LogitBuffers, PART_BYTES, Weights};
 use entropix_cuda::pack::Format;
 use entropix_model::Status;
@@ -28,6 +28,16 @@ fn head<'a>(
     width: HeadWidth,
     tokens: Range<usize>,
 ) -> Result<Scored<'a>, String> {
+    head_for(device, case, width, tokens, true)
+}
+
+fn head_for<'a>(
+    device: &Device<'a>,
+    case: &Case,
+    width: HeadWidth,
+    tokens: Range<usize>,
+    measures: bool,
+) -> Result<Scored<'a>, String> {
     let weights = device.upload(&case.packed());
     let w = Weights {
         format: case.format,
@@ -36,7 +46,7 @@ fn head<'a>(
         n_cols: case.n_cols as u32,
     };
     let x = &case.x[tokens.start * case.n_cols..tokens.end * case.n_cols];
-    run(device, w, x, &targets(case, tokens), width)
+    run(device, w, x, &targets(case, tokens), width, measures)
 }
 
 /// Every width against the products, against f64 and against one another, and some tokens alone.
@@ -60,6 +70,8 @@ pub(crate) fn check(device: &Device<'_>, case: &Case) -> Outcome {
     }
     let last = case.n_tokens - 1;
     for width in HEAD_WIDTHS {
+        let greedy = head_for(device, case, width, 0..case.n_tokens, false)?;
+        compare_greedy(&greedy, &all).map_err(|e| format!("{width:?}: {e}"))?;
         let alone = head(device, case, width, last..last + 1)?;
         if bytes_of(&alone.signals) != bytes_of(&all.signals[last..])
             || bytes_of(&alone.logits) != bytes_of(&all.logits[last * case.n_rows..])

@@ -2,11 +2,12 @@
 
 use crate::device::{Device, Outcome, at, at_length, bytes_of, everywhere, near};
 use crate::random::Random;
+use entropix_cuda::launch::Pointer;
 use entropix_cuda::ops::{self, HeadWidth, LogitBuffers, PART_BYTES, Weights};
 use entropix_cuda::pack::{Format, pack};
 use entropix_emulator::Buffer;
 use entropix_model::sampling::signals_of;
-use entropix_model::{Signals, Status};
+use entropix_model::{Candidate, Signals, Status};
 use half::bf16;
 use serde_json::Value;
 
@@ -62,16 +63,20 @@ pub(crate) struct Scored<'a> {
     pub(crate) bits: Vec<u8>,
     /// (rows, vocab)
     pub(crate) logits: Vec<f32>,
+    /// (rows, chunks)
+    pub(crate) maxima: Vec<f32>,
     _memory: Vec<Buffer<'a>>,
 }
 
-/// Runs a head over (n_asks, n_cols) activations in a room with padding nobody may touch, and the merge.
+/// Runs a head over (n_asks, n_cols) activations in a room with padding nobody may touch, and the merge; if nothing is measured,
+/// for the best tokens alone.
 pub(crate) fn run<'a>(
     device: &Device<'a>,
     w: Weights,
     x: &[bf16],
     targets: &[Option<u32>],
     width: HeadWidth,
+    measures: bool,
 ) -> Result<Scored<'a>, String> {
     let (n, vocab) = (targets.len(), w.n_rows as usize);
     let stride = vocab.next_multiple_of(4) + 4;
@@ -79,11 +84,12 @@ pub(crate) fn run<'a>(
     let mut buffers = LogitBuffers { vocab: w.n_rows, stride: stride as u32, ..Default::default() };
     let n_chunks = buffers.n_chunks() as usize;
     let (x, logits) = (device.upload(x), device.empty::<f32>(n * stride));
-    let (parts, maxima) = (device.empty::<u8>(n * n_chunks * PART_BYTES), device.empty::<f32>(n * n_chunks));
+    let part_bytes = if measures { n * n_chunks * PART_BYTES } else { 0 };
+    let (parts, maxima) = (device.empty::<u8>(part_bytes.max(4)), device.empty::<f32>(n * n_chunks));
     let (signals, count, wanted) = (device.empty::<Signals>(n), device.count(n), device.upload(&targets));
     buffers.logits = at(&logits);
     (buffers.parts, buffers.maxima, buffers.signals, buffers.n_asks) =
-        (at(&parts), at(&maxima), at(&signals), at(&count));
+        (if measures { at(&parts) } else { Pointer(0) }, at(&maxima), at(&signals), at(&count));
     // The launches may meet more asks than there are.
     device.run(&ops::head(w, at(&x), buffers, n as u32 + 30, width))?;
     device.run(&ops::signals(buffers, at(&wanted), n as u32 + 2))?;
@@ -96,17 +102,19 @@ pub(crate) fn run<'a>(
             return Err(format!("what is beside row {i} was written"));
         }
     }
+    let chunk_maxima = device.read::<f32>(&maxima, 0, n * n_chunks)?;
     let bits = [
         bytes_of(&rows),
         bytes_of(&records),
-        device.read::<u8>(&parts, 0, parts.len())?,
-        device.read::<u8>(&maxima, 0, maxima.len())?,
+        device.read::<u8>(&parts, 0, part_bytes)?,
+        bytes_of(&chunk_maxima),
     ];
     Ok(Scored {
         buffers,
         signals: records,
         bits: bits.concat(),
         logits: rows,
+        maxima: chunk_maxima,
         _memory: vec![x, logits, parts, maxima, signals, count, wanted],
     })
 }
@@ -118,6 +126,16 @@ pub(crate) fn score_in<'a>(
     targets: &[Option<u32>],
     width: HeadWidth,
 ) -> Result<Scored<'a>, String> {
+    score_for(device, rows, targets, width, true)
+}
+
+fn score_for<'a>(
+    device: &Device<'a>,
+    rows: &[Vec<f32>],
+    targets: &[Option<u32>],
+    width: HeadWidth,
+    measures: bool,
+) -> Result<Scored<'a>, String> {
     let (packed, x) = fed(rows);
     let weights = device.upload(&packed);
     let w = Weights {
@@ -126,7 +144,7 @@ pub(crate) fn score_in<'a>(
         n_rows: rows[0].len() as u32,
         n_cols: (rows.len() * COLUMNS) as u32,
     };
-    let scored = run(device, w, &x, targets, width)?;
+    let scored = run(device, w, &x, targets, width, measures)?;
     for (i, (got, want)) in scored.logits.iter().zip(rows.iter().flatten()).enumerate() {
         if !(got == want || got.is_nan() && want.is_nan()) {
             return Err(format!("logit {i}: {got}, not {want}"));
@@ -247,6 +265,42 @@ pub(crate) fn check(device: &Device<'_>, rows: &[Vec<f32>]) -> Outcome {
     Ok(all.bits)
 }
 
+/// What is found without measuring: the same logits and maxima, the best tokens of rows without a NaN, and nothing else.
+pub(crate) fn compare_greedy(got: &Scored<'_>, full: &Scored<'_>) -> Result<(), String> {
+    if bytes_of(&got.logits) != bytes_of(&full.logits) || bytes_of(&got.maxima) != bytes_of(&full.maxima) {
+        return Err("other logits or maxima without measures".into());
+    }
+    let vocab = full.logits.len() / full.signals.len();
+    for (i, (row, got)) in full.logits.chunks_exact(vocab).zip(&got.signals).enumerate() {
+        if row.iter().any(|z| z.is_nan()) {
+            continue;
+        }
+        let token = (0..vocab).fold(0, |best, token| if row[token] > row[best] { token } else { best });
+        let want = if row[token].is_finite() {
+            let mut want = Signals::default();
+            want.best[0] = Candidate { token: token as u32, logprob: 0.0 };
+            want
+        } else {
+            Signals::not_finite()
+        };
+        if bytes_of(&[*got]) != bytes_of(&[want]) {
+            return Err(format!("row {i} without measures: {got:?}, not {want:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Hard rows without measures, in every width.
+pub(crate) fn check_greedy(device: &Device<'_>, rows: &[Vec<f32>]) -> Outcome {
+    let targets = vec![Some(0); rows.len()];
+    let full = score(device, rows, &targets)?;
+    for width in HEAD_WIDTHS {
+        let greedy = score_for(device, rows, &targets, width, false)?;
+        compare_greedy(&greedy, &full).map_err(|e| format!("{width:?}: {e}"))?;
+    }
+    Ok(Vec::new())
+}
+
 /// Rows of a vocabulary that strain the reduction.
 pub(crate) fn hard_rows(vocab: usize) -> Vec<Vec<f32>> {
     let mut random = Random(vocab as u64);
@@ -279,6 +333,14 @@ fn signals_of_hard_rows_are_near_f64() {
         } else {
             everywhere(&format!("vocabulary of {vocab}"), |device| check(device, &rows));
         }
+    }
+}
+
+#[test]
+fn greedy_tokens_need_no_measures() {
+    for vocab in [1, 128, 130, 4097] {
+        let rows = hard_rows(vocab);
+        everywhere(&format!("vocabulary of {vocab}"), |device| check_greedy(device, &rows));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the kernels of a step take, and how it is printed.
 
 use crate::report::table::{Align, Table, csv_line};
-use entropix_cuda::{OperationTime, StepTime, TimedStep};
+use entropix_cuda::{Ablation, OperationTime, StepTime, TimedStep};
 use serde::Serialize;
 
 /// What all steps of a run have in common.
@@ -28,6 +28,21 @@ pub(crate) struct Step {
     /// Microseconds of the step recorded and replayed: median, least and most.
     us: [f64; 3],
     kernels: Vec<Part>,
+    /// Of decode steps.
+    ablations: Vec<Cost>,
+}
+
+/// What a step takes without or with something, or what a part of it takes by itself.
+#[derive(Debug, Clone, Serialize)]
+struct Cost {
+    name: &'static str,
+    regime: Option<&'static str>,
+    /// Microseconds: median, least and most.
+    us: [f64; 3],
+    /// Microseconds beyond the step before it, in pairs of neighbouring replays; none of the greedy step.
+    extra_us: Option<[f64; 3]>,
+    /// The median of these, of the greedy step's.
+    share_of_greedy: Option<f64>,
 }
 
 /// One kernel in a step.
@@ -67,6 +82,14 @@ impl Step {
                 share_of_step: seconds[0] * launches as f64 / time.seconds[0],
             }
         };
+        let greedy = time.ablations.first().map_or(f64::NAN, |greedy| greedy.seconds[0]);
+        let cost = |&Ablation { name, regime, seconds, extra, .. }: &Ablation| Cost {
+            name,
+            regime,
+            us: seconds.map(|s| s * 1e6),
+            extra_us: extra.map(|extra| extra.map(|s| s * 1e6)),
+            share_of_greedy: extra.map(|extra| extra[0] / greedy),
+        };
         Self {
             setup: setup.clone(),
             rows,
@@ -74,6 +97,7 @@ impl Step {
             context,
             us: time.seconds.map(|s| s * 1e6),
             kernels: time.operations.iter().map(part).collect(),
+            ablations: time.ablations.iter().map(cost).collect(),
         }
     }
 }
@@ -82,7 +106,7 @@ impl Step {
 pub(crate) fn markdown(steps: &[Step]) -> String {
     let mut text = String::new();
     for step in steps {
-        let Step { setup, rows, tokens, context, us, kernels } = step;
+        let Step { setup, rows, tokens, context, us, kernels, ablations } = step;
         let what = if *tokens == 1 {
             format!("decode of {rows} rows at {context} positions")
         } else {
@@ -113,6 +137,9 @@ pub(crate) fn markdown(steps: &[Step]) -> String {
             ]);
         }
         text += &(table.markdown() + "\n");
+        if !ablations.is_empty() {
+            text += &(costs(ablations).markdown() + "\n");
+        }
     }
     if let Some(Step { setup, .. }) = steps.first() {
         text += &format!(
@@ -125,6 +152,32 @@ pub(crate) fn markdown(steps: &[Step]) -> String {
         );
     }
     text
+}
+
+/// What signals and draws of a step cost.
+fn costs(ablations: &[Cost]) -> Table {
+    let mut table = Table::new(&[
+        ("what", Align::Left),
+        ("us", Align::Right),
+        ("extra us", Align::Right),
+        ("least", Align::Right),
+        ("most", Align::Right),
+        ("% of greedy", Align::Right),
+    ]);
+    for Cost { name, regime, us, extra_us, share_of_greedy } in ablations {
+        let what = match (*name, regime) {
+            ("greedy", _) => "the step, greedy without signals".to_owned(),
+            ("signals", _) => "and entropy, varentropy".to_owned(),
+            ("attention", _) => "and attention signals".to_owned(),
+            (name, Some(regime)) => format!("{name}, {regime} logits, alone"),
+            (name, None) => name.to_owned(),
+        };
+        let [extra, least, most] =
+            [0, 1, 2].map(|i| extra_us.map_or("-".into(), |us| format!("{:.2}", us[i])));
+        let share = share_of_greedy.map_or("-".into(), |share| format!("{:.2}", share * 100.0));
+        table.push(vec![what, format!("{:.2}", us[0]), extra, least, most, share]);
+    }
+    table
 }
 
 /// One JSON array.
@@ -197,7 +250,19 @@ mod tests {
             bytes: 8_000_000,
             seconds,
         };
-        let time = StepTime { seconds: [128e-6, 120e-6, 130e-6], operations: vec![operation] };
+        let ablation = |name, regime, us: f64, extra: Option<f64>| Ablation {
+            name,
+            regime,
+            seconds: [us * 1e-6, us * 1e-6 - 1e-6, us * 1e-6 + 1e-6],
+            extra: extra.map(|us| [us * 1e-6, us * 1e-6 - 1e-6, us * 1e-6 + 1e-6]),
+            bytes: 1,
+        };
+        let ablations = vec![
+            ablation("greedy", None, 125.0, None),
+            ablation("signals", None, 128.0, Some(2.5)),
+            ablation("draw", Some("flat"), 1.25, Some(1.25)),
+        ];
+        let time = StepTime { seconds: [128e-6, 120e-6, 130e-6], operations: vec![operation], ablations };
         vec![Step::of(&setup, TimedStep { rows: 8, tokens: 1, context: 512 }, &time)]
     }
 
@@ -212,6 +277,23 @@ mod tests {
             "| matmul_bf16_n8 down | 1 x 128 x 1 |     16 | 4.00 | 8.00 | 2000 |       50.0 |      50.0 |";
         assert!(text.contains(row), "{text}");
         assert!(text.contains("limit, measured in this run: 4000 GB/s"), "{text}");
+    }
+
+    #[test]
+    fn ablations_are_told_against_the_greedy_step() {
+        let text = markdown(&steps());
+        for row in [
+            "| the step, greedy without signals | 125.00 |        - |     - |    - |           - |",
+            "| and entropy, varentropy          | 128.00 |     2.50 |  1.50 | 3.50 |        2.00 |",
+            "| draw, flat logits, alone         |   1.25 |     1.25 |  0.25 | 2.25 |        1.00 |",
+        ] {
+            assert!(text.contains(row), "{row}\n{text}");
+        }
+        let value: serde_json::Value = serde_json::from_str(&json(&steps())).unwrap();
+        let costs = &value[0]["ablations"];
+        assert_eq!((&costs[0]["name"], &costs[0]["extra_us"]), (&"greedy".into(), &serde_json::Value::Null));
+        assert!((costs[1]["share_of_greedy"].as_f64().unwrap() - 0.02).abs() < 1e-9, "{costs}");
+        assert_eq!(costs[2]["regime"], "flat");
     }
 
     #[test]

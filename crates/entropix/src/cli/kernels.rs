@@ -83,18 +83,29 @@ pub(crate) fn run(args: &KernelsArgs, output: &OutputArgs) -> Result<()> {
     };
     let mut results = Vec::with_capacity(steps.len());
     let mut progress = Progress::new(output, "bench kernels", Some(steps.len() as u64), Unit::Pieces);
+    let mut outcome = Ok(());
     for step in steps {
-        results.push(Step::of(&setup, step, &backend.time_step(step)?));
+        match backend.time_step(step) {
+            Ok(time) => results.push(Step::of(&setup, step, &time)),
+            // What was measured before is told all the same.
+            Err(error) => {
+                outcome = Err(error);
+                break;
+            }
+        }
         progress.set(results.len() as u64, String::new);
     }
     progress.finish();
+    if results.is_empty() {
+        return Ok(outcome?);
+    }
     let text = match args.output {
         BenchFormat::Md => kernels::markdown(&results),
         BenchFormat::Json => kernels::json(&results),
         BenchFormat::Csv => kernels::csv(&results),
     };
     std::io::stdout().write_all(text.as_bytes())?;
-    Ok(())
+    Ok(outcome?)
 }
 
 fn steps(args: &KernelsArgs) -> Vec<TimedStep> {
