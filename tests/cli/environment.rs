@@ -145,10 +145,11 @@ fn case_87_a_clock_that_goes_back() {
     assert_eq!(crate::resume::sorted(&place, "out"), crate::resume::sorted(&place, "whole"));
 }
 
-/// Runs the program under a limit of the shell's `ulimit`.
+/// Runs the program under a limit of the shell's `ulimit`, with the three standard files open and no other: one that
+/// the test was started with would count against it.
 fn limited(place: &Place, limit: &str, args: &[&str]) -> crate::program::Ended {
     let mut command = Command::new("sh");
-    let script = format!("ulimit {limit} && exec \"$@\"");
+    let script = format!("exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; ulimit {limit} && exec \"$@\"");
     command
         .current_dir(place.path(""))
         .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_entropix")])
