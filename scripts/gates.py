@@ -57,7 +57,7 @@ def ablation(step, name, regime=None, of="us"):
     (attention signals too); their "extra_us" is what they take beyond the one before, in pairs. Of a regime, by itself: "draw"."""
     for entry in (step or {}).get("ablations") or []:
         if entry["name"] == name and entry.get("regime") == regime:
-            return entry[of] and entry[of][0]
+            return (entry.get(of) or [None])[0]
     return None
 
 

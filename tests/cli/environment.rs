@@ -145,8 +145,8 @@ fn case_87_a_clock_that_goes_back() {
     assert_eq!(crate::resume::sorted(&place, "out"), crate::resume::sorted(&place, "whole"));
 }
 
-/// Runs the program under a limit of the shell's `ulimit`, with the three standard files open and no other: one that
-/// the test was started with would count against it.
+/// Runs the program under a limit of the shell's `ulimit`. What the test was started with would count against it, so the
+/// files up to 9 that are none of the three standard ones are closed.
 fn limited(place: &Place, limit: &str, args: &[&str]) -> crate::program::Ended {
     let mut command = Command::new("sh");
     let script = format!("exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; ulimit {limit} && exec \"$@\"");

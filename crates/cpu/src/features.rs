@@ -107,40 +107,67 @@ pub(crate) fn first_level_bytes() -> usize {
     {
         // To ask takes tens of microseconds on a virtual machine.
         static BYTES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-        *BYTES.get_or_init(x86_first_level_bytes)
+        *BYTES.get_or_init(|| {
+            x86_first_level_bytes(|leaf, n| {
+                let told = std::arch::x86_64::__cpuid_count(leaf, n);
+                [told.eax, told.ebx, told.ecx]
+            })
+        })
     }
     #[cfg(not(target_arch = "x86_64"))]
     0
 }
 
-/// Intel's leaf 4 lists its caches, AMD's 0x80000005 has the first level alone.
+/// What `cpuid(leaf, n)`, {eax, ebx, ecx}, tells. Intel's leaf 4 lists the caches and is empty on AMD's processors, whose leaf
+/// 0x8000_0005 has the first level; virtual machines give Intel's an answer there that means nothing, so it comes second.
 #[cfg(target_arch = "x86_64")]
-fn x86_first_level_bytes() -> usize {
-    use std::arch::x86_64::{__cpuid, __cpuid_count};
-    if __cpuid(0x8000_0000).eax >= 0x8000_0005 {
-        let amd = (__cpuid(0x8000_0005).ecx >> 24) as usize * 1024;
-        if amd > 0 {
-            return amd;
-        }
-    }
-    if __cpuid(0).eax < 4 {
-        return 0;
-    }
-    let caches = (0..16).map(|i| __cpuid_count(4, i)).take_while(|cache| cache.eax & 31 != 0);
-    // A data cache is of type 1.
-    let first = caches.into_iter().find(|cache| cache.eax & 31 == 1 && cache.eax >> 5 & 7 == 1);
-    first.map_or(0, |cache| {
-        let field = |bits: u32, at: u32, n: u32| (bits >> at & ((1 << n) - 1)) as usize + 1;
-        field(cache.ebx, 22, 10)
-            * field(cache.ebx, 12, 10)
-            * field(cache.ebx, 0, 12)
-            * (cache.ecx as usize + 1)
-    })
+fn x86_first_level_bytes(cpuid: impl Fn(u32, u32) -> [u32; 3]) -> usize {
+    let field = |bits: u32, at: u32, n: u32| (bits >> at & ((1 << n) - 1)) as usize;
+    let listed = || {
+        let caches = (0..16).map(|n| cpuid(4, n)).take_while(|[eax, ..]| field(*eax, 0, 5) != 0);
+        // A data cache is of type 1.
+        let first = caches.into_iter().find(|[eax, ..]| (field(*eax, 0, 5), field(*eax, 5, 3)) == (1, 1));
+        first.map(|[_, ebx, sets]| {
+            let (ways, partitions, line) = (field(ebx, 22, 10), field(ebx, 12, 10), field(ebx, 0, 12));
+            (ways + 1) * (partitions + 1) * (line + 1) * (sets as usize + 1)
+        })
+    };
+    let has = |leaf: u32| cpuid(leaf & 0x8000_0000, 0)[0] >= leaf;
+    let amd = || has(0x8000_0005).then(|| field(cpuid(0x8000_0005, 0)[2], 24, 8) * 1024);
+    if has(4) { listed() } else { None }.or_else(amd).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // What processors tell: {eax, ebx, ecx} by leaf and number.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_first_level_cache_is_read_as_its_maker_writes_it() {
+        const LEAVES: [u32; 3] = [0x20, 0, 0];
+        const EXTENDED: [u32; 3] = [0x8000_0008, 0, 0];
+        // 48 KB of 12 ways and 64 sets; an instruction cache of 32 KB before it.
+        const INSTRUCTIONS: [u32; 3] = [0x22, 0x01c0_003f, 63];
+        const DATA: [u32; 3] = [0x21, 0x02c0_003f, 63];
+        const NONE: [u32; 3] = [0; 3];
+        // AMD's leaf: KB in the highest bits.
+        let amd = |kib: u32| [0, 0, kib << 24 | 0x0008_0140];
+        type Leaf = ((u32, u32), [u32; 3]);
+        let bytes = |leaves: &[Leaf]| {
+            x86_first_level_bytes(|leaf, n| {
+                leaves.iter().find(|(at, _)| *at == (leaf, n)).map_or(NONE, |(_, told)| *told)
+            })
+        };
+        let basic: [Leaf; 2] = [((0, 0), LEAVES), ((0x8000_0000, 0), EXTENDED)];
+        let with = |more: &[Leaf]| bytes(&[&basic, more].concat());
+        assert_eq!(with(&[((4, 0), INSTRUCTIONS), ((4, 1), DATA)]), 48 << 10, "Intel's");
+        assert_eq!(with(&[((0x8000_0005, 0), amd(32))]), 32 << 10, "AMD's");
+        let virtual_machine = [((4, 0), DATA), ((0x8000_0005, 0), amd(64))];
+        assert_eq!(with(&virtual_machine), 48 << 10, "Intel's with an answer that only AMD's give");
+        assert_eq!(bytes(&[((0, 0), [3, 0, 0]), ((4, 0), DATA)]), 0, "too old to have leaf 4");
+        assert_eq!(with(&[((4, 0), INSTRUCTIONS)]), 0, "no data cache");
+    }
 
     // Linux reads it from other leaves than we do on AMD's processors, and from the same on Intel's.
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

@@ -31,9 +31,9 @@ impl Beside {
         (self.piece, self.done) = Default::default();
     }
 
-    /// Lines of a step when a group has so many.
-    pub(super) fn lines_a_step(&self, steps_a_group: usize) -> usize {
-        self.pace.div_ceil(steps_a_group.max(1)).min(MOST_LINES)
+    /// Lines of a step when `together` groups take so many.
+    pub(super) fn lines_a_step(&self, steps: usize, together: usize) -> usize {
+        (together * self.pace).div_ceil(steps.max(1)).min(MOST_LINES)
     }
 
     /// Loads the next `n` lines at most, of one piece.
@@ -72,7 +72,8 @@ mod tests {
             let mut beside = Beside::default();
             let pieces = sizes.iter().enumerate().map(|(i, &n)| (without_provenance(i << 32), n));
             beside.set(pieces, n_groups);
-            let n = beside.lines_a_step(steps);
+            let n = beside.lines_a_step(steps, 1);
+            assert!(beside.lines_a_step(2 * steps, 2) == n, "two groups at once at the pace of one");
             let n_lines: usize = sizes.iter().map(|n| n.div_ceil(ALIGNMENT)).sum();
             let mut taken = Vec::new();
             for _ in 0..n_groups * steps {

@@ -70,6 +70,14 @@ impl Job<'_> {
         Self { tokens, out: self.out.wrapping_add(n * self.stride), ..self.clone() }
     }
 
+    /// The job of some of its groups.
+    #[inline(always)]
+    pub(crate) fn of_groups(&self, groups: Range<usize>) -> Self {
+        let (first, out) = self.group(groups.start);
+        let upcoming = if groups.end < self.n_groups { self.group(groups.end).0 } else { self.upcoming };
+        Self { groups: first, n_groups: groups.len(), out, upcoming, ..self.clone() }
+    }
+
     /// Where group `i` starts, and where its products go.
     #[inline(always)]
     pub(crate) fn group(&self, i: usize) -> (*const u8, *mut f32) {
@@ -149,7 +157,7 @@ impl<'a> Ahead<'a> {
             near: n_bytes <= NEAR_BYTES,
             job_end: job.group(job.n_groups).0,
             upcoming: job.upcoming,
-            beside: job.beside.map(|beside| (beside, beside.lines_a_step(steps))),
+            beside: job.beside.map(|beside| (beside, beside.lines_a_step(steps, together))),
         }
     }
 

@@ -121,9 +121,13 @@ pub fn signals(b: LogitBuffers, targets: Pointer, most_asks: u32) -> Launch {
         grid: [most_asks, 1, 1],
         block: 256,
         shared: 0,
-        // The two best are looked up in the chunks that have them.
+        // The two best, or the best alone, are looked up in the chunks that have them.
         bytes: bytes([most_asks, b.n_chunks(), b.chunk_bytes()])
-            + bytes([most_asks, b.n_chunks().min(2), 4 * CHUNK as u32]),
+            + bytes([
+                most_asks,
+                b.n_chunks().min(if b.parts == Pointer::default() { 1 } else { 2 }),
+                4 * CHUNK as u32,
+            ]),
         arguments: Arguments::default()
             .with(b.logits)
             .with(b.parts)

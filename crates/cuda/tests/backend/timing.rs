@@ -75,7 +75,7 @@ fn decode_steps_are_measured_with_and_without_signals() {
     // Without measures, 32 bytes fewer of each of 4 chunks a row are written and read, and the second best is not looked up; with
     // attention signals, both layers write and read 16 bytes more of each of 4 heads, and the last one's keys are read again.
     let bytes = |name: &str| time.ablations.iter().find(|a| a.name == name).unwrap().bytes;
-    assert_eq!(bytes("signals") - bytes("greedy"), 3 * 4 * 32 * 2);
+    assert_eq!(bytes("signals") - bytes("greedy"), 3 * 4 * 32 * 2 + 3 * 128 * 4);
     assert!(bytes("attention") - bytes("signals") >= 2 * 3 * 4 * 16 * 2, "{:?}", time.ablations);
     for Ablation { name, seconds: [median, least, most], extra, .. } in time.ablations {
         assert!(0.0 < least && least <= median && median <= most && most.is_finite(), "{name}");

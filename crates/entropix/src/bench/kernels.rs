@@ -39,6 +39,8 @@ struct Cost {
     regime: Option<&'static str>,
     /// Microseconds: median, least and most.
     us: [f64; 3],
+    /// Bytes that must be read and written at least.
+    bytes: u64,
     /// Microseconds beyond the step before it, in pairs of neighbouring replays; none of the greedy step.
     extra_us: Option<[f64; 3]>,
     /// The median of these, of the greedy step's.
@@ -83,9 +85,10 @@ impl Step {
             }
         };
         let greedy = time.ablations.first().map_or(f64::NAN, |greedy| greedy.seconds[0]);
-        let cost = |&Ablation { name, regime, seconds, extra, .. }: &Ablation| Cost {
+        let cost = |&Ablation { name, regime, seconds, extra, bytes }: &Ablation| Cost {
             name,
             regime,
+            bytes,
             us: seconds.map(|s| s * 1e6),
             extra_us: extra.map(|extra| extra.map(|s| s * 1e6)),
             share_of_greedy: extra.map(|extra| extra[0] / greedy),
@@ -159,12 +162,13 @@ fn costs(ablations: &[Cost]) -> Table {
     let mut table = Table::new(&[
         ("what", Align::Left),
         ("us", Align::Right),
+        ("MB", Align::Right),
         ("extra us", Align::Right),
         ("least", Align::Right),
         ("most", Align::Right),
         ("% of greedy", Align::Right),
     ]);
-    for Cost { name, regime, us, extra_us, share_of_greedy } in ablations {
+    for Cost { name, regime, us, bytes, extra_us, share_of_greedy } in ablations {
         let what = match (*name, regime) {
             ("greedy", _) => "the step, greedy without signals".to_owned(),
             ("signals", _) => "and entropy, varentropy".to_owned(),
@@ -175,7 +179,8 @@ fn costs(ablations: &[Cost]) -> Table {
         let [extra, least, most] =
             [0, 1, 2].map(|i| extra_us.map_or("-".into(), |us| format!("{:.2}", us[i])));
         let share = share_of_greedy.map_or("-".into(), |share| format!("{:.2}", share * 100.0));
-        table.push(vec![what, format!("{:.2}", us[0]), extra, least, most, share]);
+        let megabytes = format!("{:.2}", *bytes as f64 / 1e6);
+        table.push(vec![what, format!("{:.2}", us[0]), megabytes, extra, least, most, share]);
     }
     table
 }
@@ -255,7 +260,7 @@ mod tests {
             regime,
             seconds: [us * 1e-6, us * 1e-6 - 1e-6, us * 1e-6 + 1e-6],
             extra: extra.map(|us| [us * 1e-6, us * 1e-6 - 1e-6, us * 1e-6 + 1e-6]),
-            bytes: 1,
+            bytes: 2_500_000,
         };
         let ablations = vec![
             ablation("greedy", None, 125.0, None),
@@ -283,9 +288,9 @@ mod tests {
     fn ablations_are_told_against_the_greedy_step() {
         let text = markdown(&steps());
         for row in [
-            "| the step, greedy without signals | 125.00 |        - |     - |    - |           - |",
-            "| and entropy, varentropy          | 128.00 |     2.50 |  1.50 | 3.50 |        2.00 |",
-            "| draw, flat logits, alone         |   1.25 |     1.25 |  0.25 | 2.25 |        1.00 |",
+            "| the step, greedy without signals | 125.00 | 2.50 |        - |     - |    - |           - |",
+            "| and entropy, varentropy          | 128.00 | 2.50 |     2.50 |  1.50 | 3.50 |        2.00 |",
+            "| draw, flat logits, alone         |   1.25 | 2.50 |     1.25 |  0.25 | 2.25 |        1.00 |",
         ] {
             assert!(text.contains(row), "{row}\n{text}");
         }

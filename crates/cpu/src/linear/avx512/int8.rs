@@ -11,6 +11,7 @@ use super::opened::{FEWEST_TABLED, FEWEST_TILES, Opened, Opening, RUN};
 use super::weights::{self, Packed, Weights};
 use super::{TILE, with_few_sizes, with_tokens};
 use crate::features::first_level_bytes;
+use crate::linear::ROW_GROUP;
 use crate::linear::activations::Form;
 use crate::linear::kernels::{Ahead, Job, Kernel, Run};
 use crate::linear::layout::BLOCK;
@@ -44,21 +45,30 @@ pub(in crate::linear) fn select_for<const PAIRS: bool>(dtype: DType) -> Kernel {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn run<W: Packed, const PAIRS: bool>(job: &Job<'_>) {
     let n_tiles = job.tokens.len().div_ceil(TILE);
-    let is_tabled = job.tokens.len() >= FEWEST_TABLED;
-    // SAFETY: the job's promise.
-    unsafe {
-        if n_tiles >= FEWEST_TILES {
-            return match (W::SIGNED, W::HALVES) {
-                (true, true) if PAIRS => run_pairs::<W, true, true>(job),
-                (true, _) if PAIRS => run_pairs::<W, true, false>(job),
-                (false, _) if PAIRS => run_pairs::<W, false, false>(job),
-                (true, true) => run_opened::<W, true, true, false>(job),
-                (true, _) if is_tabled => run_opened::<W, true, false, true>(job),
-                (true, _) => run_opened::<W, true, false, false>(job),
-                (false, _) if is_tabled => run_opened::<W, false, false, true>(job),
-                (false, _) => run_opened::<W, false, false, false>(job),
-            };
+    if n_tiles >= FEWEST_TILES {
+        let n_paired = if PAIRS { job.n_groups / 2 * 2 } else { 0 };
+        let (pairs, others) = (job.of_groups(0..n_paired), job.of_groups(n_paired..job.n_groups));
+        let is_tabled = job.tokens.len() >= FEWEST_TABLED;
+        // SAFETY: the job's promise, for some of its groups.
+        unsafe {
+            if n_paired > 0 {
+                match (W::SIGNED, W::HALVES) {
+                    (true, true) => run_pairs::<W, true, true>(&pairs),
+                    (true, _) => run_pairs::<W, true, false>(&pairs),
+                    (false, _) => run_pairs::<W, false, false>(&pairs),
+                }
+            }
+            if others.n_groups > 0 {
+                match (W::SIGNED, W::HALVES) {
+                    (true, true) => run_opened::<W, true, true, false>(&others),
+                    (true, _) if is_tabled => run_opened::<W, true, false, true>(&others),
+                    (true, _) => run_opened::<W, true, false, false>(&others),
+                    (false, _) if is_tabled => run_opened::<W, false, false, true>(&others),
+                    (false, _) => run_opened::<W, false, false, false>(&others),
+                }
+            }
         }
+        return;
     }
     let whole = Run::whole(&job.layout);
     for i in 0..job.n_groups {
@@ -125,7 +135,7 @@ unsafe fn many_tiles<W: Weights>(job: &Job<'_>, run: Run, weights: W, out: *mut 
     });
 }
 
-/// Two groups at a time, opened without multiples: with them a group takes as much room as two without.
+/// An even number of groups, two at a time, opened without multiples: with them a group takes as much room as two without.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn run_pairs<W: Packed, const SIGNED: bool, const HALVES: bool>(job: &Job<'_>) {
     let n_first = if job.tokens.start.is_multiple_of(PANEL) { FIRST_OF_PAIR } else { 0 };
@@ -133,10 +143,8 @@ unsafe fn run_pairs<W: Packed, const SIGNED: bool, const HALVES: bool>(job: &Job
     let of_group = RUN * Opened::<SIGNED, HALVES, false>::BLOCK;
     with_scratch(2 * of_group, |scratch| {
         for i in (0..job.n_groups).step_by(2) {
-            // Where the second is missing the first takes its place: it is computed twice, to the same bits.
-            let [a, b] = [i, (i + 1).min(job.n_groups - 1)].map(|i| job.group(i));
-            let apart = b.1.addr().wrapping_sub(a.1.addr()) / size_of::<f32>();
-            let mut ahead = Ahead::new(job, i, (job.n_groups - i).min(2), FEWEST_TILES);
+            let [a, b] = [i, i + 1].map(|i| job.group(i));
+            let mut ahead = Ahead::new(job, i, 2, FEWEST_TILES);
             for run in Run::each(&job.layout, RUN) {
                 let is_odd = Cell::new(false);
                 // SAFETY: the job's promise, and scratch memory of the size asked for.
@@ -146,14 +154,14 @@ unsafe fn run_pairs<W: Packed, const SIGNED: bool, const HALVES: bool>(job: &Job
                     });
                     if n_first > 0 {
                         let panel = run.panel(job.panel_of(Form::Int8, job.tokens.start), Form::Int8);
-                        tile::<_, 2, FIRST_OF_PAIR>(job, run, opening, panel, a.1, apart, &mut ahead);
+                        tile::<_, 2, FIRST_OF_PAIR>(job, run, opening, panel, a.1, &mut ahead);
                     } else {
                         opening[0].open(run.n_blocks);
                         opening[1].open(run.n_blocks);
                     }
                     let opened =
                         [scratch, scratch.add(of_group)].map(|at| Opened::<SIGNED, HALVES, false>::new(at));
-                    many_pairs(&others, run, opened, others.group(i).1, apart, &mut ahead);
+                    many_pairs(&others, run, opened, others.group(i).1, &mut ahead);
                 }
             }
         }
@@ -168,7 +176,6 @@ unsafe fn many_pairs<W: Weights>(
     run: Run,
     weights: [W; 2],
     out: *mut f32,
-    apart: usize,
     ahead: &mut Ahead<'_>,
 ) {
     let tokens = |n: usize| {
@@ -180,12 +187,12 @@ unsafe fn many_pairs<W: Weights>(
         // SAFETY: the job's promise; tiles and groups stay within it.
         unsafe {
             match n {
-                1 => tile::<W, 2, 1>(job, run, weights, panel, out, apart, ahead),
-                2 => tile::<W, 2, 2>(job, run, weights, panel, out, apart, ahead),
-                3 => tile::<W, 2, 3>(job, run, weights, panel, out, apart, ahead),
-                4 => tile::<W, 2, 4>(job, run, weights, panel, out, apart, ahead),
-                5 => tile::<W, 2, 5>(job, run, weights, panel, out, apart, ahead),
-                6 => tile::<W, 2, 6>(job, run, weights, panel, out, apart, ahead),
+                1 => tile::<W, 2, 1>(job, run, weights, panel, out, ahead),
+                2 => tile::<W, 2, 2>(job, run, weights, panel, out, ahead),
+                3 => tile::<W, 2, 3>(job, run, weights, panel, out, ahead),
+                4 => tile::<W, 2, 4>(job, run, weights, panel, out, ahead),
+                5 => tile::<W, 2, 5>(job, run, weights, panel, out, ahead),
+                6 => tile::<W, 2, 6>(job, run, weights, panel, out, ahead),
                 n => unreachable!("a tile of {n} tokens"),
             }
         }
@@ -235,11 +242,10 @@ unsafe fn single<W: Weights, const T: usize>(
     ahead: &mut Ahead<'_>,
 ) {
     // SAFETY: passed on.
-    unsafe { tile::<W, 1, T>(job, run, [weights], panel, out, 0, ahead) }
+    unsafe { tile::<W, 1, T>(job, run, [weights], panel, out, ahead) }
 }
 
-/// A run of G groups times T tokens. `weights` and `panel` start with the run's first block; the products of the second
-/// group go to `out + apart`.
+/// A run of G neighbouring groups times T tokens. `weights` and `panel` start with the run's first block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn tile<W: Weights, const G: usize, const T: usize>(
     job: &Job<'_>,
@@ -247,16 +253,15 @@ unsafe fn tile<W: Weights, const G: usize, const T: usize>(
     weights: [W; G],
     panel: *const u8,
     out: *mut f32,
-    apart: usize,
     ahead: &mut Ahead<'_>,
 ) {
-    // SAFETY: the job's promise holds for the weights, for T tokens from `panel` on and for T rows of `out`.
+    // SAFETY: the job's promise holds for the weights, for T tokens from `panel` on and for the G groups of T rows of `out`.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); T]; G];
         if run.start > 0 {
             for g in 0..G {
                 for t in 0..T {
-                    sums[g][t] = _mm512_loadu_ps(out.add(t * job.stride + g * apart));
+                    sums[g][t] = _mm512_loadu_ps(out.add(t * job.stride + g * ROW_GROUP));
                 }
             }
         }
@@ -333,7 +338,7 @@ unsafe fn tile<W: Weights, const G: usize, const T: usize>(
         }
         for g in 0..G {
             for t in 0..T {
-                _mm512_storeu_ps(out.add(t * job.stride + g * apart), sums[g][t]);
+                _mm512_storeu_ps(out.add(t * job.stride + g * ROW_GROUP), sums[g][t]);
             }
         }
     }

@@ -1,5 +1,5 @@
 //! Kernels of 512-bit vectors: one lane a row of the group, up to twelve tokens at once in registers, each
-//! activation broadcast from memory by the instruction that multiplies it.
+//! activation broadcast from memory, where one group meets it by the instruction that multiplies it.
 //!
 //! Twelve tokens need 12 sums of f32 and 12 of integers, and so do six tokens that meet two groups; the other eight
 //! registers hold weights, scales and constants. One token and twelve run the same code, so an output has one order of

@@ -41,39 +41,39 @@ fn a_product_does_not_depend_on_batch_or_tiles() {
             for path in KernelPath::available() {
                 // Columns of several runs of opened weights, tokens enough for multiples of their scales.
                 let (n_tokens, n_cols) = (70, 1024);
-                let matrix = pack(&tensor(dtype, 70, n_cols, 7), precision, path);
-                let inputs = activations(&matrix, &inputs(n_tokens, n_cols, 8), path);
-                let product = |tokens: Range<usize>, rows: Range<usize>, out: &mut [f32], stride: usize| {
-                    matrix.multiply(&inputs, tokens, rows, out, stride, Upcoming::NOTHING);
-                };
-                let difference = first_difference(&product, n_tokens, matrix.n_rows(), 9);
-                assert_eq!(difference, None, "{dtype} {precision:?} {path}");
+                for matrix in pack_for_all(&tensor(dtype, 70, n_cols, 7), precision, path) {
+                    let inputs = activations(&matrix, &inputs(n_tokens, n_cols, 8), path);
+                    let product =
+                        |tokens: Range<usize>, rows: Range<usize>, out: &mut [f32], stride: usize| {
+                            matrix.multiply(&inputs, tokens, rows, out, stride, Upcoming::NOTHING);
+                        };
+                    let difference = first_difference(&product, n_tokens, matrix.n_rows(), 9);
+                    assert_eq!(difference, None, "{dtype} {precision:?} {path}");
+                }
             }
         }
     }
 }
 
-// Which of the two a machine runs depends on its first-level cache, so each would be tested on some machines only.
+// Which of the two a machine runs depends on its first-level cache; its answers do not.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn pairs_of_groups_give_the_bits_of_single_ones() {
-    use super::super::avx512::select_int8;
     if !KernelPath::Avx512.is_available() {
         return;
     }
-    // An odd number of groups.
-    let (n_tokens, n_rows, n_cols) = (100, 80, 1024);
+    // An even and an odd number of groups, and one.
+    let (n_tokens, n_cols) = (100, 1024);
     for dtype in DType::ALL.into_iter().filter(|dtype| dtype.is_quantised()) {
-        let tensor = tensor(dtype, n_rows, n_cols, 25);
-        let matrix = || pack(&tensor, Precision::Int8, KernelPath::Avx512);
-        let inputs = activations(&matrix(), &inputs(n_tokens, n_cols, 26), KernelPath::Avx512);
-        let pairs = matrix().with_kernels(select_int8::<true>);
-        let product = |tokens: Range<usize>, rows: Range<usize>, out: &mut [f32], stride: usize| {
-            pairs.multiply(&inputs, tokens, rows, out, stride, Upcoming::NOTHING);
-        };
-        assert_eq!(first_difference(&product, n_tokens, n_rows, 27), None, "{dtype}");
-        let singles = multiply(&matrix().with_kernels(select_int8::<false>), &inputs, n_tokens);
-        assert_eq!(multiply(&pairs, &inputs, n_tokens), singles, "{dtype}");
+        for n_rows in [16, 64, 80] {
+            let tensor = tensor(dtype, n_rows, n_cols, 25);
+            let matrices = pack_for_all(&tensor, Precision::Int8, KernelPath::Avx512);
+            let inputs = activations(&matrices[0], &inputs(n_tokens, n_cols, 26), KernelPath::Avx512);
+            let [pairs, singles] = [0, 1].map(|i| {
+                multiply(&matrices[i], &inputs, n_tokens).into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            });
+            assert_eq!(pairs, singles, "{dtype}, {n_rows} rows");
+        }
     }
 }
 
@@ -85,16 +85,17 @@ fn a_token_does_not_feel_its_neighbours() {
             for path in KernelPath::available() {
                 // Wide enough that opened weights are taken in several runs.
                 let n_cols = 1024;
-                let matrix = pack(&tensor(dtype, 16, n_cols, 10), precision, path);
-                let token = inputs(1, n_cols, 11);
-                let alone = multiply(&matrix, &activations(&matrix, &token, path), 1);
-                for (n_tokens, slot) in [(2, 1), (4, 3), (13, 12), (33, 17), (64, 40)] {
-                    let mut company = inputs(n_tokens, n_cols, 12 + slot as u64);
-                    company[..n_cols].fill(f32::NAN);
-                    company[slot * n_cols..(slot + 1) * n_cols].copy_from_slice(&token);
-                    let out = multiply(&matrix, &activations(&matrix, &company, path), n_tokens);
-                    let got = &out[slot * matrix.n_rows()..(slot + 1) * matrix.n_rows()];
-                    assert_eq!(got, alone, "{dtype} {precision:?} {path}, slot {slot} of {n_tokens}");
+                for matrix in pack_for_all(&tensor(dtype, 32, n_cols, 10), precision, path) {
+                    let token = inputs(1, n_cols, 11);
+                    let alone = multiply(&matrix, &activations(&matrix, &token, path), 1);
+                    for (n_tokens, slot) in [(2, 1), (4, 3), (13, 12), (33, 17), (64, 40)] {
+                        let mut company = inputs(n_tokens, n_cols, 12 + slot as u64);
+                        company[..n_cols].fill(f32::NAN);
+                        company[slot * n_cols..(slot + 1) * n_cols].copy_from_slice(&token);
+                        let out = multiply(&matrix, &activations(&matrix, &company, path), n_tokens);
+                        let got = &out[slot * matrix.n_rows()..(slot + 1) * matrix.n_rows()];
+                        assert_eq!(got, alone, "{dtype} {precision:?} {path}, slot {slot} of {n_tokens}");
+                    }
                 }
             }
         }
@@ -128,17 +129,18 @@ fn odd_scales_do_not_depend_on_the_batch() {
                 })
                 .collect();
             for path in KernelPath::available() {
-                let matrix = pack(&tensor, Precision::Int8, path);
-                let together = multiply(&matrix, &activations(&matrix, &inputs, path), n_tokens);
-                for (token, (input, got)) in
-                    inputs.chunks(n_cols).zip(together.chunks(matrix.n_rows())).enumerate()
-                {
-                    let alone = multiply(&matrix, &activations(&matrix, input, path), 1);
-                    for (row, (got, alone)) in got.iter().zip(&alone).enumerate() {
-                        assert!(
-                            got.to_bits() == alone.to_bits() || got.is_nan() && alone.is_nan(),
-                            "{dtype} {path}, scale {odd:#x}, token {token}, row {row}: {got:e}, alone {alone:e}"
-                        );
+                for matrix in pack_for_all(&tensor, Precision::Int8, path) {
+                    let together = multiply(&matrix, &activations(&matrix, &inputs, path), n_tokens);
+                    for (token, (input, got)) in
+                        inputs.chunks(n_cols).zip(together.chunks(matrix.n_rows())).enumerate()
+                    {
+                        let alone = multiply(&matrix, &activations(&matrix, input, path), 1);
+                        for (row, (got, alone)) in got.iter().zip(&alone).enumerate() {
+                            assert!(
+                                got.to_bits() == alone.to_bits() || got.is_nan() && alone.is_nan(),
+                                "{dtype} {path}, scale {odd:#x}, token {token}, row {row}: {got:e}, alone {alone:e}"
+                            );
+                        }
                     }
                 }
             }

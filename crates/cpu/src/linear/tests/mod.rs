@@ -96,6 +96,17 @@ fn pack(tensor: &Tensor, precision: Precision, path: KernelPath) -> Matrix {
     Matrix::pack(&[Part::new(tensor)], precision, path).unwrap()
 }
 
+/// The matrix by every kernel that a machine with the path may run: which one it is can depend on its caches.
+fn pack_for_all(tensor: &Tensor, precision: Precision, path: KernelPath) -> Vec<Matrix> {
+    #[cfg(target_arch = "x86_64")]
+    if (precision, path, tensor.dtype.is_quantised()) == (Precision::Int8, KernelPath::Avx512, true) {
+        use super::avx512::select_int8;
+        let matrix = || pack(tensor, precision, path);
+        return vec![matrix().with_kernels(select_int8::<true>), matrix().with_kernels(select_int8::<false>)];
+    }
+    vec![pack(tensor, precision, path)]
+}
+
 /// The whole product, (n_tokens, padded rows).
 fn multiply(matrix: &Matrix, activations: &Activations, n_tokens: usize) -> Vec<f32> {
     let mut out = vec![f32::NAN; n_tokens * matrix.n_rows()];
