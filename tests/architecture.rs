@@ -88,11 +88,6 @@ const NO_LIMITS: &[(&str, &[&str], &str)] = &[
     ("crates/engine/src/policy/reach.rs", &["MOST_PIECES"], "a warning is given up, nothing refused"),
     ("crates/engine/src/policy/score.rs", &["WINDOW"], "part of a formula"),
     ("crates/engine/src/policy/dslider/dirichlet.rs", &["MOST"], "part of a formula"),
-    (
-        "crates/entropix/src/bench/ceiling.rs",
-        &["MOST_BYTES", "LEAST_BYTES"],
-        "of a measurement without input",
-    ),
     ("crates/entropix/src/hub/package.rs", &["SHOWN_BYTES"], "a message is cut, nothing refused"),
     ("crates/entropix/src/jobs/compressed.rs", &["BUFFER_BYTES"], "read at once"),
     (

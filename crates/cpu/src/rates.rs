@@ -1,9 +1,12 @@
-//! How fast this machine multiplies and adds, from registers: the ceiling of prompts and of large batches.
+//! How fast this machine multiplies and adds, from registers: the ceiling of prompts and of large batches. And how fast it
+//! reads: that of generation, which reads every weight once a step.
 
 use crate::features::KernelPath;
 use crate::linear;
-use crate::pool::Pool;
-use crate::simd::{Family, Kernel, LANES, Lanes, dispatch};
+use crate::memory::Zeroed;
+use crate::pool::{Pool, share};
+use crate::simd::{Family, Kernel, LANES, Lanes, dispatch, prefetch};
+use entropix_model::Result;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -13,6 +16,15 @@ const LOOPS: usize = 4000;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Sums side by side, so that none waits for the one before it.
 const CHAINS: usize = 12;
+/// Shortest useful buffer to read: below it the cost of starting the threads would be measured.
+const SHORTEST: usize = 1 << 20;
+/// Longest: far above any cache.
+const LONGEST: usize = 1 << 30;
+/// How often the buffer is read at least: caches that many share take some passes to fill.
+const FEWEST_PASSES: usize = 8;
+/// Vectors of a step of reading, and how many steps ahead memory is asked: 8 KB.
+const VECTORS: usize = 8;
+const STEPS_AHEAD: usize = 16;
 
 /// f32 operations a second (a multiply-add is two) of all threads of a pool with the vectors of a path.
 pub fn float_operations(pool: &Pool, path: KernelPath) -> f64 {
@@ -44,13 +56,64 @@ fn operations_of(instruction: fn(KernelPath, usize) -> Option<f64>, pool: &Pool,
 
 fn fastest(pool: &Pool, loops: &(dyn Fn() + Sync), operations: f64) -> f64 {
     let n_threads = pool.n_threads();
-    let (begin, mut least) = (Instant::now(), Duration::MAX);
-    while begin.elapsed() < PATIENCE {
+    operations * n_threads as f64 / least_time(1, || pool.run(n_threads, &|_, _| loops())).as_secs_f64()
+}
+
+/// The least that `measured` takes of many times, `n` at least.
+fn least_time(n: usize, measured: impl Fn()) -> Duration {
+    let (begin, mut n_done, mut least) = (Instant::now(), 0, Duration::MAX);
+    while n_done < n || begin.elapsed() < PATIENCE {
         let start = Instant::now();
-        pool.run(n_threads, &|_, _| loops());
+        measured();
         least = least.min(start.elapsed());
+        n_done += 1;
     }
-    operations * n_threads as f64 / least.as_secs_f64()
+    least
+}
+
+/// Bytes a second at which all threads of a pool read a buffer of about `n_bytes` over and over, each its own part, with the
+/// vectors of a path, asking ahead for what comes. With `n_bytes` the size of the model's weights, what part of them stays in
+/// the caches stays there here too, so the ceiling is that of this model on this machine.
+///
+/// # Errors
+/// When there is no memory for it.
+pub fn bytes_read(pool: &Pool, path: KernelPath, n_bytes: usize) -> Result<f64> {
+    const STEP: usize = size_of::<[[f32; LANES]; VECTORS]>();
+    let n_steps = n_bytes.clamp(SHORTEST, LONGEST) / STEP;
+    let mut buffer: Zeroed<[[f32; LANES]; VECTORS]> =
+        Zeroed::in_huge_pages(n_steps, "the buffer to measure reading with")?;
+    // Pages that nobody wrote are one and the same.
+    buffer.iter_mut().for_each(|step| step[0][0] = 1.0);
+    let (family, n_threads) = (Family::of(path), pool.n_threads());
+    let pass = || {
+        pool.run(n_threads, &|part, _| {
+            let steps = black_box(&buffer[share(n_steps, part, n_threads)]);
+            black_box(dispatch(family, Read { steps }));
+        });
+    };
+    Ok((n_steps * STEP) as f64 / least_time(FEWEST_PASSES, pass).as_secs_f64())
+}
+
+struct Read<'a> {
+    steps: &'a [[[f32; LANES]; VECTORS]],
+}
+
+impl Kernel for Read<'_> {
+    type Output = [f32; LANES];
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> [f32; LANES] {
+        let mut sums = [L::splat(0.0); VECTORS];
+        for (i, step) in self.steps.iter().enumerate() {
+            if let Some(ahead) = self.steps.get(i + STEPS_AHEAD) {
+                prefetch(ahead.as_flattened());
+            }
+            for (sum, vector) in sums.iter_mut().zip(step) {
+                *sum = sum.add(L::load(vector));
+            }
+        }
+        sums.into_iter().fold(L::splat(0.0), |all, sum| all.add(sum)).to_array()
+    }
 }
 
 struct MultiplyAdds;
@@ -74,6 +137,27 @@ impl Kernel for MultiplyAdds {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_read_at_a_believable_rate() {
+        let pool = Pool::new(2).unwrap();
+        for path in KernelPath::available() {
+            let rate = bytes_read(&pool, path, 1 << 22).unwrap();
+            assert!((1e8..1e14).contains(&rate), "{path}: {rate} B/s");
+        }
+    }
+
+    // A pass that leaves out a part of the buffer would make the ceiling too high.
+    #[test]
+    fn every_vector_is_read() {
+        for n_steps in [1, STEPS_AHEAD, 100] {
+            let steps = vec![[[1.0; LANES]; VECTORS]; n_steps];
+            for path in KernelPath::available() {
+                let sums = dispatch(Family::of(path), Read { steps: &steps });
+                assert_eq!(sums, [(n_steps * VECTORS) as f32; LANES], "{path}");
+            }
+        }
+    }
 
     #[test]
     fn operations_come_at_a_believable_rate() {

@@ -1,7 +1,6 @@
 //! The least time a step could take on this machine: phase by phase, the larger of the time to read what must be read
 //! and the time to multiply what must be multiplied (the roofline of Williams, Waterman and Patterson 2009).
 
-use super::ceiling::read_bandwidth;
 use entropix::{ModelSummary, Processor};
 use entropix_cpu::{Precision, pool::Pool, rates};
 use entropix_model::Result;
@@ -26,7 +25,7 @@ impl Limits {
     /// Whatever the device fails in.
     pub(crate) fn measure(self, model: &ModelSummary, pool: Option<&Pool>) -> Result<Self> {
         let (bytes, weights, float) = match (&model.processor, pool) {
-            (&Processor::Cpu { kernel_path, n_threads }, Some(pool)) => {
+            (&Processor::Cpu { kernel_path, .. }, Some(pool)) => {
                 let float = rates::float_operations(pool, kernel_path);
                 // Weights of 16 bits and more are multiplied as f32 in int8.
                 let is_quantised = model.weight_bytes < 2 * model.n_params;
@@ -35,7 +34,7 @@ impl Limits {
                     Precision::Bf16 => rates::bf16_operations(pool, kernel_path),
                     _ => float,
                 };
-                (read_bandwidth(model.read_bytes, n_threads), weights, float)
+                (rates::bytes_read(pool, kernel_path, model.read_bytes)?, weights, float)
             }
             (Processor::Cpu { .. }, None) => unreachable!("the CPU has threads"),
             (Processor::Cuda { found, .. }, _) => {

@@ -1,6 +1,5 @@
 //! Measuring: what is run, what it is compared with, and how it is told.
 
-pub(crate) mod ceiling;
 pub(crate) mod kernels;
 pub(crate) mod limit;
 pub(crate) mod result;
