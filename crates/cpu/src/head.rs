@@ -8,7 +8,7 @@ use crate::moments::{self, Floor, TILE, TileMoments};
 use crate::options::HEAD_ASKS;
 use crate::pool::share;
 use crate::shared::Shared;
-use crate::tasks::First;
+use crate::tasks::{First, Rectangles};
 use crate::times::{Lap, StepTimes};
 use crate::workspace::{ThreadRoom, Workspace};
 use std::ops::Range;
@@ -26,8 +26,7 @@ impl Step<'_> {
 
     /// What the threads read first of the head.
     pub(crate) fn first_of_head(&self) -> First<'_> {
-        let n_tasks = self.model.config.vocab_size.div_ceil(TILE);
-        First { matrix: &self.model.head, n_tasks, tasks_a_row: 1, rows: TILE }
+        First { matrix: &self.model.head, cut: Rectangles::strips(self.model.config.vocab_size, TILE) }
     }
 
     fn head_of(&self, asks: Range<usize>, work: &mut Workspace, times: &mut StepTimes) {
