@@ -25,9 +25,27 @@ pub(crate) fn load(
     cache: Option<&Path>,
     progress: &Progress<'_>,
 ) -> Result<Option<(u32, u32)>> {
-    let wanted = wanted(sizes, weights);
+    load_wanted(driver, &wanted(sizes, weights), cache, progress)
+}
+
+/// As [`load`], every kernel there is, for vocabularies of up to `vocab` tokens and models of up to `n_heads` heads.
+pub(crate) fn load_all(driver: &mut Driver, vocab: u32, n_heads: u32) -> Result<Option<(u32, u32)>> {
+    let mut files = Wanted::new();
+    for kernel in abi::kernels() {
+        let shared = shared(&kernel.name, vocab, n_heads);
+        files.entry(kernel.file).or_default().push((kernel.name, shared));
+    }
+    load_wanted(driver, &files, None, &|_| {})
+}
+
+fn load_wanted(
+    driver: &mut Driver,
+    wanted: &Wanted,
+    cache: Option<&Path>,
+    progress: &Progress<'_>,
+) -> Result<Option<(u32, u32)>> {
     let refused = if images::are_usable(driver.found().driver) {
-        match load_images(driver, &wanted) {
+        match load_images(driver, wanted) {
             Err(error) if error.code == "KernelImage" => error.message,
             loaded => return loaded.map(|()| None),
         }
@@ -43,7 +61,7 @@ pub(crate) fn load(
         );
         Error::unsupported("KernelImage", message)
     })?;
-    compile(driver, &wanted, &nvrtc, cache, progress)?;
+    compile(driver, wanted, &nvrtc, cache, progress)?;
     Ok(Some(nvrtc.version()))
 }
 
@@ -71,19 +89,23 @@ pub fn compiler(found: &Found) -> Result<Option<Nvrtc>> {
     })
 }
 
-fn wanted(sizes: &Sizes, weights: &Weights) -> Wanted {
-    let (formats, head) = (weights::layer_formats(weights), weights::head_format(weights));
-    let vocabulary = u32::try_from(sizes.vocab).expect("a checked vocabulary");
-    let (kv, head_dim) = (sizes.heads.kv.name(), sizes.heads.head_dim.to_string());
-    let shared = |parts: &[&str]| match *parts {
-        ["draw"] => ops::draw_shared(vocabulary),
-        ["attention", "disagreement", _] => sizes.heads.n_heads * 64 * 4,
+/// Dynamic shared memory that a kernel may be launched with.
+fn shared(kernel: &str, vocab: u32, n_heads: u32) -> u32 {
+    match kernel.split('_').collect::<Vec<_>>()[..] {
+        ["draw"] => ops::draw_shared(vocab),
+        ["attention", "disagreement", _] => n_heads * 64 * 4,
         ["matmul", .., "wide"] => ops::Width::Wide.shared(),
         ["head", .., "n8"] => ops::HeadWidth::N8.shared(),
         ["head", .., "n32"] => ops::HeadWidth::N32.shared(),
         ["head", .., "n64"] => ops::HeadWidth::N64.shared(),
         _ => 0,
-    };
+    }
+}
+
+fn wanted(sizes: &Sizes, weights: &Weights) -> Wanted {
+    let (formats, head) = (weights::layer_formats(weights), weights::head_format(weights));
+    let vocabulary = u32::try_from(sizes.vocab).expect("a checked vocabulary");
+    let (kv, head_dim) = (sizes.heads.kv.name(), sizes.heads.head_dim.to_string());
     let mut files = Wanted::new();
     for kernel in abi::kernels() {
         let parts: Vec<&str> = kernel.name.split('_').collect();
@@ -99,7 +121,7 @@ fn wanted(sizes: &Sizes, weights: &Weights) -> Wanted {
             },
         };
         if is_wanted {
-            let shared = shared(&parts);
+            let shared = shared(&kernel.name, vocabulary, sizes.heads.n_heads);
             files.entry(kernel.file).or_default().push((kernel.name, shared));
         }
     }

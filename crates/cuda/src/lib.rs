@@ -20,6 +20,7 @@ pub mod pack;
 mod rooms;
 mod step;
 mod weights;
+mod workbench;
 
 pub use backend::CudaBackend;
 pub use backend::ablation::Ablation;
@@ -30,3 +31,4 @@ pub use kernels::compiler;
 pub use ops::KvType;
 pub use options::{CudaOptions, FAST_TOKENS, plan};
 pub use weights::{Opening, Progress};
+pub use workbench::Workbench;

@@ -119,6 +119,14 @@ impl Driver {
         Ok(Memory { at, bytes: bytes.max(16) })
     }
 
+    /// Gives a piece of device memory back.
+    pub(crate) fn give_back(&mut self, piece: Memory) -> Result<()> {
+        let at = self.memory.iter().position(|at| *at == piece.at).expect("memory of this device");
+        self.memory.swap_remove(at);
+        // SAFETY: given by the driver, and now forgotten.
+        unsafe { result::free_sync(piece.at) }.map_err(|error| self.note("cuMemFree", error.0))
+    }
+
     /// Claims pinned host memory.
     pub(crate) fn allocate_pinned(&mut self, bytes: usize) -> Result<Pinned> {
         // SAFETY: freed when this is dropped.

@@ -1,12 +1,12 @@
 //! Attention against the reference: ragged contexts, every head size and type of cache, decode and prefill with the same bits.
 
-use crate::device::{Device, Outcome, at, bytes_of, everywhere, near};
+use crate::device::{self, Device, Outcome, at, bytes_of, everywhere, near};
 use crate::kv::{Slot, halves, of_half};
 use crate::random::Random;
 use entropix_cpu::reference::{HeadAttention, attend, attention_signals};
 use entropix_cuda::launch::Pointer;
 use entropix_cuda::ops::{self, AttendBuffers, AttentionSignalBuffers, Heads, KvType, SPLIT, Tile};
-use entropix_emulator::{Emulator, Order};
+use entropix_emulator::Order;
 use half::bf16;
 
 /// One sequence: new tokens after `start` cached ones.
@@ -219,7 +219,7 @@ fn run_for(device: &Device<'_>, case: &Case, prefill: bool, asked: bool) -> Resu
         most_parts,
     };
     // Two layers that happen to be equal: the relative entropy is then that of one.
-    let none = Pointer(stats.address());
+    let none = at(&stats);
     device.run(&ops::attention_signals(none, gather, n_asks as u32 + 1, heads.n_heads, 0, 2))?;
     device.run(&ops::attention_disagreement(buffers, gather, n_asks as u32 + 1, heads))?;
     device.run(&ops::attention_signals(none, gather, n_asks as u32 + 1, heads.n_heads, 1, 2))?;
@@ -473,7 +473,7 @@ fn a_token_has_the_same_bits_alone_and_in_a_chunk() {
 /// Against keys and values in f32: 8 bits cost a hundredth, and that they cost more than 16 shows that it is measured.
 #[test]
 fn a_cache_in_few_bits_loses_little() {
-    let device = Device { image: Emulator::plain(), order: Order::Rising };
+    let device = device::plain(Order::Rising);
     for head_dim in [64, 128] {
         let [bf16, f16, int8] = KvType::ALL.map(|kv| {
             let case = Case::new(heads(kv, 3, 1, head_dim, 16), &ragged(&[(40, 1), (600, 1), (0, 5)]), 0.0);

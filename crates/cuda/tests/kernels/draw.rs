@@ -1,10 +1,10 @@
 //! Draws against the recorded table (tests/data/samplers.json): the token of every toss, the best of several, the temperature.
 
-use crate::device::{Device, Outcome, at, bytes_of, everywhere, near};
+use crate::device::{self, Device, Outcome, at, bytes_of, everywhere, near};
 use crate::random::Random;
 use crate::signals::{Scored, logits_of, score, table};
 use entropix_cuda::ops::{self, DrawBuffers};
-use entropix_emulator::{Emulator, Order};
+use entropix_emulator::Order;
 use entropix_model::sampling::{DrawScratch, draw, signals_of};
 use entropix_model::{Coin, Draw, Edit, Filters, Temperature, TokenMask};
 use serde_json::Value;
@@ -175,7 +175,7 @@ fn draws_from_short_rows_are_those_of_the_table() {
         let logits = logits_of(row);
         if logits.len() <= 1000 {
             let lines: Vec<Line> = draws_of(&table, &row["name"]).map(|d| line(d, logits.len(), 4)).collect();
-            let plain = Device { image: Emulator::plain(), order: Order::Random(4) };
+            let plain = device::plain(Order::Random(4));
             check_lines(&plain, &logits, &lines).unwrap_or_else(|e| panic!("{}: {e}", row["name"]));
             let lines: Vec<Line> =
                 draws_of(&table, &row["name"]).step_by(5).map(|d| line(d, logits.len(), 0)).collect();
@@ -192,11 +192,11 @@ fn draws_from_long_rows_are_those_of_the_table() {
         let logits = logits_of(row);
         if logits.len() > 1000 {
             let lines: Vec<Line> = draws_of(&table, &row["name"]).map(|d| line(d, logits.len(), 1)).collect();
-            let plain = Device { image: Emulator::plain(), order: Order::Random(3) };
+            let plain = device::plain(Order::Random(3));
             check_lines(&plain, &logits, &lines).unwrap_or_else(|e| panic!("{}: {e}", row["name"]));
             let few: Vec<Line> =
                 draws_of(&table, &row["name"]).step_by(9).map(|d| line(d, logits.len(), 0)).collect();
-            let checked = Device { image: Emulator::checked(), order: Order::Falling };
+            let checked = device::checked(Order::Falling);
             check_lines(&checked, &logits, &few).unwrap_or_else(|e| panic!("{}: {e}", row["name"]));
         }
     }

@@ -1154,7 +1154,7 @@ fn symptom(fault: &Fault) -> Result<String, String> {
     };
     let image = Emulator::compile(&folder.path().join(fault.files.1), with, folder.path())?;
     for order in Order::ALL {
-        if let Err(symptom) = (fault.check)(&Device { image: &image, order }) {
+        if let Err(symptom) = (fault.check)(&Device::Emulated(&image, order)) {
             return Ok(format!("{order:?}: {symptom}"));
         }
     }

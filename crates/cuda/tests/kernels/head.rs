@@ -107,8 +107,8 @@ pub(crate) fn check_poison(device: &Device<'_>) -> Outcome {
 pub(crate) fn check_traffic(device: &Device<'_>) -> Outcome {
     let (vocab, n_cols, n) = (512u64, 136u64, 41u64);
     let case = case(Format::BF16, vocab as usize, n_cols as usize, n as usize);
-    let (weights, x, count) =
-        (device.upload(&case.packed()), device.upload(&case.x), device.count(n as usize));
+    let packed = case.packed();
+    let (weights, x, count) = (device.upload(&packed), device.upload(&case.x), device.count(n as usize));
     let w = Weights { format: case.format, at: at(&weights), n_rows: vocab as u32, n_cols: n_cols as u32 };
     let (logits, parts, maxima) = (
         device.empty::<f32>((n * vocab) as usize),
@@ -129,13 +129,13 @@ pub(crate) fn check_traffic(device: &Device<'_>) -> Outcome {
         };
         let launch = ops::head(w, at(&x), buffers, n as u32, width);
         let traffic = device.traffic(&launch)?;
-        let stored = weights.len() as u64;
+        let stored = packed.len() as u64;
         if launch.bytes != stored + 2 * n * n_cols + written {
             return Err(format!("{width:?}: the launch counts {} bytes", launch.bytes));
         }
         // Each thread looks at the count.
         let read = blocks * stored + of_rows * (2 * n * n_cols + blocks * 256 * 4);
-        if device.image.is_checked() && (traffic.read, traffic.written) != (read, written) {
+        if device.is_checked() && (traffic.read, traffic.written) != (read, written) {
             return Err(format!("{width:?}: {traffic:?}, not {read} and {written}"));
         }
     }

@@ -1,5 +1,6 @@
 //! Every kernel, run on the CPU from its own source, against the reference: ragged shapes, three thread orders with
-//! bit-equal results, every access checked; and planted faults, each of which must be caught.
+//! bit-equal results, every access checked; and planted faults, each of which must be caught. The checks of results run on a real
+//! device instead where they are told to (`ENTROPIX_TEST_GPU=real`).
 #![forbid(unsafe_code)]
 
 mod abi;
