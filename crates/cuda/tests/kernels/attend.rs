@@ -435,7 +435,8 @@ fn ragged(pairs: &[(usize, usize)]) -> Vec<Sequence> {
 
 #[test]
 fn attention_agrees_with_the_reference_in_both_paths() {
-    // Head size, group, block size, (start, new tokens): pairwise over what the kernels distinguish.
+    // Head size, group, block size, (start, new tokens): every size with every group and with contexts of 1 and of 1000, each group
+    // with both contexts; blocks and numbers of heads in turn.
     for (head_dim, group, n_kv_heads, block_size, sequences) in [
         (64, 3, 1, 16, ragged(&[(0, 1), (999, 1), (0, 7)])),
         (80, 1, 2, 32, ragged(&[(255, 1), (250, 12)])),
@@ -444,6 +445,21 @@ fn attention_agrees_with_the_reference_in_both_paths() {
         (128, 8, 2, 32, ragged(&[(64, 1), (300, 1)])),
         (16, 3, 2, 16, ragged(&[(0, 40)])),
         (32, 2, 1, 64, ragged(&[(31, 1), (500, 20)])),
+        (64, 1, 1, 32, ragged(&[(999, 1), (0, 2)])),
+        (64, 4, 1, 64, ragged(&[(0, 1), (999, 1)])),
+        (64, 7, 1, 16, ragged(&[(999, 1)])),
+        (64, 8, 1, 32, ragged(&[(0, 1), (999, 1)])),
+        (80, 3, 1, 16, ragged(&[(999, 1), (0, 1)])),
+        (80, 4, 1, 64, ragged(&[(0, 3)])),
+        (80, 7, 1, 32, ragged(&[(1, 2)])),
+        (80, 8, 1, 16, ragged(&[(0, 1)])),
+        (96, 1, 2, 32, ragged(&[(0, 1)])),
+        (96, 3, 1, 64, ragged(&[(999, 1)])),
+        (96, 7, 1, 16, ragged(&[(0, 1), (40, 1)])),
+        (96, 8, 1, 32, ragged(&[(0, 2)])),
+        (128, 1, 1, 64, ragged(&[(999, 1), (0, 1)])),
+        (128, 3, 1, 16, ragged(&[(0, 1)])),
+        (128, 4, 1, 32, ragged(&[(20, 3)])),
     ] {
         for kv in KvType::ALL {
             let heads = heads(kv, group, n_kv_heads, head_dim, block_size);
