@@ -153,6 +153,7 @@ fn the_gpu_answers_as_the_cpu_does() {
         assert_eq!(cpu.iter().map(|(_, tokens)| tokens.len()).collect::<Vec<_>>(), [24, 24, 16, 12]);
         assert_eq!(cpu, cuda, "{model}");
         assert!(said.contains("cuda:0, Emulated device"), "{said}");
+        assert!(said.contains("memory   weights") && said.contains(" cache "), "{said}");
         // Small memory: rows are put back and computed again.
         let (preempted, said) = greedy(folder.path(), model, "cuda", &["--kv-blocks", "6", "-c", "64"]);
         assert_eq!(preempted, cuda, "{model}");
@@ -389,6 +390,21 @@ fn auto_says_what_it_takes_and_why() {
         let output = batch(folder.path(), "qwen3", &[&["--device", "auto"], flags].concat(), &unfit);
         assert_eq!(output.status.code(), Some(69), "a wish that the cpu cannot meet: {}", words(&output));
     }
+    // The same numbers cut into heads that no kernel knows.
+    let model = folder.path().join("other-heads");
+    std::fs::create_dir(&model).unwrap();
+    for file in std::fs::read_dir(tiny("llama-sure")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
+    }
+    let config = std::fs::read_to_string(model.join("config.json")).unwrap();
+    let config = config.replace("attention_heads\": 6", "attention_heads\": 12");
+    let config = config.replace("value_heads\": 2", "value_heads\": 4");
+    std::fs::write(model.join("config.json"), config).unwrap();
+    let output = batch(folder.path(), model.to_str().unwrap(), &["--device", "auto"], &[fake()]);
+    assert!(output.status.success(), "{}", words(&output));
+    let why = "auto takes the cpu: heads have 8 components; the CUDA kernels know [16, ";
+    assert!(words(&output).contains(why), "{}", words(&output));
     // Out of memory is told: the cpu would take a hundred times as long.
     let small = [fake(), ("FAKE_CUDA_MEMORY", "1000000")];
     let output = batch(folder.path(), "qwen3", &["--device", "auto"], &small);
@@ -835,6 +851,7 @@ fn steps_of_random_models_are_measured() {
     let results: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((results[0]["test"].as_str(), results[1]["test"].as_str()), (Some("pp8"), Some("tg2")));
     assert_eq!(results[0]["model_filename"], "random:tiny");
+    assert!(words(&output).contains("memory   "), "{}", words(&output));
     assert!(results[0]["signals_share"].is_null(), "a device does not tell what its time goes into");
     let output = run(&["kernels", "--device", "cpu", "-m", "random:tiny"]);
     assert!(

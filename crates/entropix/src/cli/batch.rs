@@ -10,7 +10,6 @@ use crate::report::say::{say, sayln};
 use crate::report::tally::{Tally, counted, facts, rate, speed};
 
 use anyhow::Result;
-use entropix::Processor;
 use entropix::jobs::manifest::PolicyRecord;
 use entropix::jobs::parquet::{self, Destination, Shape};
 use entropix::jobs::{
@@ -131,9 +130,7 @@ pub(crate) fn run(args: &BatchArgs, output: &OutputArgs) -> Result<ExitCode> {
         let (name, rows) = (load::headline(&session), args.batch_size);
         let pending = begun.n_pending().map_or("requests".into(), |n| counted(n, "request"));
         sayln!("{name}, policy {}: {pending}, {rows} at once", policy_file.name());
-        if matches!(session.model().processor, Processor::Cuda { .. }) {
-            sayln!("{}", load::memory(&session));
-        }
+        load::tell_memory(&session, output);
     }
     let mut watch = Watch::new(output, begun.done.len() as u64, begun.n_requests, interrupts);
     let (n_pending, go_on) = (begun.n_pending(), begun.go_on);

@@ -42,6 +42,7 @@ pub(crate) fn run(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
         };
         return Err(Error::new(Class::Usage, "Flags", message).into());
     }
+    load::tell_memory(&session, output);
     let mut setup = setup(&session);
     let n_runs = (tests.len() * args.repetitions) as u64;
     let mut progress = Progress::new(output, "bench", Some(n_runs), Unit::Pieces);

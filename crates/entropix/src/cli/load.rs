@@ -10,7 +10,7 @@ use anyhow::Result;
 use entropix::jobs::Preparation;
 use entropix::jobs::params::Params;
 use entropix::text::{ChatTemplate, Special};
-use entropix::{Device, Precision, Session, SessionOptions, calibrations, hub};
+use entropix::{Device, Precision, Processor, Session, SessionOptions, calibrations, hub};
 use entropix_engine::limits::CALIBRATION_BYTES;
 use entropix_engine::{Calibration, PolicyFile};
 use entropix_model::{Checkpoint, Class, Error};
@@ -360,8 +360,15 @@ pub(crate) fn tell(session: &Session, policy: &PolicyFile, sources: &Sources, ou
     sayln!("requests that say nothing: {parameters}");
 }
 
+/// What a CUDA device gives, unless nothing is to be said: it is claimed at start, and what does not fit is not found out later.
+pub(crate) fn tell_memory(session: &Session, output: &OutputArgs) {
+    if !output.quiet && matches!(session.model().processor, Processor::Cuda { .. }) {
+        sayln!("{}", memory(session));
+    }
+}
+
 /// What was claimed of the device's memory or is wanted of the machine's, a line a purpose.
-pub(crate) fn memory(session: &Session) -> String {
+fn memory(session: &Session) -> String {
     format!("memory   {}", session.model().memory.to_string().replace('\n', "\n         "))
 }
 
