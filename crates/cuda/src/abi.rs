@@ -96,5 +96,6 @@ pub fn kernels() -> Vec<Kernel> {
     add("candidates".into(), "candidates.cu", "pppppppuu", 256, 64, 3104);
     add("draw".into(), "draw.cu", "ppppppppuu", 1024, 64, 4608);
     add("copy_blocks".into(), "copy_blocks.cu", "pppuuuuu", 128, 64, 0);
+    add("wrappers".into(), "wrappers.cu", "pp", 32, 64, 512);
     all
 }

@@ -113,6 +113,7 @@ fn wanted(sizes: &Sizes, weights: &Weights) -> Wanted {
             ["attend", "merge", size] => size == head_dim,
             ["attend", _, kind, size] => kind == kv && size == head_dim,
             ["unpack" | "swiglu", ..] => sizes.fast.is_some(),
+            ["wrappers"] => false,
             ["rope", "store", kind] | ["attention", "disagreement", kind] => kind == kv,
             _ => match kernel.file.trim_end_matches(".cu").split_once('_') {
                 Some(("matmul", format)) => formats.iter().any(|f| f.name() == format),

@@ -4,7 +4,7 @@
 use crate::device::{Device, Outcome};
 use crate::matmul::Case;
 use crate::small::RopeCase;
-use crate::{attend, candidates, draw, fast, head, matmul, signals, small};
+use crate::{attend, candidates, draw, fast, head, matmul, signals, small, wrappers};
 use entropix_cuda::ops::{Heads, KvType};
 use entropix_cuda::pack::Format;
 use entropix_emulator::{Emulator, Order};
@@ -178,6 +178,7 @@ fn best(device: &Device<'_>) -> Outcome {
 const RMS: (&str, &str) = ("rms_norm.cu", "rms_norm.cu");
 const EMBED: (&str, &str) = ("embed.cu", "embed.cu");
 const UNPACK: (&str, &str) = ("unpack.cu", "unpack.cu");
+const WRAPPERS: (&str, &str) = ("dev.cuh", "wrappers.cu");
 const SWIGLU: (&str, &str) = ("swiglu.cu", "swiglu.cu");
 const MATMUL: (&str, &str) = ("matmul.cuh", "matmul_bf16.cu");
 const MATMUL_Q4_1: (&str, &str) = ("matmul.cuh", "matmul_q4_1.cu");
@@ -1111,6 +1112,21 @@ const FAULTS: &[Fault] = &[
         ("if (layer > 0) rest += relative[blockIdx.x];", ""),
         with_attention,
         "attention signal 1",
+    ),
+    // dev.cuh by itself
+    fault(
+        "a matrix of shared memory comes as it lies",
+        WRAPPERS,
+        ("emulator::combine_ldmatrix_transposed", "emulator::combine_ldmatrix"),
+        wrappers::check,
+        "ldmatrix_x4_transposed",
+    ),
+    fault(
+        "halves are multiplied as bf16",
+        WRAPPERS,
+        ("emulator::combine_mma_f16", "emulator::combine_mma_bf16"),
+        wrappers::check,
+        "mma_f16",
     ),
 ];
 

@@ -20,3 +20,4 @@ mod random;
 mod resources;
 mod signals;
 mod small;
+mod wrappers;
