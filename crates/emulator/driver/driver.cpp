@@ -436,6 +436,8 @@ EXPORT int fake_driver_enqueue(Stream* stream, int (*run)(const void*), const vo
 }
 
 EXPORT Result cuGetErrorName(Result code, const char** text) {
+    *text = nullptr;
+    ENTER();
     switch (code) {
         case Result::OutOfMemory: *text = "CUDA_ERROR_OUT_OF_MEMORY"; break;
         case Result::NoDevice: *text = "CUDA_ERROR_NO_DEVICE"; break;

@@ -106,6 +106,7 @@ impl CudaBackend {
         if let Some(least) = options.fast {
             backend.warm_up(least)?;
         }
+        backend.driver.seal();
         Ok(backend)
     }
 

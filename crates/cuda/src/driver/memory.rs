@@ -109,8 +109,17 @@ impl Driver {
         self.claims
     }
 
+    /// Says that everything was claimed.
+    pub(crate) fn seal(&mut self) {
+        self.is_sealed = true;
+    }
+
     /// Claims device memory; what is there at first is undefined.
+    ///
+    /// # Panics
+    /// After [`Driver::seal`], as [`Driver::allocate_pinned`] does: amid work there may be none left.
     pub(crate) fn allocate(&mut self, bytes: usize) -> Result<Memory> {
+        assert!(!self.is_sealed, "{bytes} bytes of device memory after the start");
         // SAFETY: what is read from it was written before, which the emulator checks.
         let at = unsafe { result::malloc_sync(bytes.max(16)) };
         let at = at.map_err(|error| self.note("cuMemAlloc", error.0))?;
@@ -129,6 +138,7 @@ impl Driver {
 
     /// Claims pinned host memory.
     pub(crate) fn allocate_pinned(&mut self, bytes: usize) -> Result<Pinned> {
+        assert!(!self.is_sealed, "{bytes} bytes of pinned memory after the start");
         // SAFETY: freed when this is dropped.
         let at = unsafe { result::malloc_host(bytes.max(16), 0) };
         let at = at.map_err(|error| self.note(PIN, error.0))?;

@@ -43,6 +43,8 @@ pub(crate) struct Driver {
     /// Whether the device reads ordinary memory itself, so that a copy of it may not be made when the call returns.
     reads_pageable: bool,
     pinned: Vec<*mut c_void>,
+    /// Whether everything was claimed.
+    is_sealed: bool,
     /// Null where one was released.
     graphs: Vec<sys::CUgraphExec>,
     blas: Option<cublaslt::Blas>,
@@ -84,6 +86,7 @@ impl Driver {
             claims: Claims::default(),
             reads_pageable: false,
             pinned: Vec::new(),
+            is_sealed: false,
             graphs: Vec::new(),
             blas: None,
             patience,

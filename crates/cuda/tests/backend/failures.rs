@@ -77,7 +77,8 @@ fn every_call_may_fail() {
         driver.calls().into_iter().filter(|(name, _)| !is_called(name)).collect();
     let is_seen = |name: &str| is_called(name) || copying.iter().any(|(called, _)| called == name);
     let unseen: Vec<String> = exported().into_iter().filter(|name| !is_seen(name)).collect();
-    // What names an error is called only where there is one; so is what asks the device after a failure of cuBLASLt (fast.rs).
+    // What names an error is called only where there is one (below, and cuGetErrorString never); so is what asks the device after a
+    // failure of cuBLASLt (fast.rs).
     assert_eq!(unseen, ["cuGetErrorName", "cuGetErrorString", "cuStreamQuery"], "nobody sees these fail");
     for (name, n) in copying {
         for (call, code) in [(1, 1), (n / 2 + 1, 719), (n, 1)] {
@@ -320,8 +321,28 @@ fn memory_is_planned_and_then_left_alone() {
         signals(&mut backend, step, 1);
     }
     assert_eq!(driver.counts().allocations, before);
-    let allocated = driver.calls().into_iter().find(|(name, _)| name == "cuMemAlloc_v2").map(|(_, n)| n);
-    assert_eq!(allocated, Some(before), "everything was claimed once");
+    assert_eq!(calls(&driver, "cuMemAlloc_v2"), before, "everything was claimed once");
+    let pinned = calls(&driver, "cuMemHostAlloc");
+    // Steps of every kind claim no more than opening did.
+    drop(backend);
+    driver.reset();
+    everything(true).unwrap();
+    assert_eq!((calls(&driver, "cuMemAlloc_v2"), calls(&driver, "cuMemHostAlloc")), (before, pinned));
+}
+
+/// What names an error may itself fail: then its number is all there is.
+#[test]
+fn an_error_without_a_name_has_its_number() {
+    let Some(driver) = fake() else { return };
+    let told = || {
+        driver.set("memory", 1 << 19);
+        let error = copy_bandwidth(0).unwrap_err();
+        assert_eq!(error.code, "DeviceMemory", "{error}");
+        error.message
+    };
+    assert!(told().contains("CUDA_ERROR_OUT_OF_MEMORY (2)"), "{}", told());
+    driver.fail("cuGetErrorName", 1, 1);
+    assert!(told().contains("an unknown error (2)"));
 }
 
 /// The driver hands out memory in pieces larger than what was asked for. With exactly what the plan then takes, and what is to

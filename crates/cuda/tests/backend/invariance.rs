@@ -1,7 +1,8 @@
 //! The same request gives the same bits alone, in any batch, in any chunks of its prompt, wherever its blocks lie, recorded or
 //! not.
 
-use crate::drive::{device, open, options};
+use crate::checkpoints::checkpoint;
+use crate::drive::{Device, device, open, options};
 use entropix_cuda::{CudaBackend, CudaOptions, KvType};
 use entropix_model::{Ask, AttentionSignals, Backend, Batch, BlockId, Signals, Slot, TokenId};
 
@@ -108,7 +109,39 @@ fn a_request_has_the_same_bits_in_any_company() {
             );
         }
         assert!(device.graph_launches().is_none_or(|n| n > 20));
+        // The threads of a GPU run in any order.
+        if let Device::Fake(driver) = &device
+            && kv_type != KvType::F16
+        {
+            for order in [1, 4321] {
+                driver.set("order", order);
+                assert!(
+                    run(&mut open(true, 40), &sequences, 5, 0) == want,
+                    "{name}, {kv_type}: order {order}"
+                );
+            }
+            driver.set("order", 0);
+        }
     }
+}
+
+/// The negative control: products of a library, in steps of several tokens, depend on how a prompt is cut, and the same
+/// comparison tells.
+#[test]
+fn bits_that_depend_on_the_batch_are_noticed() {
+    let _device = device();
+    let sequence: [Vec<TokenId>; 1] = [(0..40).map(|i| (i * 37 % 384) as u32).collect()];
+    let fast = CudaOptions { fast: Some(8), ..options() };
+    let mut backend = match CudaBackend::open(&checkpoint("llama-tied").unwrap(), &fast) {
+        // Of the machine's own that may be missing.
+        Err(error) if error.code == "NoCublasLt" => return eprintln!("{error}"),
+        opened => opened.unwrap(),
+    };
+    let [whole, cut] = [40, 5].map(|chunk| run(&mut backend, &sequence, 1, chunk).remove(0));
+    assert!(whole != cut, "no bit depends on the batch");
+    let mut exact = open("llama-tied", &options());
+    let [whole, cut] = [40, 5].map(|chunk| run(&mut exact, &sequence, 1, chunk).remove(0));
+    assert!(whole == cut, "ours do not");
 }
 
 /// As many rows as a step may have in large jobs, of one token each and of several.
