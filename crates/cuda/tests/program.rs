@@ -791,6 +791,46 @@ fn advice_on_memory_is_true() {
     refused(&["verify", "out"], "1000000", "blocks: -b; rows: -b");
 }
 
+/// What `bench kernels` writes has the names that the judge of the gates reads: as if it were of a model that gates are for.
+fn gates_understand(mut steps: serde_json::Value) {
+    let folder = tempfile::tempdir().unwrap();
+    for step in steps.as_array_mut().unwrap() {
+        step["model"] = "random:llama-3.2-1b".into();
+        match (step["rows"].as_u64(), step["tokens"].as_u64()) {
+            (Some(rows), Some(1)) => {
+                (step["rows"], step["context"]) = (if rows == 1 { 1 } else { 256 }.into(), 512.into());
+            }
+            _ => step["tokens"] = 2048.into(),
+        }
+    }
+    let path = folder.path().join("kernels.json");
+    std::fs::write(&path, steps.to_string()).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/gates.py");
+    let output = Command::new("python3")
+        .arg(script)
+        .arg("--ours")
+        .arg(&path)
+        .arg("-o")
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", words(&output));
+    let table = std::fs::read_to_string(folder.path().join("gates.json")).unwrap();
+    let table: serde_json::Value = serde_json::from_str(&table).unwrap();
+    let found = |gate: usize| -> Vec<&str> {
+        let found = table["gates"][gate]["found"].as_array().unwrap();
+        found.iter().map(|found| found[0].as_str().unwrap()).collect()
+    };
+    let regimes = ["flat", "typical", "peaked"];
+    let costs = ["1 row", "256 rows"].map(|rows| regimes.map(|name| format!("llama-3.2-1b, {rows}, {name}")));
+    assert_eq!(found(0), costs.as_flattened());
+    assert_eq!(found(1), ["llama-3.2-1b, 1 row", "llama-3.2-1b, 256 rows"]);
+    let cells = table["cells"].as_array().unwrap();
+    let measured: Vec<_> =
+        cells.iter().filter(|cell| cell["us"].is_number()).map(|cell| &cell["rows"]).collect();
+    assert_eq!(measured, [&serde_json::json!(1), &256.into(), &"prompt".into()]);
+}
+
 /// Steps are taken apart, and measured whole, on weights that lie in no file.
 #[test]
 fn steps_of_random_models_are_measured() {
@@ -814,6 +854,7 @@ fn steps_of_random_models_are_measured() {
         .map(|step| ["rows", "tokens", "context"].map(|name| step[name].as_u64().unwrap()))
         .collect();
     assert_eq!(shapes, [[1, 1, 256], [3, 1, 256], [1, 16, 16]]);
+    gates_understand(steps.clone());
     for step in steps.as_array().unwrap() {
         let kernels = step["kernels"].as_array().unwrap();
         let has =
