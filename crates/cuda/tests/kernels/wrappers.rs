@@ -18,17 +18,17 @@ const ODD: [f32; 16] = [
     f32::NEG_INFINITY,
     f32::NAN,
     // Halfway between two bf16, and a hair more.
-    1.003_906_25,
-    1.011_718_8,
-    1.003_906_4,
+    1.0 + 1.0 / 256.0,
+    1.0 + 3.0 / 256.0,
+    1.0 + 1.0 / 256.0 + f32::EPSILON,
     // Halfway between two f16, the largest of them, and what rounds to infinity.
-    1.000_488_3,
-    1.001_464_8,
+    1.0 + 1.0 / 2048.0,
+    1.0 + 3.0 / 2048.0,
     65_504.0,
     65_520.0,
     // Smallest of f16, half of it, and what f32 and bf16 alone know.
-    5.960_464_5e-8,
-    2.980_232_2e-8,
+    1.0 / (1 << 24) as f32,
+    1.0 / (1 << 25) as f32,
     -1e-30,
     3.0e38,
 ];
