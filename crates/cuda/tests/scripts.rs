@@ -252,6 +252,31 @@ fn gates_are_met_by_measurements_alone() {
     assert_eq!(found[3], "not measured: flashinfer_chain, flat: no module (and 2 more)");
 }
 
+/// PyTorch is on no machine that runs tests, so nothing else tells when a name that bench_torch takes from another script is gone.
+#[test]
+fn scripts_have_what_bench_torch_takes_of_them() {
+    let ask = r#"
+import ast, sys
+sys.path.insert(0, sys.argv[1])
+parsed = lambda file: ast.parse(open(f"{sys.argv[1]}/{file}").read())
+nodes = list(ast.walk(parsed("bench_torch")))
+names = [(n.value.id, n.attr) for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
+known = {alias.asname or alias.name: alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+there = {"gates": dir(__import__("gates")), "torch_sampler": []}
+for node in ast.walk(parsed("torch_sampler.py")):
+    there["torch_sampler"] += [getattr(node, "name", None) or getattr(node, "id", None)]
+taken = [(known[module], name) for module, name in names if known.get(module) in there]
+print(len(taken), *sorted({module for module, _ in taken}))
+missing = [f"{module}.{name}" for module, name in taken if name not in there[module]]
+sys.exit(", ".join(missing) or 0)
+"#;
+    let folder = script("gpu");
+    let output = Command::new("python3").args(["-c", ask]).arg(folder.parent().unwrap()).output().unwrap();
+    let (said, why) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "missing: {why}");
+    assert!(said.trim().ends_with(" gates torch_sampler"), "{said}");
+}
+
 /// A part that failed is never told as passed.
 #[test]
 fn a_cublaslt_that_fails_is_a_failure() {
