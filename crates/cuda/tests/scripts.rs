@@ -42,7 +42,11 @@ fn check(device: &str, fast: &str) -> (Output, String, Vec<String>) {
         write(&format!("scripts/{name}"), &std::fs::read_to_string(script(name)).unwrap());
     }
     write("bin/entropix", PROGRAM);
-    write("bin/backend-tests", "#!/usr/bin/env bash\necho \"${ENTROPIX_NVRTC:-none} tests\" >>\"$CALLS\"\n");
+    for tests in ["kernels", "backend"] {
+        let program =
+            format!("#!/usr/bin/env bash\necho \"${{ENTROPIX_NVRTC:-none}} tests {tests}\" >>\"$CALLS\"\n");
+        write(&format!("bin/{tests}-tests"), &program);
+    }
     write("examples/prompts.jsonl", "");
     write("commit", "0000000\n");
     for major in [12, 13] {
@@ -68,8 +72,16 @@ fn an_older_driver_is_checked_with_kernels_of_nvrtc() {
     ] {
         let (output, report, calls) = check(device, NO_CUBLASLT);
         assert!(output.status.success(), "{device}: {report}");
-        let parts =
-            ["doctor", "backend", "answers-llama-sure", "nvrtc", "kernels-tiny", "gates", "steps-tiny"];
+        let parts = [
+            "doctor",
+            "answers-llama-sure",
+            "nvrtc",
+            "tests-kernels",
+            "tests-backend",
+            "kernels-tiny",
+            "gates",
+            "steps-tiny",
+        ];
         for part in parts {
             assert!(report.contains(&format!("| {part} | passed |")), "{part}: {report}");
         }
@@ -94,7 +106,9 @@ fn an_older_driver_is_checked_with_kernels_of_nvrtc() {
         "cuda:0 (H200), capability 9.0, 139 GiB, driver of CUDA 13.0\n         kernels of this build";
     let (_, report, calls) = check(usable, NO_CUBLASLT);
     assert!(!report.contains("| kernels | compiled"), "{report}");
-    assert!(calls.iter().any(|call| call == "none tests"), "{calls:?}");
+    for tests in ["none tests kernels", "none tests backend"] {
+        assert!(calls.iter().any(|call| call == tests), "{calls:?}");
+    }
 }
 
 /// What has gone wrong stands in the line of its part, and the rest is checked all the same.
