@@ -88,13 +88,15 @@ fn bench_prints_an_array_and_nothing_else() {
     let place = Place::new();
     let args =
         ["bench", "-p", "16", "-n", "4", "-b", "1,2", "-d", "0,8", "-r", "2", "-t", "2", "-m", &model()];
-    let ended = place.run(args.iter().copied().chain(["-o", "json"]));
+    let ended = place.run_long(args.iter().copied().chain(["-o", "json"]));
     ended.expect(0, "");
     let results: Vec<Value> = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(results.len(), 6);
     for result in &results {
         assert!(result["avg_ts"].as_f64().unwrap() > 0.0, "{result}");
-        assert!(result["share_of_limit"].as_f64().unwrap() > 0.0, "{result}");
+        let [of_limit, of_given] =
+            ["share_of_limit", "share_of_given"].map(|of| result[of].as_f64().unwrap());
+        assert!(0.0 < of_limit && of_limit <= of_given, "{result}");
         let share = result["signals_share"].as_f64().unwrap();
         assert!((0.0..1.0).contains(&share), "{result}");
         assert_eq!(result["samples_ts"].as_array().unwrap().len(), 2);
@@ -102,9 +104,9 @@ fn bench_prints_an_array_and_nothing_else() {
     let of = |i: usize, name: &str| results[i][name].as_u64().unwrap();
     assert_eq!([of(0, "n_prompt"), of(0, "n_gen"), of(0, "n_depth"), of(0, "rows")], [16, 0, 0, 1]);
     assert_eq!([of(5, "n_prompt"), of(5, "n_gen"), of(5, "n_depth"), of(5, "rows")], [0, 4, 8, 2]);
-    let ended = place.run(args.iter().copied().chain(["-o", "md"]));
+    let ended = place.run_long(args.iter().copied().chain(["-o", "md"]));
     assert!(ended.stdout.contains("| pp16 @ d8 |") && ended.stdout.contains("limit:"), "{}", ended.stdout);
-    let ended = place.run(args.iter().copied().chain(["-o", "csv"]));
+    let ended = place.run_long(args.iter().copied().chain(["-o", "csv"]));
     assert_eq!(ended.stdout.lines().count(), 7);
     place.run(["bench", "-p", "0", "-n", "0", "-m", &model()]).expect(64, "nothing to measure");
     place.run(["bench", "-p", "100000", "-m", &model()]).expect(64, "positions");

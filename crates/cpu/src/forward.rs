@@ -7,6 +7,7 @@
 use crate::attention::{self, HeadSignals, Queries, Span};
 use crate::cache::{Element, LayerPages, Pages};
 use crate::elementwise::{Heads, rms_norm, swiglu};
+use crate::features::Core;
 use crate::linear::{Activations, Beside, Matrix, ROW_GROUP, Upcoming};
 use crate::options::{TASK_ROWS, TASK_TOKENS};
 use crate::plan::{Attending, AttentionTask, SpanPlan, StepPlan};
@@ -56,7 +57,7 @@ impl Step<'_> {
             let is_last = i + 1 == self.model.layers.len();
             let gates = self.products(layer)[2];
             work.besides.iter_mut().for_each(|beside| beside.set(std::iter::empty(), 1));
-            if !is_last && n_tokens >= MANY_TOKENS {
+            if !is_last && n_tokens >= MANY_TOKENS && Core::here().loads_beside_products {
                 self.load_beside(&pages.layer(i + 1), gates, &mut work.besides);
             }
             let pages = pages.layer(i);

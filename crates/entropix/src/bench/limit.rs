@@ -2,7 +2,8 @@
 //! and the time to multiply what must be multiplied (the roofline of Williams, Waterman and Patterson 2009).
 
 use entropix::{ModelSummary, Processor};
-use entropix_cpu::{Precision, pool::Pool, rates};
+use entropix_cpu::rates::{self, Rate};
+use entropix_cpu::{Precision, pool::Pool};
 use entropix_model::Result;
 use serde::Serialize;
 
@@ -18,12 +19,12 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Measures; keeps what was better before, because machines are shared. A CUDA device tells what it copies; how fast it
-    /// multiplies is not measured and counts as no limit.
+    /// Measures what the machine can do, and what it gives at the moment, which on a shared one is less. A CUDA device tells
+    /// what it copies; how fast it multiplies is not measured and counts as no limit.
     ///
     /// # Errors
     /// Whatever the device fails in.
-    pub(crate) fn measure(self, model: &ModelSummary, pool: Option<&Pool>) -> Result<Self> {
+    pub(crate) fn measure(model: &ModelSummary, pool: Option<&Pool>) -> Result<[Self; 2]> {
         let (bytes, weights, float) = match (&model.processor, pool) {
             (&Processor::Cpu { kernel_path, .. }, Some(pool)) => {
                 let float = rates::float_operations(pool, kernel_path);
@@ -38,14 +39,35 @@ impl Limits {
             }
             (Processor::Cpu { .. }, None) => unreachable!("the CPU has threads"),
             (Processor::Cuda { found, .. }, _) => {
-                (entropix_cuda::copy_bandwidth(found.ordinal)?, f64::INFINITY, f64::INFINITY)
+                let copied = entropix_cuda::copy_bandwidth(found.ordinal)?;
+                let none = Rate { most: f64::INFINITY, mean: f64::INFINITY };
+                (Rate { most: copied, mean: copied }, none, none)
             }
         };
-        Ok(Self {
-            limit_bytes_per_s: self.limit_bytes_per_s.max(bytes),
-            limit_weight_ops_per_s: self.limit_weight_ops_per_s.max(weights),
-            limit_float_ops_per_s: self.limit_float_ops_per_s.max(float),
-        })
+        let of = |rate: fn(Rate) -> f64| Self {
+            limit_bytes_per_s: rate(bytes),
+            limit_weight_ops_per_s: rate(weights),
+            limit_float_ops_per_s: rate(float),
+        };
+        Ok([of(|rate| rate.most), of(|rate| rate.mean)])
+    }
+
+    /// The larger of each.
+    pub(crate) fn or_more(self, other: Self) -> Self {
+        self.with(other, f64::max)
+    }
+
+    /// What was given between two measurements: the time that each takes counts as half.
+    pub(crate) fn between(self, other: Self) -> Self {
+        self.with(other, |a, b| 2.0 / (1.0 / a + 1.0 / b))
+    }
+
+    fn with(self, other: Self, of: fn(f64, f64) -> f64) -> Self {
+        Self {
+            limit_bytes_per_s: of(self.limit_bytes_per_s, other.limit_bytes_per_s),
+            limit_weight_ops_per_s: of(self.limit_weight_ops_per_s, other.limit_weight_ops_per_s),
+            limit_float_ops_per_s: of(self.limit_float_ops_per_s, other.limit_float_ops_per_s),
+        }
     }
 }
 
@@ -119,5 +141,17 @@ mod tests {
             attention: Need { bytes: 5.0, operations: 200.0 },
         };
         assert_eq!(needs.seconds(&limits), 2.0 + 3.0 + 4.0);
+    }
+
+    #[test]
+    fn what_is_given_between_two_measurements_takes_the_mean_of_their_times() {
+        let limits = |rate| Limits {
+            limit_bytes_per_s: rate,
+            limit_weight_ops_per_s: 3.0 * rate,
+            limit_float_ops_per_s: f64::INFINITY,
+        };
+        let [slow, fast] = [limits(10.0), limits(30.0)];
+        assert_eq!(slow.between(fast), Limits { limit_float_ops_per_s: f64::INFINITY, ..limits(15.0) });
+        assert_eq!(slow.or_more(fast), fast);
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Samples {
     pub(crate) tokens: usize,
     /// What each repetition must read and multiply.
     pub(crate) needs: Vec<Needs>,
+    /// What the machine gave around each.
+    pub(crate) given: Vec<Limits>,
     /// Seconds of each repetition.
     pub(crate) seconds: Vec<f64>,
     /// Where the time within steps went, all repetitions together.
@@ -70,6 +72,8 @@ pub(crate) struct BenchResult {
     stddev_ts: f64,
     /// The least time this machine could take, as a share of the time it took.
     share_of_limit: f64,
+    /// The same of the rates that it gave around each repetition: of a shared machine others have a part.
+    share_of_given: f64,
     /// Time that went into the layers' matrix products, as a share of all; none where the device does not tell.
     linear_share: Option<f64>,
     /// Into attention.
@@ -87,7 +91,8 @@ pub(crate) struct BenchResult {
 impl BenchResult {
     /// Of at least one repetition.
     pub(crate) fn of(setup: &Setup, samples: &Samples) -> Self {
-        let Samples { rows, n_prompt, n_gen, n_depth, tokens, ref needs, ref seconds, ref phases } = *samples;
+        let Samples { rows, n_prompt, n_gen, n_depth, tokens, ref needs, ref given, ref seconds, ref phases } =
+            *samples;
         let samples_ts: Vec<f64> = seconds.iter().map(|s| tokens as f64 / s).collect();
         let ns = Spread::of(&seconds.iter().map(|s| s * 1e9).collect::<Vec<_>>());
         let ts = Spread::of(&samples_ts);
@@ -106,6 +111,8 @@ impl BenchResult {
             avg_ts: ts.mean,
             stddev_ts: ts.stddev,
             share_of_limit: needs.iter().map(|needs| needs.seconds(&setup.limits)).sum::<f64>() / total,
+            share_of_given: needs.iter().zip(given).map(|(needs, given)| needs.seconds(given)).sum::<f64>()
+                / total,
             linear_share: share(phases.linear),
             attention_share: share(phases.attention),
             elementwise_share: share(phases.elementwise),
@@ -136,6 +143,7 @@ pub(crate) fn markdown(results: &[BenchResult]) -> String {
         ("test", Align::Right),
         ("t/s", Align::Right),
         ("% of limit", Align::Right),
+        ("% of given", Align::Right),
         ("signals %", Align::Right),
     ]);
     for result in results {
@@ -151,6 +159,7 @@ pub(crate) fn markdown(results: &[BenchResult]) -> String {
             result.test.clone(),
             format!("{:.2} ± {:.2}", result.avg_ts, result.stddev_ts),
             format!("{:.1}", result.share_of_limit * 100.0),
+            format!("{:.1}", result.share_of_given * 100.0),
             result.signals_share.map_or("-".into(), |share| format!("{:.2}", share * 100.0)),
         ]);
     }
@@ -162,7 +171,8 @@ pub(crate) fn markdown(results: &[BenchResult]) -> String {
             format!(
                 "\nlimits of {} threads, measured in this run: {memory:.2} GB/s of memory reads, {:.0} GOP/s on weights, \
                  {:.0} GFLOP/s in attention; % of limit: the time that reading or multiplying, whichever is slower in \
-                 each phase, takes at these rates\n",
+                 each phase, takes at these rates; % of given: at those that the machine gave around each repetition, less where \
+                 others share it\n",
                 setup.n_threads,
                 limits.limit_weight_ops_per_s / 1e9,
                 limits.limit_float_ops_per_s / 1e9,
@@ -239,6 +249,7 @@ mod tests {
             n_depth: 4,
             tokens: 128,
             needs: vec![],
+            given: vec![],
             seconds: vec![1.0, 2.0],
             phases,
         };

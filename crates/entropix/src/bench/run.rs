@@ -1,7 +1,7 @@
 //! The tests of `bench`, run through the engine with the greedy policy and the signals that every token gets:
 //! what is measured is what a job would see.
 
-use super::limit::Needs;
+use super::limit::{Limits, Needs};
 use super::result::{self, Samples};
 use anyhow::Result;
 use entropix::Session;
@@ -73,13 +73,20 @@ impl<'a> Bench<'a> {
         Ok(Self { session, policy, random: 1, events: Vec::new() })
     }
 
-    /// Runs a test once to warm up, then `repetitions` times.
-    pub(crate) fn run(&mut self, test: Test, repetitions: usize, mut ran: impl FnMut()) -> Result<Samples> {
+    /// Runs a test once to warm up, then `repetitions` times, each between two calls of `given`, which tells what the machine
+    /// gives at the moment.
+    pub(crate) fn run(
+        &mut self,
+        test: Test,
+        repetitions: usize,
+        mut given: impl FnMut() -> Result<Limits>,
+    ) -> Result<Samples> {
         let (n_prompt, n_gen, n_depth) = match test {
             Test::Prompt { n, depth } => (n, 0, depth),
             Test::Generation { n, depth, .. } => (0, n, depth),
         };
         let mut all = Vec::with_capacity(repetitions);
+        let mut limits = Vec::with_capacity(repetitions + 1);
         for repetition in 0..=repetitions {
             let measured = match test {
                 Test::Prompt { n, depth } => self.prompt(n, depth)?,
@@ -87,8 +94,8 @@ impl<'a> Bench<'a> {
             };
             if repetition > 0 {
                 all.push(measured);
-                ran();
             }
+            limits.push(given()?);
         }
         let tokens: usize = all.iter().map(|m| m.tokens).sum();
         let mut phases = StepTimes::default();
@@ -100,6 +107,7 @@ impl<'a> Bench<'a> {
             n_depth,
             tokens: tokens / all.len(),
             needs: all.iter().map(|m| m.needs).collect(),
+            given: limits.windows(2).map(|around| around[0].between(around[1])).collect(),
             seconds: all.iter().map(|m| m.time.as_secs_f64()).collect(),
             phases,
         })

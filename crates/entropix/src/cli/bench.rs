@@ -44,7 +44,7 @@ pub(crate) fn run(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
     }
     load::tell_memory(&session, output);
     let mut setup = setup(&session);
-    let n_runs = (tests.len() * args.repetitions) as u64;
+    let n_runs = (tests.len() * (args.repetitions + 1)) as u64;
     let mut progress = Progress::new(output, "bench", Some(n_runs), Unit::Pieces);
     let model = session.model().clone();
     let pool = match &model.processor {
@@ -58,10 +58,12 @@ pub(crate) fn run(args: &BenchArgs, output: &OutputArgs) -> Result<()> {
     let mut all = Vec::new();
     let mut n_done = 0;
     for test in tests {
-        setup.limits = setup.limits.measure(&model, pool.as_ref())?;
         let samples = bench.run(test, args.repetitions, || {
-            n_done += 1;
+            let [most, given] = Limits::measure(&model, pool.as_ref())?;
+            setup.limits = setup.limits.or_more(most);
             progress.set(n_done, || test.name());
+            n_done += 1;
+            Ok(given)
         })?;
         all.push(samples);
     }

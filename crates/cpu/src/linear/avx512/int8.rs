@@ -10,7 +10,7 @@
 use super::opened::{FEWEST_TABLED, FEWEST_TILES, Opened, Opening, RUN};
 use super::weights::{self, Packed, Weights};
 use super::{TILE, with_few_sizes, with_tokens};
-use crate::features::first_level_bytes;
+use crate::features::Core;
 use crate::linear::ROW_GROUP;
 use crate::linear::activations::Form;
 use crate::linear::kernels::{Ahead, Job, Kernel, Run};
@@ -24,7 +24,11 @@ use std::cell::Cell;
 const PAIR_BYTES: usize = 48 << 10;
 
 pub(super) fn select(dtype: DType) -> Kernel {
-    if first_level_bytes() >= PAIR_BYTES { select_for::<true>(dtype) } else { select_for::<false>(dtype) }
+    if Core::here().first_level_bytes >= PAIR_BYTES {
+        select_for::<true>(dtype)
+    } else {
+        select_for::<false>(dtype)
+    }
 }
 
 /// The kernel that takes two groups at once, or one. Both give the same bits.
