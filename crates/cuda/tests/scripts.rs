@@ -266,6 +266,53 @@ fn gates_are_met_by_measurements_alone() {
     assert_eq!(found[3], "not measured: flashinfer_chain, flat: no module (and 2 more)");
 }
 
+/// What a step takes is held against its floor and against PyTorch's for the same, each by itself.
+#[test]
+fn cells_are_held_against_their_floor_and_their_peer() {
+    let place = tempfile::tempdir().unwrap();
+    let put = |name: &str, what: serde_json::Value| {
+        let path = place.path().join(name);
+        std::fs::write(&path, what.to_string()).unwrap();
+        path
+    };
+    let step = |model: &str, rows: u64, tokens: u64, context: u64, us: f64| {
+        serde_json::json!({"model": format!("random:{model}"), "rows": rows, "tokens": tokens, "context": context,
+            "us": [us, us, us], "kernels": [], "ablations": null})
+    };
+    let peer = |shape: &str, rows: u64, us: f64| serde_json::json!({"shape": shape, "rows": rows, "context": 512, "greedy_us": [1.0], "signals_us": [us]});
+    let ours = put(
+        "ours.json",
+        serde_json::json!([
+            step("llama-3.2-1b", 1, 1, 512, 579.0 / 0.851),
+            step("llama-3.2-1b", 8, 1, 512, 606.0 / 0.819),
+            step("llama-3.2-1b", 64, 1, 512, 1000.0),
+            step("llama-3.2-1b", 1, 2048, 0, 5400.0 / 0.57),
+        ]),
+    );
+    let torch = put(
+        "torch.json",
+        serde_json::json!({"results": [
+            peer("llama-3.2-1b", 1, 1.24 * 579.0 / 0.851),
+            peer("llama-3.2-1b", 8, 1.31 * 606.0 / 0.819),
+            peer("smollm2-135m", 1, 500.0),
+        ]}),
+    );
+    let mut command = Command::new("python3");
+    command.arg(script("gates.py")).arg("--ours").arg(ours).arg("--torch").arg(torch);
+    let output = command.arg("-o").arg(place.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = std::fs::read_to_string(place.path().join("gates.md")).unwrap();
+    for line in [
+        "| llama-3.2-1b | 1 | 512 | 579 | 680.4 | 85.1% | 85% | met | 1.24 | 1.25 | not met |",
+        "| llama-3.2-1b | 8 | 512 | 606 | 739.9 | 81.9% | 82% | not met | 1.31 | 1.30 | met |",
+        "| llama-3.2-1b | 64 | 512 | 824 | 1000.0 | 82.4% | 78% | met | - | 1.40 | not measured |",
+        "| llama-3.2-1b | prompt | 2048 | 5400 | 9473.7 | 57.0% | 56% | met | - | - |  |",
+        "| smollm2-135m | 1 | 512 | 65 | - | - | 35% | not measured | - | 2.50 | not measured |",
+    ] {
+        assert!(told.contains(line), "{line}\n{told}");
+    }
+}
+
 /// PyTorch is on no machine that runs tests, so nothing else tells when a name that bench_torch takes from another script is gone.
 #[test]
 fn scripts_have_what_bench_torch_takes_of_them() {
